@@ -1,0 +1,1 @@
+"""Rank-correlation distillation between any two modules."""

@@ -1,0 +1,1 @@
+"""Formulas; numpy and torch only."""

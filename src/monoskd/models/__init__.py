@@ -1,0 +1,1 @@
+"""Detectors, their losses and their files."""

@@ -1,0 +1,51 @@
+"""The noun that files, renderer and evaluation share: the objects of one frame, in numpy alone."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monoskd.geometry.boxes import Boxes3D
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one frame, a row each: what a line of a KITTI `label_2` or result file says. Float64.
+
+    names: n strings; truncation: n in [0, 1], -1 where unknown; occlusion: n integers (0 visible .. 2 largely hidden,
+    3 unknown, -1 don't care); alpha: n [rad]; boxes_2d: n x 4 (left, top, right, bottom) [px]; dimensions: n x 3
+    (h, w, l) [m]; bottom: n x 3 [m], the bottom centre in the camera frame; yaw: n [rad] about +y (`ry`);
+    scores: n, or None for a label file.
+    """
+
+    names: NDArray[np.str_]
+    truncation: NDArray[np.float64]
+    occlusion: NDArray[np.int64]
+    alpha: NDArray[np.float64]
+    boxes_2d: NDArray[np.float64]
+    dimensions: NDArray[np.float64]
+    bottom: NDArray[np.float64]
+    yaw: NDArray[np.float64]
+    scores: NDArray[np.float64] | None = None
+
+    @classmethod
+    def empty(cls, *, scored: bool = False) -> "Objects":
+        """No objects; with `scored`, no detections."""
+        none, four, three = np.zeros(0), np.zeros((0, 4)), np.zeros((0, 3))
+        names, occlusion = np.zeros(0, np.str_), np.zeros(0, np.int64)
+        return cls(names, none, occlusion, none, four, three, three, none, none if scored else None)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> "Objects":
+        """The rows that a slice, a mask or an index array selects."""
+        columns = ((field.name, getattr(self, field.name)) for field in fields(self))
+        rows: dict[str, Any] = {name: None if column is None else column[index] for name, column in columns}
+        return Objects(**rows)
+
+    @property
+    def boxes_3d(self) -> Boxes3D:
+        """The 3D boxes, as float64 numpy."""
+        return Boxes3D(self.bottom, self.dimensions, self.yaw)
