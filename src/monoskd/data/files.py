@@ -1,0 +1,42 @@
+"""Bytes in and out: errors that name the file, and writes that are whole or not at all."""
+
+import os
+from pathlib import Path
+
+from monoskd.errors import InputError
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The file's bytes. Raises InputError where it is missing or cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, got '{error.strerror}': check the path") from error
+
+
+def read_text(path: str | Path) -> str:
+    """The file's text, UTF-8. Raises InputError where it is missing, cannot be read or is not text."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: expected text, got bytes that are none at offset {error.start}: replace it"
+        ) from error
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write beside the file, then move into place, so that no reader and no interruption ever sees half of it.
+
+    Makes the folder if there is none. Raises InputError where nothing can be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: expected to write here, got '{error.strerror}': choose a writable folder") from error
