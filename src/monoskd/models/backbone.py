@@ -1,0 +1,76 @@
+"""Image features at strides 4, 8, 16 and 32 from any backbone that timm knows."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monoskd.errors import InputError
+
+STRIDES = (4, 8, 16, 32)
+
+
+class Backbone(nn.Module):
+    """timm's features of `name`, one map a stride.
+
+    The maps pass through identities called "4", "8", "16" and "32", so that a forward hook on the module path
+    `backbone.8` sees the map of stride 8.
+
+    name: any timm model with features at strides 4 to 32; arguments: further arguments of timm's constructor, such as
+    `channels` of a DLA; pretrained: True for timm's ImageNet weights, or a file that holds them.
+    """
+
+    def __init__(
+        self, name: str, *, pretrained: bool | str | Path = False, arguments: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.net = _timm_features(name, pretrained, arguments or {})
+        info: Any = self.net.feature_info
+        strides: list[int] = info.reduction()
+        if not set(STRIDES) <= set(strides):
+            raise InputError(
+                f"backbone {name}: expected features at strides 4, 8, 16 and 32, got {strides}; choose another backbone"
+            )
+        self._places = [strides.index(stride) for stride in STRIDES]
+        widths: list[int] = info.channels()
+        self.channels = tuple(widths[place] for place in self._places)
+        for stride in STRIDES:
+            self.add_module(str(stride), nn.Identity())
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """The maps by stride: "4" is b x channels[0] x h/4 x w/4, and so on to "32"."""
+        maps = self.net(image)
+        return {
+            str(stride): self.get_submodule(str(stride))(maps[place])
+            for stride, place in zip(STRIDES, self._places, strict=True)
+        }
+
+
+def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[str, Any]) -> nn.Module:
+    """timm's feature extractor; what timm says about bad names and missing weights becomes one line."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "`timm.list_models()` lists them"
+        raise InputError(f"backbone: expected the name of a timm model, got {name!r}; {hint}")
+    overlay = None
+    if not isinstance(pretrained, bool):
+        if not Path(pretrained).is_file():
+            raise InputError(f"backbone weights: expected a file of {name}'s weights, got {pretrained}: no such file")
+        overlay = {"file": str(pretrained)}
+    try:
+        net: nn.Module = timm.create_model(
+            name, features_only=True, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **arguments
+        )
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"backbone weights of {name}: expected timm to load {'them' if overlay is None else pretrained}, got: "
+            f"{reason}; give a local file (`pretrained: FILE`) or train from scratch (`pretrained: false`)"
+        ) from error
+    return net

@@ -1,0 +1,158 @@
+"""DID-M3D (Peng et al., ECCV 2022): a monocular 3D detector that takes an object's depth apart.
+
+image -> backbone -> neck -> dense heads -> 2D boxes -> regional heads -> depth, size, heading, 3D centre.
+Fed with depth maps instead of images, the same network is the teacher.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.models.backbone import Backbone
+from monoskd.models.decode import decode_regions, detections_by_image
+from monoskd.models.heads import DenseHeads, RegionalHeads, at_cells, boxes_at, peaks
+from monoskd.models.losses import task_losses
+from monoskd.models.neck import DLAUp
+from monoskd.structures import KITTI_MEAN_SIZES, Detections, DetectorOutput, Modality, Rois, Targets
+
+STRIDE = 4  # of the map that the heads read
+COARSEST_STRIDE = 32
+FAR_M = 80.0  # depth maps are divided by this
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DidM3DConfig:
+    """What the network is made of.
+
+    Args:
+        modality: what it looks at: `rgb` (a student) or `depth` (a teacher).
+        backbone: any timm model with features at strides 4 to 32, by name.
+        backbone_arguments: further arguments of timm's constructor, such as `channels` of a DLA.
+        pretrained: ImageNet weights of the backbone: true (through timm), false, or a file that holds them.
+        head_width: channels of the heads' hidden layers.
+        classes: what is detected, in the order of the heat map's channels.
+        mean_sizes: mean (height, width, length) [m] of each class; sizes are predicted relative to it.
+        input_size: (width, height) [px] that images are brought to; multiples of 32.
+        geometry: the letterbox it is fed through: `corrected` (one scale, exact inverse) or `published`.
+        top_k: detections an image at inference.
+        initial_depth_m: visual depth that an untrained network says where an image is not zoomed.
+        initial_size_cells: (width, height) of 2D boxes that an untrained network says, in cells of 4 px.
+    """
+
+    modality: Modality = "rgb"
+    backbone: str = "dla34"
+    backbone_arguments: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: bool | Path = True
+    head_width: int = 256
+    classes: tuple[str, ...] = tuple(KITTI_MEAN_SIZES)
+    mean_sizes: Mapping[str, tuple[float, float, float]] = field(default_factory=lambda: dict(KITTI_MEAN_SIZES))
+    input_size: tuple[int, int] = (1280, 384)
+    geometry: Literal["corrected", "published"] = "corrected"
+    top_k: int = 50
+    initial_depth_m: float = 20.0
+    initial_size_cells: tuple[float, float] = (6.0, 4.0)
+
+    def __post_init__(self) -> None:
+        missing = [name for name in self.classes if name not in self.mean_sizes]
+        if missing or not self.classes:
+            raise InputError(
+                f"mean_sizes: expected (height, width, length) [m] of every class, got none for {missing or 'any'}; "
+                "add them or leave the class out of `classes`"
+            )
+        if any(side <= 0 or side % COARSEST_STRIDE for side in self.input_size):
+            raise InputError(f"input_size: expected (width, height) in multiples of 32 px, got {self.input_size}")
+        if self.initial_depth_m <= 0:
+            raise InputError(f"initial_depth_m: expected more than 0 m, got {self.initial_depth_m}")
+
+
+class DidM3D(nn.Module):
+    """The detector; meets `monoskd.structures.Detector`. Features are called `backbone.4` .. `neck.32` by stride."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    mean_sizes: Tensor
+
+    def __init__(self, config: DidM3DConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or DidM3DConfig()
+        self.modality: Modality = config.modality
+        self.classes = tuple(config.classes)
+        self.input_size = config.input_size
+        self.backbone = Backbone(config.backbone, pretrained=config.pretrained, arguments=config.backbone_arguments)
+        self.neck = DLAUp(self.backbone.channels)
+        width = self.backbone.channels[0]
+        self.dense = DenseHeads(
+            inputs=width,
+            hidden=config.head_width,
+            classes=len(config.classes),
+            initial_size_cells=config.initial_size_cells,
+        )
+        self.regional = RegionalHeads(
+            inputs=width,
+            hidden=config.head_width,
+            classes=len(config.classes),
+            initial_depth_m=config.initial_depth_m,
+        )
+        sizes = [config.mean_sizes[name] for name in config.classes]
+        self.register_buffer("mean_sizes", torch.tensor(sizes), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def forward(
+        self, images: Tensor, cameras: Camera, letterbox: Letterbox, rois: Rois | None = None
+    ) -> DetectorOutput:
+        """Look at images: b x 3 x h x w RGB in [0, 1], or b x 1 x h x w depth [m], warped by `letterbox`.
+
+        cameras project to original pixels. The regional heads look at `rois` if given, else at the best peaks.
+        """
+        return self.look(self.normalise(images), cameras, letterbox, rois)
+
+    def normalise(self, images: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """What the first layer sees: ImageNet's mean and spread for RGB; depth / 80 m in all three channels."""
+        if self.modality == "depth":
+            return (images / FAR_M).expand(-1, 3, -1, -1)
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def look(
+        self, inputs: Float[Tensor, "b 3 h w"], cameras: Camera, letterbox: Letterbox, rois: Rois | None = None
+    ) -> DetectorOutput:
+        """`forward` for inputs that are normalised already."""
+        backbone = self.backbone(inputs)
+        neck = self.neck(backbone)
+        shared = neck[str(STRIDE)]
+        dense = self.dense(shared)
+
+        heat = dense["heatmap"].sigmoid()
+        if rois is None:
+            rois, scores = peaks(heat, count=self.config.top_k)
+        else:
+            scores = at_cells(heat, rois).gather(1, rois.label[:, None]).squeeze(1)
+        boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
+        regional = self.regional(shared, rois=rois, boxes=boxes, cameras=cameras, letterbox=letterbox, stride=STRIDE)
+        features = {f"backbone.{stride}": x for stride, x in backbone.items()}
+        features |= {f"neck.{stride}": x for stride, x in neck.items()}
+        return DetectorOutput(features, dense | regional, rois, boxes, scores)
+
+    def loss(self, output: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
+        """Task losses by name: heatmap, offset_2d, size_2d, offset_3d, size_3d, heading, depth.
+
+        `output` is that of a forward pass at `targets.rois`.
+        """
+        return task_losses(output.heads, targets)
+
+    def decode(self, output: DetectorOutput, cameras: Camera, letterbox: Letterbox) -> list[Detections]:
+        """Detections of each image, best first, in original pixels and metres."""
+        regions = decode_regions(
+            output, cameras=cameras, letterbox=letterbox, mean_sizes=self.mean_sizes, stride=STRIDE
+        )
+        images = len(output.heads["heatmap"])
+        return detections_by_image(regions, output, classes=self.classes, images=images)
