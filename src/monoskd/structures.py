@@ -21,6 +21,9 @@ from monoskd.objects import Objects
 
 Modality: TypeAlias = Literal["rgb", "depth"]
 
+HEAD_STRIDE = 4  # network pixels a cell
+ROI_CELLS = 7  # cells along either side of a region
+
 # KITTI's mean (height, width, length) [m] of each class, as the published networks use them.
 KITTI_MEAN_SIZES: dict[str, tuple[float, float, float]] = {
     "Pedestrian": (1.76255119, 0.66068622, 0.84422524),
@@ -71,7 +74,7 @@ class Targets(_Movable):
     image: Int64[Tensor, " n"]
     cell: Int64[Tensor, "n 2"]  # (column, row) of the projected 3D centre, truncated
     label: Int64[Tensor, " n"]
-    box_2d: Float[Tensor, "n 4"]  # left, top, right, bottom, clipped to the image
+    box_2d: Float[Tensor, "n 4"]  # left, top, right, bottom; as labelled, not clipped to the crop
     offset_2d: Float[Tensor, "n 2"]  # centre of the 2D box minus cell
     size_2d: Float[Tensor, "n 2"]  # (width, height) of the 2D box
     offset_3d: Float[Tensor, "n 2"]  # projected 3D centre minus cell
@@ -144,13 +147,13 @@ class Batch(_Movable):
         letterboxes = [sample.letterbox for sample in samples]
         depths = [sample.depth for sample in samples if sample.depth is not None]
         targets = [sample.targets for sample in samples if sample.targets is not None]
-        scale = torch.stack([box.scale for box in letterboxes])
-        shift = torch.stack([box.shift for box in letterboxes])
+        places = [field.name for field in fields(letterboxes[0]) if field.name != "size"]
+        stacked: dict[str, Any] = {name: torch.stack([getattr(box, name) for box in letterboxes]) for name in places}
         return cls(
             frames=[sample.frame for sample in samples],
             image=torch.stack([sample.image for sample in samples]),
             cameras=Camera(torch.stack([torch.as_tensor(sample.camera.P) for sample in samples])),
-            letterbox=replace(letterboxes[0], scale=scale, shift=shift),
+            letterbox=replace(letterboxes[0], **stacked),
             sizes=[sample.size for sample in samples],
             depth=torch.stack(depths) if len(depths) == len(samples) else None,
             targets=Targets.collate(targets) if len(targets) == len(samples) else None,

@@ -5,8 +5,9 @@ An image of W x H pixels spans [0, W] x [0, H]: pixel (i, j) covers [i, i + 1) x
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 from monoskd.geometry.arrays import Array, namespace
 
@@ -136,9 +137,16 @@ class Letterbox:
         moved = focal_and_centre + self.shift[..., :, None] * camera.P[..., 2:, :]
         return Camera(xp.concatenate([moved, camera.P[..., 2:, :]], -2))
 
-    def __getitem__(self, index: Any) -> "Letterbox":
+    def __getitem__(self, index: Any) -> Self:
         """The letterbox of one image, or of each object when indexed by the objects' image index."""
-        return type(self)(self.scale[index], self.shift[index], self.size)
+        return self.map(lambda value: value[index])
+
+    def map(self, function: Callable[[Any], Any]) -> Self:
+        """The letterbox with `function` applied to each of its numbers; the size stays."""
+        changed: dict[str, Any] = {
+            field.name: function(getattr(self, field.name)) for field in fields(self) if field.name != "size"
+        }
+        return replace(self, **changed)
 
     @staticmethod
     def _expand(value: Any, uv: Any, trailing: int = 0) -> Any:
@@ -147,3 +155,32 @@ class Letterbox:
         for _ in range(uv.ndim - 1 - batch_axes):
             value = value[..., None] if trailing == 0 else value[..., None, :]
         return value
+
+
+@dataclass(frozen=True)
+class PublishedLetterbox(Letterbox):
+    """The original implementation's (`published`): `apply` enlarges both axes alike, `invert` each by its own ratio.
+
+    The two agree only where the region has the network's proportions: KITTI is 1.4 px off, a 16:9 photo 300 px.
+
+    region: (...) x 2 x 2 [original px], the upper left and lower right corners of what the network is said to see.
+    """
+
+    region: Any
+
+    @classmethod
+    def of_region(
+        cls, *, centre: tuple[float, float], extent: tuple[float, float], size: tuple[int, int]
+    ) -> "PublishedLetterbox":
+        """The region of `extent` (width, height) around `centre`, enlarged by the ratio of the widths."""
+        box = Letterbox.crop(centre=centre, scale=size[0] / extent[0], size=size)
+        np = namespace(0.0)
+        half = np.array(extent, np.float64) / 2
+        return cls(box.scale, box.shift, size, np.stack([np.array(centre) - half, np.array(centre) + half]))
+
+    def invert(self, uv: Any) -> Any:
+        """Original pixels of the network pixels ... x 2, read linearly from corner to corner of the region."""
+        first = self._expand(self.region[..., 0, :], uv, 1)
+        last = self._expand(self.region[..., 1, :], uv, 1)
+        xp = namespace(uv)
+        return first + uv / xp.asarray(self.size, dtype=uv.dtype, device=uv.device) * (last - first)

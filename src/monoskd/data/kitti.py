@@ -1,0 +1,170 @@
+"""Frames in KITTI's layout as samples for a network: files -> augmentation -> targets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from monoskd.data.kitti_io import read_calibration, read_depth, read_image, read_objects, read_split
+from monoskd.data.layout import KittiLayout
+from monoskd.data.targets import make_targets
+from monoskd.data.transforms import (
+    Augmentation,
+    DepthMap,
+    Draw,
+    Frame,
+    Pixels,
+    PublishedData,
+    flip,
+    jitter,
+    place,
+    warp_depth,
+    warp_image,
+    warp_published,
+    without_p23,
+)
+from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.structures import KITTI_MEAN_SIZES, Sample, Targets
+
+INPUT_MULTIPLE = 32  # the coarsest map's stride
+
+
+class KittiDataset(Dataset[Sample]):
+    """The frames of one split, each a `Sample`.
+
+    root: the folder with `ImageSets` and `training` (split "test": `testing`). input_size: (width, height) of the
+    network's image. classes: what is supervised, in the order of the network's labels; mean_sizes: their (h, w, l) [m].
+    augmentation: None for none. depth, labels: whether those files are read; prediction needs neither, and without
+    labels there are no targets. cache: keep the decoded files in memory (of each worker). published: quirks; none by
+    default.
+
+    What a sample looks like depends on seed, epoch and index alone, not on the number of workers.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        split: str = "train",
+        input_size: tuple[int, int] = (1280, 384),
+        classes: tuple[str, ...] = tuple(KITTI_MEAN_SIZES),
+        mean_sizes: Mapping[str, tuple[float, float, float]] = KITTI_MEAN_SIZES,
+        augmentation: Augmentation | None = None,
+        depth: bool = True,
+        labels: bool = True,
+        cache: bool = False,
+        seed: int = 0,
+        published: PublishedData | None = None,
+    ) -> None:
+        if any(side <= 0 or side % INPUT_MULTIPLE for side in input_size):
+            raise InputError(
+                f"input_size: expected positive multiples of {INPUT_MULTIPLE} (width, height), got {input_size}"
+            )
+        unknown = [name for name in classes if name not in mean_sizes]
+        if unknown:
+            raise InputError(f"mean_sizes: expected one for every class, got none for {', '.join(unknown)}: add it")
+        self.layout = KittiLayout(Path(root), "testing" if split == "test" else "training")
+        self.frames = read_split(self.layout.split(split))
+        self.input_size = input_size
+        self.classes = classes
+        self.mean_sizes = mean_sizes
+        self.augmentation = augmentation
+        self.depth = depth
+        self.labels = labels
+        self.seed = seed
+        self.published = published or PublishedData()
+        self._cache: dict[str, Frame] | None = {} if cache else None
+        self._epoch = _shared_number()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def set_epoch(self, epoch: int) -> None:
+        """From now on, draw this epoch's augmentation."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Frame `index` of the split under the current epoch's augmentation."""
+        draw = Draw()
+        if self.augmentation is not None:
+            draw = self.augmentation.draw(np.random.default_rng([self.seed, int(self._epoch), index]))
+        return self.sample(self.frames[index], draw)
+
+    def sample(self, name: str, draw: Draw) -> Sample:
+        """The frame of this name under this augmentation."""
+        frame = self.read(name)
+        frame = flip(frame) if draw.flip else frame
+        letterbox = place(
+            size=frame.size, draw=draw, input_size=self.input_size, per_axis_decoding=self.published.per_axis_decoding
+        )
+        image, depth_m = self._warp(frame, draw, letterbox)
+        seen_m = depth_m
+        if depth_m is not None and self.published.double_depth_scale:
+            seen_m = depth_m / np.float32(256 / draw.scale)
+        return Sample(
+            frame=name,
+            image=torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)).div_(255),
+            camera=Camera(_float(frame.camera.P)),
+            letterbox=letterbox.map(_float),
+            size=frame.size,
+            depth=None if seen_m is None else _float(seen_m)[None],
+            targets=self._targets(frame, letterbox, depth_m),
+            objects=frame.objects,
+        )
+
+    def read(self, name: str) -> Frame:
+        """The frame of this name as its files have it."""
+        if self._cache is not None and name in self._cache:
+            return self._cache[name]
+        camera = read_calibration(self.layout.calibration(name)).camera
+        frame = Frame(
+            image=read_image(self.layout.image(name)),
+            camera=without_p23(camera) if self.published.divide_by_z else camera,
+            depth_m=read_depth(self.layout.depth(name)) if self.depth else None,
+            objects=read_objects(self.layout.label(name), scored=False) if self.labels else None,
+        )
+        if frame.depth_m is not None and frame.depth_m.shape != frame.image.shape[:2]:
+            height, width = frame.depth_m.shape
+            raise InputError(
+                f"{self.layout.depth(name)}: expected the image's size {frame.size[0]} x {frame.size[1]}, "
+                f"got {width} x {height}: run `monoskd prepare --force`"
+            )
+        if self._cache is not None:
+            self._cache[name] = frame
+        return frame
+
+    def _warp(self, frame: Frame, draw: Draw, letterbox: Letterbox) -> tuple[Pixels, DepthMap | None]:
+        on_image, on_depth = (
+            (warp_published, warp_published) if self.published.plain_bilinear else (warp_image, warp_depth)
+        )
+        depth_m = None if frame.depth_m is None else on_depth(frame.depth_m, letterbox)
+        return on_image(jitter(frame.image, draw), letterbox), depth_m
+
+    def _targets(self, frame: Frame, letterbox: Letterbox, depth_m: DepthMap | None) -> Targets | None:
+        if frame.objects is None:
+            return None
+        return make_targets(
+            frame.objects,
+            camera=frame.camera,
+            letterbox=letterbox,
+            classes=self.classes,
+            mean_sizes=self.mean_sizes,
+            depth_m=depth_m,
+            published=self.published,
+        )
+
+
+def _shared_number() -> Tensor:
+    """A zero that loader processes which outlive an epoch see changing."""
+    number = torch.zeros((), dtype=torch.int64)
+    number.untyped_storage().share_memory_()
+    return number
+
+
+def _float(array: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(array, np.float32))

@@ -1,0 +1,139 @@
+"""Labelled objects -> what the network should say of them (`Targets`). The inverse is the detector's decoding."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+from torchvision.ops import roi_align
+
+from monoskd.data.transforms import DepthMap, PublishedData
+from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.geometry.heading import alpha_from_yaw, encode_heading
+from monoskd.geometry.heatmap import gaussian_radius
+from monoskd.objects import Objects
+from monoskd.structures import HEAD_STRIDE, ROI_CELLS, Targets
+
+# An object is asked of the network if it is at least as easy as KITTI's "hard", and not so near as to be a fragment.
+MIN_HEIGHT_PX = 25
+MAX_TRUNCATION = 0.5
+MAX_OCCLUSION = 2
+MIN_DEPTH_M = 2
+
+# A visual depth belongs to the object if it is this near to the object's own.
+MAX_DEPTH_GAP_M = 3
+
+
+def make_targets(
+    objects: Objects,
+    *,
+    camera: Camera,
+    letterbox: Letterbox,
+    classes: Sequence[str],
+    mean_sizes: Mapping[str, tuple[float, float, float]],
+    depth_m: DepthMap | None,
+    published: PublishedData,
+) -> Targets:
+    """The targets of one image (all with image index 0).
+
+    objects, camera: in original pixels; letterbox: to network pixels; mean_sizes: (h, w, l) [m] of each class;
+    depth_m: the depth map in network pixels, 0 where unknown, or None: then there is no visual depth anywhere.
+    """
+    columns, rows = letterbox.size[0] // HEAD_STRIDE, letterbox.size[1] // HEAD_STRIDE
+    centres = _cells(camera.project(objects.boxes_3d.centres), letterbox)
+    cells = np.trunc(centres) if published.truncated_cells else np.floor(centres)
+    inside = ((cells >= 0) & (cells < (columns, rows))).all(-1)
+    keep = is_supervised(objects, classes) & inside
+
+    kept, centre, cell = objects[keep], centres[keep], cells[keep]
+    label = np.array([list(classes).index(name) for name in kept.names], np.int64)
+    means = np.array([mean_sizes[name] for name in classes])
+    box = _cells(kept.boxes_2d.reshape(-1, 2, 2), letterbox).reshape(-1, 4)
+    size = box[:, 2:] - box[:, :2]
+    alpha = alpha_from_yaw(kept.yaw, u=(kept.boxes_2d[:, 0] + kept.boxes_2d[:, 2]) / 2, camera=camera)
+    heading_bin, heading_residual = encode_heading(alpha)
+    visual, known = visual_depth(depth_m, boxes=_float(box), fill_unknown=published.plain_bilinear)
+    depth = _float(kept.bottom[:, 2])
+    gap = depth[:, None, None] - visual
+    mask = known & (gap.abs() < MAX_DEPTH_GAP_M)
+    return Targets(
+        heatmap=draw_heatmap(cell, label, size, shape=(len(classes), rows, columns)),
+        image=torch.zeros(len(kept), dtype=torch.int64),
+        cell=torch.from_numpy(cell.astype(np.int64)),
+        label=torch.from_numpy(label),
+        box_2d=_float(box),
+        offset_2d=_float((box[:, :2] + box[:, 2:]) / 2 - cell),
+        size_2d=_float(size),
+        offset_3d=_float(centre - cell),
+        size_3d=_float(kept.dimensions - means[label]),
+        heading_bin=torch.from_numpy(heading_bin.astype(np.int64)),
+        heading_residual=_float(heading_residual),
+        depth=depth,
+        visual_depth=visual * mask,
+        attribute_depth=gap * mask,
+        depth_mask=mask,
+        unsupervised=torch.tensor([len(objects) - len(kept)]),
+    )
+
+
+def is_supervised(objects: Objects, classes: Sequence[str]) -> NDArray[np.bool_]:
+    """Which objects the network is asked for, as far as their labels say; they must also lie in the crop."""
+    height = objects.boxes_2d[:, 3] - objects.boxes_2d[:, 1]
+    return (
+        np.isin(objects.names, list(classes))
+        & (height + 1 >= MIN_HEIGHT_PX)
+        & (objects.truncation <= MAX_TRUNCATION)
+        & (objects.occlusion <= MAX_OCCLUSION)
+        & (objects.bottom[:, 2] >= MIN_DEPTH_M)
+    )
+
+
+def draw_heatmap(cell: NDArray[Any], label: NDArray[Any], size: NDArray[Any], *, shape: tuple[int, int, int]) -> Tensor:
+    """classes x rows x columns: at each object's cell a Gaussian of height 1 in the map of its class, the higher wins.
+
+    cell: n x 2 (column, row); label: n; size: n x 2 (width, height) of the 2D boxes, in cells. The peak reaches as
+    far as whole cells of `gaussian_radius` go, which is three standard deviations.
+    """
+    heatmap = np.zeros(shape)
+    reach = np.maximum(gaussian_radius(size[:, 0], size[:, 1]).astype(int), 0)
+    for (column, row), channel, radius in zip(cell.astype(int), label, reach, strict=True):
+        rows = np.arange(max(row - radius, 0), min(row + radius + 1, shape[1]))
+        columns = np.arange(max(column - radius, 0), min(column + radius + 1, shape[2]))
+        sigma = (2 * radius + 1) / 6
+        peak = np.exp(-((rows[:, None] - row) ** 2 + (columns - column) ** 2) / (2 * sigma**2))
+        window = heatmap[channel, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        np.maximum(window, peak, out=window)
+    return _float(heatmap)
+
+
+def visual_depth(depth_m: DepthMap | None, *, boxes: Tensor, fill_unknown: bool) -> tuple[Tensor, Tensor]:
+    """What the depth map shows on a 7 x 7 grid over each box: metres n x 7 x 7, and where there is any.
+
+    depth_m: network pixels, 0 where unknown; boxes: n x 4 in cells. Averaged over the pixels of a cell, then by
+    RoIAlign over the cells. Unknown pixels have no say: both averages run over depth and over knownness, and their
+    quotient is the mean of the known; below half of the weight known there is no depth. `fill_unknown` averages them in
+    as zeros.
+    """
+    if depth_m is None:
+        nothing = torch.zeros(len(boxes), ROI_CELLS, ROI_CELLS)
+        return nothing, nothing.bool()
+    pixels = torch.from_numpy(depth_m)
+    cells = avg_pool2d(torch.stack([pixels, (pixels > 0).float()])[None], HEAD_STRIDE)
+    depth, weight = roi_align(cells, [boxes], ROI_CELLS).unbind(1)
+    if fill_unknown:
+        return depth, depth > 0
+    known = weight >= 0.5
+    return torch.where(known, depth / weight.clamp(min=0.5), 0.0), known
+
+
+def _cells(uv: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
+    """Original pixels ... x 2 in cells of the network's map."""
+    cells: NDArray[Any] = letterbox.apply(uv) / HEAD_STRIDE
+    return cells
+
+
+def _float(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))

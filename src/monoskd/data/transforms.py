@@ -1,0 +1,234 @@
+"""One frame in original pixels, and what augmentation and the network's size do to it.
+
+Order: flip; crop and zoom, which is only a `Letterbox` and moves nothing yet; colour; then image and depth are
+resampled once, by that letterbox. Numpy and PIL: no network, no torch.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
+from monoskd.geometry.heading import wrap
+from monoskd.objects import Objects
+
+Pixels: TypeAlias = NDArray[np.uint8]
+DepthMap: TypeAlias = NDArray[np.float32]
+
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is known of one picture, in its own pixels.
+
+    image: h x w x 3 RGB; camera: its projection; depth_m: h x w, 0 where unknown; objects: its labels.
+    """
+
+    image: Pixels
+    camera: Camera
+    depth_m: DepthMap | None = None
+    objects: Objects | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) [px]."""
+        return self.image.shape[1], self.image.shape[0]
+
+
+@dataclass(frozen=True)
+class PublishedData:
+    """Quirks of the original implementation's data pipeline, each named after what it does; none by default.
+
+    Args:
+        double_depth_scale: the teacher sees metres / 256 x relative size of the crop; the depth targets stay metres.
+        per_axis_decoding: both axes are enlarged by the ratio of the widths, positions read back by each axis' own.
+        divide_by_z: points are projected with a division by z, as if p23 were 0; a mirrored camera has p03' = -p03.
+        plain_bilinear: one bilinear sample a pixel, without a low-pass filter; unknown depth counts as 0 metres.
+        truncated_cells: cells are rounded towards zero, so that a centre just left of or above the map counts as in it.
+    """
+
+    double_depth_scale: bool = False
+    per_axis_decoding: bool = False
+    divide_by_z: bool = False
+    plain_bilinear: bool = False
+    truncated_cells: bool = False
+
+    @classmethod
+    def all(cls) -> "PublishedData":
+        """Every quirk: what the published numbers were trained with."""
+        return cls(**{field.name: True for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The augmentation of one sample; the default changes nothing.
+
+    scale: size of the crop relative to the image; shift: of its centre, as fractions of the image's (width, height).
+    """
+
+    flip: bool = False
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far augmentation goes. With every field 0 it does nothing.
+
+    Args:
+        flip_probability: share of samples that are mirrored left to right.
+        crop_probability: share of samples that are cropped (or shrunk) and moved.
+        scale: spread of the crop's relative size: normal around 1, clipped at one such spread.
+        shift: spread of the crop's centre in image sizes: normal around the middle, clipped at two such spreads.
+        brightness: brightness is multiplied by a factor in 1 -/+ this.
+        contrast: the same for contrast about the picture's mean luma.
+        saturation: the same for colour against luma.
+    """
+
+    flip_probability: float = 0.5
+    crop_probability: float = 0.5
+    scale: float = 0.4
+    shift: float = 0.1
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1 or (name == "scale" and value == 1):
+                raise InputError(f"augmentation.{name}: expected a number from 0 to 1, got {value}: correct the config")
+
+    def draw(self, rng: np.random.Generator) -> Draw:
+        """One sample's augmentation. Takes the same amount of randomness whatever comes out."""
+        flip, crop = rng.random(2) < (self.flip_probability, self.crop_probability)
+        size, *shift = rng.standard_normal(3)
+        spread = np.array([self.brightness, self.contrast, self.saturation])
+        brightness, contrast, saturation = (1 + spread * rng.uniform(-1, 1, 3)).tolist()
+        return Draw(
+            flip=bool(flip),
+            scale=float(np.clip(1 + size * self.scale, 1 - self.scale, 1 + self.scale)) if crop else 1.0,
+            shift=_pair(np.clip(np.multiply(shift, self.shift), -2 * self.shift, 2 * self.shift)) if crop else (0, 0),
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+        )
+
+
+def flip(frame: Frame) -> Frame:
+    """The frame in a mirror: u' = W - u, x' = -x, yaw' = pi - yaw, alpha' = pi - alpha, and the camera to match."""
+    return Frame(
+        image=frame.image[:, ::-1],
+        camera=frame.camera.mirrored(frame.size[0]),
+        depth_m=None if frame.depth_m is None else frame.depth_m[:, ::-1],
+        objects=None if frame.objects is None else _flip_objects(frame.objects, width=frame.size[0]),
+    )
+
+
+def _flip_objects(objects: Objects, *, width: int) -> Objects:
+    left, top, right, bottom = objects.boxes_2d.T
+    return replace(
+        objects,
+        boxes_2d=np.stack([width - right, top, width - left, bottom], -1),
+        bottom=objects.bottom * (-1, 1, 1),
+        yaw=wrap(np.pi - objects.yaw),
+        alpha=wrap(np.pi - objects.alpha),
+    )
+
+
+def jitter(image: Pixels, draw: Draw) -> Pixels:
+    """The picture in another light: b (c (s x + (1 - s) luma(x)) + (1 - c) mean luma), one affine map of the colours.
+
+    As torchvision's adjust_brightness, _contrast and _saturation one after another, which commute, but rounded and
+    clipped once at the end. Done before the picture is resampled, with which it commutes too, so that what lies
+    outside the picture stays black.
+    """
+    if (draw.brightness, draw.contrast, draw.saturation) == (1, 1, 1):
+        return image
+    mean_luma = _LUMA @ cv2.mean(image)[:3]
+    colours = draw.contrast * (draw.saturation * np.eye(3) + (1 - draw.saturation) * np.tile(_LUMA, (3, 1)))
+    offset = np.full((3, 1), (1 - draw.contrast) * mean_luma)
+    jittered = cv2.transform(np.ascontiguousarray(image), draw.brightness * np.hstack([colours, offset]))
+    return jittered.astype(np.uint8, copy=False)
+
+
+def place(*, size: tuple[int, int], draw: Draw, input_size: tuple[int, int], per_axis_decoding: bool) -> Letterbox:
+    """Where the drawn crop of an image of `size` comes to lie in the network's input; sizes are (width, height)."""
+    width, height = draw.scale * size[0], draw.scale * size[1]
+    centre = ((0.5 + draw.shift[0]) * size[0], (0.5 + draw.shift[1]) * size[1])
+    if per_axis_decoding:
+        return PublishedLetterbox.of_region(centre=centre, extent=(width, height), size=input_size)
+    return Letterbox.crop(centre=centre, scale=min(input_size[0] / width, input_size[1] / height), size=input_size)
+
+
+def warp_image(image: Pixels, letterbox: Letterbox) -> Pixels:
+    """The network's view of a picture: h' x w' x 3, black outside.
+
+    A triangle filter as wide as two pixels of the coarser grid: bilinear interpolation where the picture grows, a
+    low-pass filter where it shrinks.
+    """
+    return _warp(image, letterbox)
+
+
+def warp_depth(depth_m: DepthMap, letterbox: Letterbox) -> DepthMap:
+    """The network's view of a depth map [m]: h' x w', 0 outside and where unknown.
+
+    Filtered like the picture, so that their edges agree, but only over known pixels: sum(w d) / sum(w). Where those
+    have less than half of the filter's weight, the depth is unknown.
+    """
+    known = _warp((depth_m > 0).astype(np.float32), letterbox)
+    return np.where(known >= 0.5, _warp(depth_m, letterbox) / np.maximum(known, 0.5), np.float32(0))
+
+
+def _warp(pixels: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
+    """Resample where the picture covers the network's input; its edge pixels fill the network pixels they touch."""
+    extent = np.array([pixels.shape[1], pixels.shape[0]], np.float64)
+    corners = letterbox.apply(np.stack([0 * extent, extent]))
+    first, last = np.clip([np.floor(corners[0]), np.ceil(corners[1])], 0, letterbox.size).astype(int)
+    warped = np.zeros((letterbox.size[1], letterbox.size[0], *pixels.shape[2:]), pixels.dtype)
+    if (first >= last).any():
+        return warped
+    start, end = (np.array([first, last], np.float64) - letterbox.shift) / letterbox.scale
+    border = int(np.ceil(max(0, *-start, *(end - extent))))
+    padded = np.pad(pixels, [(border, border)] * 2 + [(0, 0)] * (pixels.ndim - 2), mode="edge") if border else pixels
+    box = np.concatenate([start, end]) + border
+    resized = Image.fromarray(np.ascontiguousarray(padded)).resize(
+        _pair(last - first), Image.Resampling.BILINEAR, tuple(box.tolist())
+    )
+    warped[first[1] : last[1], first[0] : last[0]] = resized
+    return warped
+
+
+def warp_published(pixels: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
+    """As the original implementation resamples pictures and depth maps: one bilinear sample a pixel.
+
+    It aliases where the picture shrinks, and unknown depth is averaged in as 0. PIL and not OpenCV, whose sampling
+    positions are rounded to 1/32 px: see docs/published.md for what that would cost.
+    """
+    (u, v), step = (-letterbox.shift / letterbox.scale).tolist(), float(1 / letterbox.scale)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.array(
+        picture.transform(
+            letterbox.size, Image.Transform.AFFINE, (step, 0, u, 0, step, v), resample=Image.Resampling.BILINEAR
+        )
+    )
+
+
+def without_p23(camera: Camera) -> Camera:
+    """The camera that divides by z instead of z + p23: what the original implementation projects with."""
+    P = np.array(camera.P)
+    P[2, 3] = 0
+    return Camera(P)
+
+
+def _pair(values: Any) -> tuple[Any, Any]:
+    first, second = np.asarray(values).tolist()
+    return first, second
