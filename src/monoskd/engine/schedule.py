@@ -1,0 +1,109 @@
+"""What changes over the epochs: the learning rate and the weights of the tasks. METHOD: docs/method.md, "Schedule"."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+PREREQUISITES: dict[str, tuple[str, ...]] = {
+    "heatmap": (),
+    "size_2d": (),
+    "offset_2d": (),
+    "offset_3d": ("size_2d", "offset_2d"),
+    "size_3d": ("size_2d", "offset_2d"),
+    "heading": ("size_2d", "offset_2d"),
+    "depth": ("size_2d", "size_3d", "offset_2d"),
+}
+"""The tasks that must have settled before a task counts in full (Lu et al., GUPNet, ICCV 2021, figure 4)."""
+
+
+@dataclass(frozen=True)
+class LearningRateSchedule:
+    """Cosine warm-up from `warmup_start`, then `decay` at each milestone.
+
+    Epochs count from 0 and a milestone is the first epoch at the lower rate. Two published quirks:
+    `milestones_after_warmup` counts milestones from the end of the warm-up, so that they take effect that many epochs
+    late; `once_an_epoch` holds the rate of an epoch's start, so that the whole first epoch runs at `warmup_start`.
+    """
+
+    base: float = 1e-3
+    warmup_start: float = 1e-5
+    warmup_epochs: int = 5
+    milestones: tuple[int, ...] = (90, 120)
+    decay: float = 0.1
+    milestones_after_warmup: bool = False
+    once_an_epoch: bool = False
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate at `epoch`, which may be a fraction: 2.5 is the middle of the third epoch."""
+        if self.once_an_epoch:
+            epoch = math.floor(epoch)
+        if epoch < self.warmup_epochs:
+            risen = (1 - math.cos(math.pi * epoch / self.warmup_epochs)) / 2
+            return self.warmup_start + (self.base - self.warmup_start) * risen
+        late = self.warmup_epochs if self.milestones_after_warmup else 0
+        passed = sum(epoch >= milestone + late for milestone in self.milestones)
+        return self.base * self.decay**passed
+
+
+@dataclass
+class TaskWeights:
+    """Hierarchical task learning (Lu et al., GUPNet, ICCV 2021, eq. 7 to 9).
+
+    A task without prerequisites weighs 1. Any other weighs t^(1 - c), where t runs from 0 to 1 over the training and
+    c is the product over its prerequisites of 1 - max(trend / first trend, 0): as long as the prerequisites improve as
+    fast as at first, c is 0 and the task waits. The trend is the mean of loss[i] - loss[i + 2] over the last `history`
+    epochs; before there are that many, tasks with prerequisites weigh 0.
+
+    Its state is plain numbers (`state_dict`), so that a resumed run goes on exactly where it stopped.
+    """
+
+    epochs: int = 140
+    history: int = 5
+    past: list[dict[str, float]] = field(default_factory=list)
+    first_trend: dict[str, float] = field(default_factory=dict)
+
+    def start(self) -> dict[str, float]:
+        """The weights of the first epoch, before anything is known."""
+        return {task: 0.0 if needed else 1.0 for task, needed in PREREQUISITES.items()}
+
+    def advance(self, losses: Mapping[str, float], epoch: int) -> dict[str, float]:
+        """The weights of `epoch` (1, 2, ...), given the mean losses of the epoch before it."""
+        weights = self.start()
+        if len(self.past) == self.history:
+            settled = self._settled()
+            elapsed = min(max(epoch - self.history, 0) / (self.epochs - self.history), 1.0)
+            for task, needed in PREREQUISITES.items():
+                if needed:
+                    weights[task] = elapsed ** (1 - math.prod(settled[name] for name in needed))
+            self.past.pop(0)
+        self.past.append(dict(losses))
+        return weights
+
+    def _settled(self) -> dict[str, float]:
+        """c of every task: 0 while its loss falls as at first, 1 once it has stopped falling."""
+        pairs = list(zip(self.past[:-2], self.past[2:], strict=True))
+        trend = {task: sum(old[task] - new[task] for old, new in pairs) / len(pairs) for task in PREREQUISITES}
+        self.first_trend = self.first_trend or trend
+        ratio = {task: trend[task] / first if first else 0.0 for task, first in self.first_trend.items()}
+        return {task: 1 - max(ratio[task], 0.0) for task in PREREQUISITES}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on exactly."""
+        return {"past": self.past, "first_trend": self.first_trend}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.past, self.first_trend = list(state["past"]), dict(state["first_trend"])
+
+
+def shift_names(losses: Mapping[str, float], distillation: Sequence[float]) -> dict[str, float]:
+    """The losses that the published distillation runs feed to task learning, which are not the ones they name.
+
+    There the distillation terms stand in front of the task losses and the names are read by position, so that the 2D
+    offset reads the first distillation term, the 2D size the second, and so on; the last tasks fall off the end.
+    losses: by task. distillation: the terms in the published order (affinity, head, rank).
+    """
+    published_order = ("offset_2d", "size_2d", "depth", "offset_3d", "size_3d", "heading", "heatmap")
+    values = [*distillation, *(losses[task] for task in published_order)]
+    return dict(zip(published_order, values, strict=False))
