@@ -5,7 +5,7 @@ Fed with depth maps instead of images, the same network is the teacher.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +83,8 @@ class DidM3D(nn.Module):
 
     def __init__(self, config: DidM3DConfig | None = None) -> None:
         super().__init__()
-        self.config = config = config or DidM3DConfig()
+        config = config or DidM3DConfig()
+        self.config = replace(config, pretrained=False)  # from here on the weights are the module's own
         self.modality: Modality = config.modality
         self.classes = tuple(config.classes)
         self.input_size = config.input_size

@@ -40,7 +40,10 @@ class DLAUp(nn.Module):
 
 
 class _Round(nn.Module):
-    """Bring all maps to the first one's width and stride: y[0] = x[0], y[j] = node(cat[y[j - 1], up(project(x[j]))])."""
+    """Bring all maps to the first one's width and stride.
+
+    y[0] = x[0], y[j] = node(cat[y[j - 1], up(project(x[j]))]).
+    """
 
     def __init__(self, *, coarse: int, fine: int, merges: int) -> None:
         super().__init__()

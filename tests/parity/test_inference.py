@@ -1,0 +1,94 @@
+"""What the network says in evaluation mode, against recordings of the original implementation."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from monoskd.geometry.camera import Camera, PublishedLetterbox
+from monoskd.models.decode import merge_depth
+from monoskd.models.did_m3d import DidM3D
+from monoskd.models.published import from_published
+from monoskd.structures import DetectorOutput
+
+RELATIVE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def detector(named_state: Callable[[str], dict[str, Tensor]]) -> DidM3D:
+    return from_published(named_state("did"))[0]
+
+
+@pytest.fixture(scope="module")
+def recorded(golden: Path) -> dict[str, Tensor]:
+    with np.load(golden / "inference.npz") as file:
+        return {name: torch.from_numpy(file[name]) for name in file}
+
+
+@pytest.fixture(scope="module")
+def output(
+    detector: DidM3D,
+    rgb_and_depth: tuple[Tensor, Tensor],
+    published_camera: Camera,
+    published_letterbox: PublishedLetterbox,
+) -> DetectorOutput:
+    with torch.inference_mode():
+        return detector.look(rgb_and_depth[0], published_camera, published_letterbox)
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    """Equal to 1e-4 of the recording's largest value."""
+    assert_close(ours, theirs, rtol=0, atol=RELATIVE * theirs.abs().max().item())
+
+
+def test_the_neck_repeats_the_recording(output: DetectorOutput, recorded: dict[str, Tensor]) -> None:
+    close(output.features["neck.32"], recorded["neck_stride32"])
+    close(output.features["neck.4"][:, :, ::4, ::4], recorded["neck_stride4"])
+
+
+@pytest.mark.parametrize("name", ["heatmap", "offset_2d", "size_2d"])
+def test_a_dense_head_repeats_the_recording(name: str, output: DetectorOutput, recorded: dict[str, Tensor]) -> None:
+    close(output.heads[name][:, :, ::2, ::2], recorded[f"head_{name}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("offset_3d", "offset_3d"),
+        ("size_3d", "size_3d"),
+        ("heading", "heading"),
+        ("visual_depth", "vis_depth"),
+        ("attribute_depth", "att_depth"),
+        ("depth", "ins_depth"),
+        ("visual_log_variance", "vis_depth_uncer"),
+        ("attribute_log_variance", "att_depth_uncer"),
+        ("depth_log_variance", "ins_depth_uncer"),
+    ],
+)
+def test_a_regional_head_repeats_the_recording(
+    name: str, published: str, output: DetectorOutput, recorded: dict[str, Tensor]
+) -> None:
+    close(output.heads[name], recorded[f"head_{published}"])
+
+
+def test_the_detections_repeat_the_recording(output: DetectorOutput, recorded: dict[str, Tensor]) -> None:
+    left, top, right, bottom = output.boxes.unbind(1)
+    depth, confidence = merge_depth(output.heads["depth"], output.heads["depth_log_variance"])
+    box = torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], 1)
+    columns = [
+        output.rois.label[:, None],
+        output.scores[:, None],
+        box,
+        output.heads["heading"],
+        output.heads["size_3d"],
+        output.rois.cell + output.heads["offset_3d"],
+        depth[:, None],
+        confidence[:, None],
+    ]
+    ours = torch.cat(columns, 1)
+    theirs = recorded["detections"].flatten(0, 1)
+    assert_close(ours, theirs, rtol=RELATIVE, atol=RELATIVE * 0.1)
