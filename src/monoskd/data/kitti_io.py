@@ -24,6 +24,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 DEPTH_SCALE = 256  # a depth map stores metres * 256
 MAX_DEPTH_M = 65535 / DEPTH_SCALE
 
+_EXIF_ORIENTATION = 0x0112
 _PNG_START = b"\x89PNG"
 _PNG_END = b"IEND\xaeB\x60\x82"
 
@@ -253,6 +254,20 @@ def write_depth(path: str | Path, depth_m: NDArray[Any]) -> None:
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """A picture as RGB H x W x 3, turned upright where its EXIF says so."""
     return _decode_image(path, mode="RGB")
+
+
+def read_image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of the picture that `read_image` would return, from the file's header alone."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            on_its_side = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            return (image.height, image.width) if on_its_side else image.size
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise InputError(f"{path}: expected an image, got something else: replace the file") from error
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable image, got '{error.strerror or error}': check it") from error
 
 
 def _decode_image(path: str | Path, *, mode: str) -> NDArray[Any]:
