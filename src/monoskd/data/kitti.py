@@ -49,8 +49,8 @@ class KittiDataset(Dataset[Sample]):
     def __init__(
         self,
         root: str | Path,
-        *,
         split: str = "train",
+        *,
         input_size: tuple[int, int] = (1280, 384),
         classes: tuple[str, ...] = tuple(KITTI_MEAN_SIZES),
         mean_sizes: Mapping[str, tuple[float, float, float]] = KITTI_MEAN_SIZES,

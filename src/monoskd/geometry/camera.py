@@ -161,7 +161,7 @@ class Letterbox:
 class PublishedLetterbox(Letterbox):
     """The original implementation's (`published`): `apply` enlarges both axes alike, `invert` each by its own ratio.
 
-    The two agree only where the region has the network's proportions: KITTI is 1.4 px off, a 16:9 photo 300 px.
+    The two agree only where the region has the network's proportions: KITTI is up to 1.4 px off, a 16:9 photo over 300.
 
     region: (...) x 2 x 2 [original px], the upper left and lower right corners of what the network is said to see.
     """

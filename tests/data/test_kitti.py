@@ -1,0 +1,226 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from monoskd.data.kitti import KittiDataset
+from monoskd.data.kitti_io import Calibration, write_calibration, write_depth, write_objects, write_split
+from monoskd.data.transforms import Augmentation, Draw, PublishedData
+from monoskd.errors import InputError
+from monoskd.geometry.camera import PublishedLetterbox
+from monoskd.objects import Objects
+from monoskd.structures import Batch, Sample
+
+P2 = np.array([[110.0, 0, 93.0, 4.5], [0, 110.0, 25.0, 0.02], [0, 0, 1, 0.0027]])
+CAR = Objects(
+    names=np.array(["Car"]),
+    truncation=np.zeros(1),
+    occlusion=np.zeros(1, np.int64),
+    alpha=np.array([1.5]),
+    boxes_2d=np.array([[87.0, 14.0, 125.0, 47.0]]),
+    dimensions=np.array([[1.5, 1.6, 3.9]]),
+    bottom=np.array([[0.8, 1.2, 6.0]]),
+    yaw=np.array([1.6]),
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three small frames: a car, nothing, a car."""
+    rng = np.random.default_rng(0)
+    for kind in ("image_2", "calib", "label_2", "depth_2"):
+        (tmp_path / "training" / kind).mkdir(parents=True)
+    (tmp_path / "ImageSets").mkdir()
+    write_split(tmp_path / "ImageSets" / "train.txt", ["000000", "000001", "000002"])
+    for frame in range(3):
+        stem = f"{frame:06d}"
+        training = tmp_path / "training"
+        Image.fromarray(rng.integers(0, 256, (58, 190, 3), np.uint8)).save(training / "image_2" / f"{stem}.png")
+        write_calibration(training / "calib" / f"{stem}.txt", Calibration(P2))
+        write_objects(training / "label_2" / f"{stem}.txt", Objects.empty() if frame == 1 else CAR)
+        write_depth(training / "depth_2" / f"{stem}.png", rng.uniform(5, 7, (58, 190)))
+    return tmp_path
+
+
+def open_dataset(root: Path, **options: object) -> KittiDataset:
+    return KittiDataset(root, "train", **{"input_size": (192, 64), **options})
+
+
+def assert_same(first: Sample, second: Sample) -> None:
+    torch.testing.assert_close(first.image, second.image, rtol=0, atol=0)
+    torch.testing.assert_close(first.depth, second.depth, rtol=0, atol=0)
+    torch.testing.assert_close(first.targets.heatmap, second.targets.heatmap, rtol=0, atol=0)
+    torch.testing.assert_close(first.letterbox.shift, second.letterbox.shift, rtol=0, atol=0)
+
+
+def test_a_sample_is_what_its_docstring_says(root: Path) -> None:
+    sample = open_dataset(root)[0]
+    assert sample.frame == "000000"
+    assert sample.image.shape == (3, 64, 192)
+    assert 0 <= sample.image.min() < 0.1 < 0.9 < sample.image.max() <= 1
+    assert sample.depth.shape == (1, 64, 192)
+    assert 5 < sample.depth[sample.depth > 0].min() < sample.depth.max() < 7
+    assert sample.size == (190, 58)
+    torch.testing.assert_close(sample.camera.P, torch.from_numpy(P2).float())
+    assert sample.targets.label.tolist() == [1]
+    assert sample.targets.depth_mask.all()
+
+
+def test_samples_of_a_batch_stand_side_by_side(root: Path) -> None:
+    batch = Batch.collate([open_dataset(root)[index] for index in range(3)])
+    assert batch.image.shape == (3, 3, 64, 192)
+    assert batch.targets.image.tolist() == [0, 2]
+    assert batch.letterbox.scale.shape == (3,)
+    assert [len(objects) for objects in batch.objects] == [1, 0, 1]
+
+
+def test_a_published_letterbox_is_batched_with_its_region(root: Path) -> None:
+    dataset = open_dataset(root, published=PublishedData(per_axis_decoding=True))
+    batch = Batch.collate([dataset[0], dataset[1]])
+    assert isinstance(batch.letterbox, PublishedLetterbox)
+    assert batch.letterbox.region.shape == (2, 2, 2)
+    torch.testing.assert_close(batch.letterbox[torch.tensor([1])].region[0, 1], torch.tensor([190.0, 58.0]))
+
+
+# --- randomness -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone(root: Path) -> None:
+    dataset = open_dataset(root, augmentation=Augmentation(), seed=3)
+    dataset.set_epoch(2)
+    alone = [dataset[index] for index in range(3)]
+    loaded = list(DataLoader(dataset, batch_size=None, num_workers=2))
+    for first, second in zip(alone, loaded, strict=True):
+        assert_same(first, second)
+    again = open_dataset(root, augmentation=Augmentation(), seed=3)
+    again.set_epoch(2)
+    assert_same(again[1], alone[1])
+
+
+def test_epochs_frames_and_seeds_differ(root: Path) -> None:
+    dataset = open_dataset(root, augmentation=Augmentation(crop_probability=1))
+    other = open_dataset(root, augmentation=Augmentation(crop_probability=1), seed=1)
+    shifts = [dataset[0].letterbox.shift, dataset[2].letterbox.shift, other[0].letterbox.shift]
+    dataset.set_epoch(1)
+    shifts.append(dataset[0].letterbox.shift)
+    assert len({tuple(shift.tolist()) for shift in shifts}) == 4
+
+
+def test_workers_that_outlive_an_epoch_see_the_next_one(root: Path) -> None:
+    dataset = open_dataset(root, augmentation=Augmentation(crop_probability=1))
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
+    first = [sample.letterbox.shift for sample in loader]
+    dataset.set_epoch(1)
+    second = [sample.letterbox.shift for sample in loader]
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# --- augmentation moves everything ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draw", [Draw(), Draw(flip=True), Draw(flip=True, scale=0.8, shift=(0.1, -0.05))])
+def test_objects_camera_and_letterbox_agree_with_the_targets(root: Path, draw: Draw) -> None:
+    sample = open_dataset(root).sample("000000", draw)
+    box = sample.letterbox
+    centres = torch.from_numpy(sample.objects.boxes_3d.centres).float()
+    cells = box.apply(sample.camera.project(centres)) / 4
+    torch.testing.assert_close(sample.targets.cell + sample.targets.offset_3d, cells, rtol=0, atol=1e-4)
+    corners = torch.from_numpy(sample.objects.boxes_2d).float().reshape(2, 2)
+    torch.testing.assert_close(sample.targets.box_2d.reshape(2, 2), box.apply(corners) / 4, rtol=0, atol=1e-4)
+
+
+def test_the_published_teacher_sees_hardly_anything(root: Path) -> None:
+    metres = open_dataset(root).sample("000000", Draw(scale=0.8))
+    quirk = open_dataset(root, published=PublishedData(double_depth_scale=True)).sample("000000", Draw(scale=0.8))
+    torch.testing.assert_close(quirk.depth, metres.depth / 256 * 0.8)
+    torch.testing.assert_close(quirk.targets.visual_depth, metres.targets.visual_depth)
+
+
+# --- files that are there, and those that are not ---------------------------------------------------------------------
+
+
+def test_prediction_needs_an_image_and_a_camera(root: Path) -> None:
+    shutil.rmtree(root / "training" / "label_2")
+    shutil.rmtree(root / "training" / "depth_2")
+    sample = open_dataset(root, depth=False, labels=False)[0]
+    assert sample.depth is None
+    assert sample.targets is None
+    assert sample.objects is None
+    batch = Batch.collate([sample, sample])
+    with pytest.raises(ValueError, match="run `monoskd prepare`"):
+        batch.input("depth")
+
+
+def test_labels_without_depth_have_targets_without_visual_depth(root: Path) -> None:
+    shutil.rmtree(root / "training" / "depth_2")
+    assert not open_dataset(root, depth=False)[0].targets.depth_mask.any()
+
+
+@pytest.mark.parametrize("kind", ["image_2", "calib", "label_2", "depth_2"])
+def test_a_missing_file_is_named(root: Path, kind: str) -> None:
+    path = next((root / "training" / kind).glob("000002.*"))
+    path.unlink()
+    dataset = open_dataset(root)
+    assert dataset[0].frame == "000000"
+    with pytest.raises(InputError, match=f"{kind}/000002"):
+        dataset[2]
+
+
+def test_a_missing_split_is_named(root: Path) -> None:
+    with pytest.raises(InputError, match=r"ImageSets/val\.txt"):
+        KittiDataset(root, "val")
+
+
+def test_a_depth_map_of_another_size_is_refused(root: Path) -> None:
+    write_depth(root / "training" / "depth_2" / "000000.png", np.ones((58, 191)))
+    with pytest.raises(InputError, match=r"000000\.png: expected the image's size 190 x 58, got 191 x 58"):
+        open_dataset(root)[0]
+
+
+def test_an_input_size_that_the_network_cannot_halve_is_refused(root: Path) -> None:
+    with pytest.raises(InputError, match=r"input_size: expected positive multiples of 32 .* got \(200, 64\)"):
+        open_dataset(root, input_size=(200, 64))
+
+
+def test_a_class_without_a_mean_size_is_named(root: Path) -> None:
+    with pytest.raises(InputError, match="mean_sizes: expected one for every class, got none for Van"):
+        open_dataset(root, classes=("Car", "Van"))
+
+
+def test_the_test_split_lies_in_testing(root: Path) -> None:
+    (root / "training").rename(root / "testing")
+    write_split(root / "ImageSets" / "test.txt", ["000000"])
+    assert KittiDataset(root, "test", input_size=(192, 64), depth=False, labels=False)[0].frame == "000000"
+
+
+def test_a_cached_frame_is_read_once(root: Path) -> None:
+    dataset = open_dataset(root, cache=True)
+    first = dataset[0]
+    shutil.rmtree(root / "training")
+    assert_same(first, dataset[0])
+
+
+# --- real frames ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.kitti
+def test_real_boxes_lie_where_the_labels_say_under_augmentation(kitti: Path) -> None:
+    dataset = KittiDataset(kitti, "trainval", input_size=(640, 192), augmentation=Augmentation(), depth=False)
+    overlaps = []
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        objects = sample.objects[(sample.objects.truncation == 0) & (sample.objects.names == "Car")]
+        corners = sample.letterbox.apply(sample.camera.project(torch.from_numpy(objects.boxes_3d.corners()).float()))
+        outline = torch.cat([corners.amin(1), corners.amax(1)], 1)
+        labelled = sample.letterbox.apply(torch.from_numpy(objects.boxes_2d).float().reshape(-1, 2, 2)).reshape(-1, 4)
+        shared = (
+            (torch.minimum(outline, labelled)[:, 2:] - torch.maximum(outline, labelled)[:, :2]).clamp(min=0).prod(1)
+        )
+        union = sum((box[:, 2:] - box[:, :2]).prod(1) for box in (outline, labelled)) - shared
+        overlaps += (shared / union).tolist()
+    assert len(overlaps) > 40
+    assert np.median(overlaps) > 0.85
