@@ -54,9 +54,13 @@ def intersection_bev(a: Boxes3D, b: Boxes3D) -> Float:
     return area
 
 
-def iou_bev(a: Boxes3D, b: Boxes3D) -> Float:
-    """Intersection over union of the footprints of n boxes and n others."""
-    return _over_union(intersection_bev(a, b), _footprint(a), _footprint(b))
+def iou_bev(a: Boxes3D, b: Boxes3D, *, shared_footprint: Float | None = None) -> Float:
+    """Intersection over union of the footprints of n boxes and n others.
+
+    shared_footprint: `intersection_bev(a, b)` [m^2], if it is known already.
+    """
+    area = intersection_bev(a, b) if shared_footprint is None else shared_footprint
+    return _over_union(area, _footprint(a), _footprint(b))
 
 
 def iou_3d(a: Boxes3D, b: Boxes3D, *, shared_footprint: Float | None = None) -> Float:

@@ -1,0 +1,153 @@
+"""All frames laid end to end, and the pairs of a true object and a detection that overlap."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monoskd.errors import InputError
+from monoskd.geometry.iou import area_2d, intersection_2d, intersection_bev, iou_2d, iou_3d, iou_bev
+from monoskd.objects import Objects
+
+Int: TypeAlias = NDArray[np.int64]
+Float: TypeAlias = NDArray[np.float64]
+Bool: TypeAlias = NDArray[np.bool_]
+
+LEAST_OVERLAP = 0.25
+"""No class asks for less, so pairs that overlap no more than this are not kept."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The objects of all frames, end to end. names: n, lower case; frame: n, which frame a row belongs to."""
+
+    objects: Objects
+    names: NDArray[np.str_]
+    frame: Int
+
+    @classmethod
+    def of(cls, frames: Sequence[Objects]) -> "Rows":
+        """Lay the frames end to end."""
+        scored = all(one.scores is not None for one in frames)
+        columns: dict[str, Any] = {
+            field.name: np.concatenate([getattr(one, field.name) for one in frames])
+            for field in fields(Objects)
+            if scored or field.name != "scores"
+        }
+        objects = Objects(**columns)
+        return cls(
+            objects, np.strings.lower(objects.names), np.repeat(np.arange(len(frames)), [len(f) for f in frames])
+        )
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """n pairs of a true object and a detection of one frame, as rows of the two tables, in file order."""
+
+    truth: Int
+    detection: Int
+    overlap: Float
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def __getitem__(self, index: Any) -> "Pairs":
+        return Pairs(self.truth[index], self.detection[index], self.overlap[index])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What there is, what was detected, and which of them overlap; independent of class, difficulty and threshold.
+
+    pairs: for each of "bbox", "bev" and "3d" the pairs whose intersection over union exceeds LEAST_OVERLAP.
+    dont_care_share: for each detection, the largest share of its 2D box that lies in one DontCare box.
+    """
+
+    frames: int
+    truth: Rows
+    detections: Rows
+    pairs: dict[str, Pairs]
+    dont_care_share: Float
+
+    @classmethod
+    def of(cls, ground_truth: Sequence[Objects], detections: Sequence[Objects]) -> "Scene":
+        """Join the labels and the detections of each frame. Raises InputError where they do not fit together."""
+        if len(ground_truth) != len(detections):
+            raise InputError(
+                f"detections: expected one entry for each of {len(ground_truth)} labelled frames, got "
+                f"{len(detections)}: give a frame without detections an empty entry"
+            )
+        if not ground_truth:
+            raise InputError("frames: expected at least one to evaluate, got none: check the split and the folders")
+        for index, one in enumerate(detections):
+            if one.scores is None and len(one):
+                raise InputError(f"detections of frame {index}: expected scores, got none: detections must be ranked")
+        scored = [Objects.empty(scored=True) if one.scores is None else one for one in detections]
+        truth, detected = Rows.of(ground_truth), Rows.of(scored)
+        _check_finite(truth, what="ground truth")
+        _check_finite(detected, what="detections")
+        joined = _same_frame(truth, detected, frames=len(ground_truth))
+        dont_care = truth.names[joined[0]] == "dontcare"
+        return cls(
+            frames=len(ground_truth),
+            truth=truth,
+            detections=detected,
+            pairs=_overlapping(truth.objects, detected.objects, *joined[:, ~dont_care]),
+            dont_care_share=_share_in(truth.objects, detected.objects, *joined[:, dont_care]),
+        )
+
+    @property
+    def scores(self) -> Float:
+        """Of every detection."""
+        scores = self.detections.objects.scores
+        assert scores is not None  # see `of`
+        return scores
+
+
+def _check_finite(rows: Rows, *, what: str) -> None:
+    for field in fields(Objects):
+        column = getattr(rows.objects, field.name)
+        if field.name == "names" or column is None or np.isfinite(column).all():
+            continue
+        row = int(np.argwhere(~np.isfinite(column))[0, 0])
+        raise InputError(
+            f"{what} of frame {rows.frame[row]}, object {row - int(np.searchsorted(rows.frame, rows.frame[row]))}, "
+            f"{field.name}: expected finite numbers, got {column[row]}: remove the object"
+        )
+
+
+def _same_frame(truth: Rows, detected: Rows, *, frames: int) -> Int:
+    """2 x n: every true object with every detection of its frame, both in file order."""
+    per_frame = np.bincount(detected.frame, minlength=frames)
+    first = np.cumsum(per_frame) - per_frame
+    partners = per_frame[truth.frame]
+    rows = np.repeat(np.arange(len(truth)), partners)
+    nth_partner = np.arange(len(rows)) - np.repeat(np.cumsum(partners) - partners, partners)
+    return np.stack([rows, first[truth.frame[rows]] + nth_partner])
+
+
+def _overlapping(truth: Objects, detected: Objects, row: Int, column: Int) -> dict[str, Pairs]:
+    a, b = detected.boxes_3d[column], truth.boxes_3d[row]
+    footprint = intersection_bev(a, b)
+    overlaps = {
+        "bbox": iou_2d(detected.boxes_2d[column], truth.boxes_2d[row]),
+        "bev": iou_bev(a, b, shared_footprint=footprint),
+        "3d": iou_3d(a, b, shared_footprint=footprint),
+    }
+    kept = {geometry: np.flatnonzero(overlap > LEAST_OVERLAP) for geometry, overlap in overlaps.items()}
+    return {geometry: Pairs(row[k], column[k], overlaps[geometry][k]) for geometry, k in kept.items()}
+
+
+def _share_in(truth: Objects, detected: Objects, row: Int, column: Int) -> Float:
+    """For each detection the largest share of its 2D box that one of the paired true boxes covers."""
+    share = np.zeros(len(detected))
+    boxes = detected.boxes_2d[column]
+    shared = intersection_2d(boxes, truth.boxes_2d[row])
+    covered = np.flatnonzero(shared)
+    np.maximum.at(share, column[covered], shared[covered] / area_2d(boxes[covered]))
+    return share
