@@ -1,6 +1,7 @@
 """Frames in KITTI's layout as samples for a network: files -> augmentation -> targets."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,8 @@ from monoskd.data.layout import KittiLayout
 from monoskd.data.targets import make_targets
 from monoskd.data.transforms import (
     Augmentation,
-    DepthMap,
     Draw,
     Frame,
-    Pixels,
     PublishedData,
     flip,
     jitter,
@@ -28,8 +27,8 @@ from monoskd.data.transforms import (
     without_p23,
 )
 from monoskd.errors import InputError
-from monoskd.geometry.camera import Camera, Letterbox
-from monoskd.structures import KITTI_MEAN_SIZES, Sample, Targets
+from monoskd.geometry.camera import Camera
+from monoskd.structures import KITTI_MEAN_SIZES, Sample
 
 INPUT_MULTIPLE = 32  # the coarsest map's stride
 
@@ -97,34 +96,23 @@ class KittiDataset(Dataset[Sample]):
 
     def sample(self, name: str, draw: Draw) -> Sample:
         """The frame of this name under this augmentation."""
-        frame = self.read(name)
-        frame = flip(frame) if draw.flip else frame
-        letterbox = place(
-            size=frame.size, draw=draw, input_size=self.input_size, per_axis_decoding=self.published.per_axis_decoding
-        )
-        image, depth_m = self._warp(frame, draw, letterbox)
-        seen_m = depth_m
-        if depth_m is not None and self.published.double_depth_scale:
-            seen_m = depth_m / np.float32(256 / draw.scale)
-        return Sample(
-            frame=name,
-            image=torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)).div_(255),
-            camera=Camera(_float(frame.camera.P)),
-            letterbox=letterbox.map(_float),
-            size=frame.size,
-            depth=None if seen_m is None else _float(seen_m)[None],
-            targets=self._targets(frame, letterbox, depth_m),
-            objects=frame.objects,
+        return make_sample(
+            name,
+            self.read(name),
+            draw=draw,
+            input_size=self.input_size,
+            classes=self.classes,
+            mean_sizes=self.mean_sizes,
+            published=self.published,
         )
 
     def read(self, name: str) -> Frame:
         """The frame of this name as its files have it."""
         if self._cache is not None and name in self._cache:
             return self._cache[name]
-        camera = read_calibration(self.layout.calibration(name)).camera
         frame = Frame(
             image=read_image(self.layout.image(name)),
-            camera=without_p23(camera) if self.published.divide_by_z else camera,
+            camera=read_calibration(self.layout.calibration(name)).camera,
             depth_m=read_depth(self.layout.depth(name)) if self.depth else None,
             objects=read_objects(self.layout.label(name), scored=False) if self.labels else None,
         )
@@ -138,25 +126,50 @@ class KittiDataset(Dataset[Sample]):
             self._cache[name] = frame
         return frame
 
-    def _warp(self, frame: Frame, draw: Draw, letterbox: Letterbox) -> tuple[Pixels, DepthMap | None]:
-        on_image, on_depth = (
-            (warp_published, warp_published) if self.published.plain_bilinear else (warp_image, warp_depth)
-        )
-        depth_m = None if frame.depth_m is None else on_depth(frame.depth_m, letterbox)
-        return on_image(jitter(frame.image, draw), letterbox), depth_m
 
-    def _targets(self, frame: Frame, letterbox: Letterbox, depth_m: DepthMap | None) -> Targets | None:
-        if frame.objects is None:
-            return None
-        return make_targets(
+def make_sample(
+    name: str,
+    frame: Frame,
+    *,
+    input_size: tuple[int, int],
+    draw: Draw | None = None,
+    classes: tuple[str, ...] = tuple(KITTI_MEAN_SIZES),
+    mean_sizes: Mapping[str, tuple[float, float, float]] = KITTI_MEAN_SIZES,
+    published: PublishedData | None = None,
+) -> Sample:
+    """What a network gets to see of a frame, and what it should say where the frame has labels."""
+    draw, published = draw or Draw(), published or PublishedData()
+    if published.divide_by_z:
+        frame = replace(frame, camera=without_p23(frame.camera))
+    if draw.flip:
+        frame = flip(frame)
+    letterbox = place(size=frame.size, draw=draw, input_size=input_size, per_axis_decoding=published.per_axis_decoding)
+    warp_rgb, warp_metres = (warp_published, warp_published) if published.plain_bilinear else (warp_image, warp_depth)
+    image = warp_rgb(jitter(frame.image, draw), letterbox)
+    depth_m = None if frame.depth_m is None else warp_metres(frame.depth_m, letterbox)
+    targets = None
+    if frame.objects is not None:
+        targets = make_targets(
             frame.objects,
             camera=frame.camera,
             letterbox=letterbox,
-            classes=self.classes,
-            mean_sizes=self.mean_sizes,
+            classes=classes,
+            mean_sizes=mean_sizes,
             depth_m=depth_m,
-            published=self.published,
+            published=published,
         )
+    if depth_m is not None and published.double_depth_scale:
+        depth_m = depth_m / np.float32(256 / draw.scale)
+    return Sample(
+        frame=name,
+        image=torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)).div_(255),
+        camera=Camera(_float(frame.camera.P)),
+        letterbox=letterbox.map(_float),
+        size=frame.size,
+        depth=None if depth_m is None else _float(depth_m)[None],
+        targets=targets,
+        objects=frame.objects,
+    )
 
 
 def _shared_number() -> Tensor:
