@@ -21,14 +21,22 @@ class Backbone(nn.Module):
     `backbone.8` sees the map of stride 8.
 
     name: any timm model with features at strides 4 to 32; arguments: further arguments of timm's constructor, such as
-    `channels` of a DLA; pretrained: True for timm's ImageNet weights, or a file that holds them.
+    `channels` of a DLA; early_stride: let the first layer halve the image instead of a later one;
+    pretrained: True for timm's ImageNet weights, or a file that holds them.
     """
 
     def __init__(
-        self, name: str, *, pretrained: bool | str | Path = False, arguments: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        pretrained: bool | str | Path = False,
+        arguments: Mapping[str, Any] | None = None,
+        early_stride: bool = False,
     ) -> None:
         super().__init__()
         self.net = _timm_features(name, pretrained, arguments or {})
+        if early_stride:
+            _halve_early(self.net, name)
         info: Any = self.net.feature_info
         strides: list[int] = info.reduction()
         if not set(STRIDES) <= set(strides):
@@ -74,3 +82,15 @@ def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[
             f"{reason}; give a local file (`pretrained: FILE`) or train from scratch (`pretrained: false`)"
         ) from error
     return net
+
+
+def _halve_early(net: nn.Module, name: str) -> None:
+    """Swap the strides of the first convolution and of the first one that halves: fewer pixels for those between."""
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    first, halving = convolutions[0], next((one for one in convolutions if one.stride == (2, 2)), None)
+    if first.stride != (1, 1) or halving is None:
+        raise InputError(
+            f"backbone {name}: expected a first layer of stride 1 to stride early, got stride {first.stride[0]}; "
+            "leave `backbone_early_stride` out"
+        )
+    first.stride, halving.stride = halving.stride, first.stride
