@@ -1,0 +1,130 @@
+"""Non-increasing isotonic regression without a loop over elements: which neighbours share a value.
+
+A block [a, b) of a row has a numerator N(a, b) and a denominator D(a, b) > 0, both additive, and the value N / D. The
+regression is the coarsest split of a row into blocks whose values decrease; its borders are the vertices of the least
+concave majorant of the points (D(0, k), N(0, k)).
+
+Two neighbouring stretches that are solved already are joined by the one edge that touches both majorants; everything
+below that edge becomes one block. A halving search finds all edges of a round at once. `blocks` doubles fixed
+stretches, so that no shape depends on the data and nothing waits for the device. docs/ranks.md has the proofs.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+class Masses(Protocol):
+    """N and D of a regression; a < b are indices of points (0..n) in the last axis."""
+
+    def value(self, a: Tensor, b: Tensor) -> Tensor:
+        """The value of block [a, b), in any increasing unit."""
+        ...
+
+    def numerator(self, a: Tensor, b: Tensor) -> Tensor:
+        """N(a, b)."""
+        ...
+
+    def scaled(self, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """D(a, b) times a value in the unit of `value`."""
+        ...
+
+
+@dataclass(frozen=True)
+class MeanMasses:
+    """D is the number of elements, so that values are means. sums: N(0, k)."""
+
+    sums: Float[Tensor, "rows points"]
+
+    def value(self, a: Tensor, b: Tensor) -> Tensor:
+        """Mean over [a, b)."""
+        return self.numerator(a, b) / (b - a)
+
+    def numerator(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sum over [a, b)."""
+        return self.sums.gather(-1, b) - self.sums.gather(-1, a)
+
+    def scaled(self, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Mean times length."""
+        return value * (b - a)
+
+
+@dataclass(frozen=True)
+class LogMasses:
+    """D spans more than a float does, so that values are logarithms. sums: N(0, k); logs: log D(0, k)."""
+
+    sums: Float[Tensor, "rows points"]
+    logs: Float[Tensor, "rows points"]
+
+    def _log_denominator(self, a: Tensor, b: Tensor) -> Tensor:
+        upper, lower = self.logs.gather(-1, b), self.logs.gather(-1, a)
+        return upper + torch.log(-torch.expm1(lower - upper))
+
+    def value(self, a: Tensor, b: Tensor) -> Tensor:
+        """log(N / D) of [a, b)."""
+        return self.numerator(a, b).log() - self._log_denominator(a, b)
+
+    def numerator(self, a: Tensor, b: Tensor) -> Tensor:
+        """N of [a, b)."""
+        return self.sums.gather(-1, b) - self.sums.gather(-1, a)
+
+    def scaled(self, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """exp(value) D(a, b)."""
+        return torch.exp(value + self._log_denominator(a, b))
+
+
+def _join(
+    masses: Masses, start: Tensor, stop: Tensor, *, low: Tensor, middle: Tensor, high: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """The blocks (first, last) that join the solved stretches [low, middle) and [middle, high), many joins at once.
+
+    start and stop (last axis: points) give the block around each point. low < middle < high are borders of blocks and
+    the values on either side of middle do not decrease. Each step looks at one block of either side and decides for
+    one of them whether the joint block swallows it: the tangents to the two majorants there, continued to middle, say
+    which (docs/ranks.md). steps: the bit lengths of the longest left and the longest right side, added.
+    """
+    first, first_high = low, start.gather(-1, middle - 1)
+    last, last_high = stop.gather(-1, middle), high
+    for _ in range(steps):
+        left_open, right_open = first < first_high, last < last_high
+        probe_left = torch.where(left_open, (first + first_high) >> 1, first)
+        probe_right = torch.where(right_open, (last + last_high) >> 1, last - 1)
+        left_start, left_stop = start.gather(-1, probe_left), stop.gather(-1, probe_left)
+        right_start, right_stop = start.gather(-1, probe_right), stop.gather(-1, probe_right)
+        left_value, right_value = masses.value(left_start, left_stop), masses.value(right_start, right_stop)
+        left_reach = masses.scaled(left_value, left_start, middle) - masses.numerator(left_start, middle)
+        right_reach = masses.numerator(middle, right_stop) - masses.scaled(right_value, middle, right_stop)
+        violating = left_value <= right_value
+        on_left = left_open & (~right_open | ((left_reach <= right_reach) == violating))
+        on_right = right_open & ~on_left
+        # Where one side is settled, the other is compared with the mean of all that is swallowed before it.
+        swallow_left = torch.where(right_open, violating, left_value <= masses.value(left_stop, last))
+        swallow_right = torch.where(left_open, violating, masses.value(first, right_start) <= right_value)
+        first_high = torch.where(on_left & swallow_left, left_start, first_high)
+        first = torch.where(on_left & ~swallow_left, left_stop, first)
+        last = torch.where(on_right & swallow_right, right_stop, last)
+        last_high = torch.where(on_right & ~swallow_right, right_start, last_high)
+    return first, last
+
+
+def block_starts(masses: Masses, points: Int64[Tensor, "rows points"]) -> Int64[Tensor, "rows n"]:
+    """For each of the n elements of a row, where its block starts. points: 0..n of every row."""
+    n = points.shape[-1] - 1
+    start, stop = points, points + 1
+    half = 1
+    while half < n:
+        middle = points[:, half : n : 2 * half]
+        low, high = middle - half, (middle + half).clamp(max=n)
+        left, right = start.gather(-1, middle - 1), stop.gather(-1, middle)
+        violating = masses.value(left, middle) <= masses.value(middle, right)
+        first, last = _join(masses, start, stop, low=low, middle=middle, high=high, steps=2 * half.bit_length())
+        last = torch.where(violating, last, first)  # nothing lies inside where nothing is to be joined
+        join = (points // (2 * half)).clamp(max=middle.shape[-1] - 1)
+        first, last = first.gather(-1, join), last.gather(-1, join)
+        inside = (first <= points) & (points < last)
+        start, stop = torch.where(inside, first, start), torch.where(inside, last, stop)
+        half *= 2
+    return start[:, :n]
