@@ -150,7 +150,9 @@ def parse_objects(text: str, *, source: str, scored: bool | None = None) -> Obje
             raise InputError(f"{where}: expected {expected}, got {len(words)}: the line is damaged or cut off")
         names.append(words[0])
         rows.append(_object_numbers(words, where=where))
-    return _objects(names, np.array(rows), scored=bool(scored)) if rows else Objects.empty(scored=bool(scored))
+    return (
+        objects_from_table(names, np.array(rows), scored=bool(scored)) if rows else Objects.empty(scored=bool(scored))
+    )
 
 
 def _object_numbers(words: Sequence[str], *, where: str) -> list[float]:
@@ -163,7 +165,8 @@ def _object_numbers(words: Sequence[str], *, where: str) -> list[float]:
     return numbers
 
 
-def _objects(names: Sequence[str], rows: FloatArray, *, scored: bool) -> Objects:
+def objects_from_table(names: Sequence[str], rows: FloatArray, *, scored: bool) -> Objects:
+    """Objects from the fields of their lines: names, and a row of the 14 (with scores 15) numbers that follow."""
     return Objects(
         names=np.array(names, np.str_),
         truncation=rows[:, 0],
