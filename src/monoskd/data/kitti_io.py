@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.data.files import read_bytes, read_text, write_atomically
+from monoskd.data.images import read_pixels
 from monoskd.data.layout import is_frame
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
@@ -23,10 +24,6 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 DEPTH_SCALE = 256  # a depth map stores metres * 256
 MAX_DEPTH_M = 65535 / DEPTH_SCALE
-
-_EXIF_ORIENTATION = 0x0112
-_PNG_START = b"\x89PNG"
-_PNG_END = b"IEND\xaeB\x60\x82"
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------
@@ -241,7 +238,7 @@ def write_split(path: str | Path, frames: Sequence[str]) -> None:
 
 def read_depth(path: str | Path) -> NDArray[np.float32]:
     """A depth map H x W [m]; 0 where unknown. The file is a 16-bit PNG of metres * 256."""
-    return _decode_image(path, mode="I;16").astype(np.float32) / np.float32(DEPTH_SCALE)
+    return read_pixels(path, mode="I;16").astype(np.float32) / np.float32(DEPTH_SCALE)
 
 
 def write_depth(path: str | Path, depth_m: NDArray[Any]) -> None:
@@ -256,42 +253,7 @@ def write_depth(path: str | Path, depth_m: NDArray[Any]) -> None:
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """A picture as RGB H x W x 3, turned upright where its EXIF says so."""
-    return _decode_image(path, mode="RGB")
-
-
-def read_image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of the picture that `read_image` would return, from the file's header alone."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            on_its_side = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-            return (image.height, image.width) if on_its_side else image.size
-    except (UnidentifiedImageError, SyntaxError) as error:
-        raise InputError(f"{path}: expected an image, got something else: replace the file") from error
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable image, got '{error.strerror or error}': check it") from error
-
-
-def _decode_image(path: str | Path, *, mode: str) -> NDArray[Any]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    data = read_bytes(path)
-    try:
-        with Image.open(BytesIO(data)) as image:
-            if mode == "I;16" and image.mode != mode:
-                raise InputError(
-                    f"{path}: expected a 16-bit grey PNG (metres * 256), got mode {image.mode}: rebuild it"
-                )
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.array(upright if upright.mode == mode else upright.convert(mode))
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: expected an image, got {len(data)} bytes that are none: replace the file") from error
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path}: expected a whole image, got a damaged one ({error}): replace the file") from error
-    if data.startswith(_PNG_START) and _PNG_END not in data:
-        raise InputError(f"{path}: expected a whole PNG, got one without its end: it is cut off, replace the file")
-    return pixels
+    return read_pixels(path, mode="RGB")
 
 
 def read_velodyne(path: str | Path) -> NDArray[np.float32]:

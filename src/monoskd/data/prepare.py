@@ -15,10 +15,10 @@ import numpy as np
 
 from monoskd.data.depth import DepthMap, complete_depth, sparse_depth
 from monoskd.data.files import write_atomically
+from monoskd.data.images import read_image_size
 from monoskd.data.kitti_io import (
     read_calibration,
     read_depth,
-    read_image_size,
     read_objects,
     read_velodyne,
     write_depth,
@@ -175,6 +175,7 @@ def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> De
     """The dense depth map of one frame, height x width [m], from its sweep and calibration; size: (width, height)."""
     calibration = read_calibration(layout.calibration(frame), require=("R0_rect", "Tr_velo_to_cam"))
     points = calibration.velo_to_camera(read_velodyne(layout.velodyne(frame))[:, :3])
+    points = points[np.isfinite(points).all(axis=1)]  # some recordings mark a missing return with NaN
     sparse = sparse_depth(points, camera=calibration.camera, size=size)
     if not sparse.any():
         raise InputError(
