@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from monoskd.geometry.camera import Camera, PublishedLetterbox
-from monoskd.structures import Targets
+from monoskd.structures import HEAD_STRIDE, Targets
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +103,7 @@ def recorded_targets(golden: Path) -> Targets:
         image=taken.nonzero()[:, 0],
         cell=torch.stack([index % columns, index // columns], 1),
         label=slots["cls_ids"][taken],
-        box_2d=slots["box2d_gt_head"][taken],
+        box_2d=slots["box2d_gt_head"][taken] / HEAD_STRIDE,  # recorded in network pixels
         offset_2d=slots["offset_2d"][taken],
         size_2d=slots["size_2d"][taken],
         offset_3d=slots["offset_3d"][taken],

@@ -1,0 +1,70 @@
+"""The mean map: what a network's features look like whatever it looks at."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monoskd.errors import InputError
+
+
+class RunningMean(nn.Module):
+    """The running mean map (c x h x w) of each level of a network's features, and the deviations from it.
+
+    A map's deviation is taken from the mean of the images seen *before* it, so it never contains the map itself; the
+    very first batch deviates from zero. In training each call moves the means towards the batch's: by 1 / t at call t
+    (the plain mean of all calls so far), and no slower than 1 - momentum. In evaluation they stand still. The mean is a
+    constant to the gradient.
+
+    The buffers take their shapes on first use or from a state dict. They hold float32, whatever the maps' type.
+    Several processes: each follows its own images, and a checkpoint holds those of the process that wrote it.
+    """
+
+    updates: Tensor
+
+    def __init__(self, momentum: float = 0.99) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise InputError(f"running mean: momentum: expected a number in [0, 1), got {momentum}")
+        self.momentum = momentum
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Deviations of the maps b x c x h x w, one a level; in training, then learn from them."""
+        deviations = self.deviations(maps)
+        if self.training:
+            self._learn(maps)
+        return deviations
+
+    def deviations(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Each level minus its mean; nothing is learned."""
+        return [level - self._mean(index, level).to(level.dtype) for index, level in enumerate(maps)]
+
+    @torch.no_grad()
+    def _learn(self, maps: Sequence[Tensor]) -> None:
+        self.updates += 1
+        rate = (1 / self.updates).clamp(min=1 - self.momentum)
+        for index, level in enumerate(maps):
+            mean = self._mean(index, level)
+            mean += rate * (level.float().mean(0) - mean)
+
+    def _mean(self, index: int, level: Tensor) -> Tensor:
+        name, shape = f"level_{index}", level.shape[1:]
+        if not hasattr(self, name):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float32, device=level.device))
+        mean: Tensor = getattr(self, name)
+        if mean.shape != shape:
+            raise InputError(
+                f"running mean: level {index}: expected maps of {tuple(mean.shape)} (c, h, w) as before, got "
+                f"{tuple(shape)}: use one image size, or no centre"
+            )
+        return mean
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As always, with buffers made for the levels that the state dict knows."""
+        for key, value in state_dict.items():
+            name = key.removeprefix(prefix)
+            if key.startswith(prefix) and name.startswith("level_"):
+                self.register_buffer(name, torch.zeros_like(value, device=self.updates.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,314 @@
+"""What the student should share with its teacher: the order of features, their geometry, or their values.
+
+Every loss here is called with keyword-only `student=` and `teacher=`: maps b x c x h x w of equal shapes, or lists of
+them, one a level, over which it sums. No gradient reaches the teacher. docs/losses.md has the formulas on one page.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
+
+from monoskd.distill.center import RunningMean
+from monoskd.distill.masks import Maps
+from monoskd.distill.ranks import correlation, rank, soft_rank
+from monoskd.errors import InputError
+
+Group: TypeAlias = Literal["sample", "channel", "batch"]
+
+
+class MapLoss(nn.Module, ABC):
+    """The sum over levels of one comparison of two maps, with a gradient to the student alone.
+
+    center: None, or "running": both networks' maps are replaced by their deviation from a running mean map, one for
+    each network and level (see `RunningMean`). What all images have in common - horizon, road, borders - then counts
+    for nothing, and what the teacher says about *this* image is left. momentum: of those means, a training step.
+
+    mask: where to look, b x h x w or b x 1 x h x w, or a list of one a level; brought to a level's size by maximum, so
+    that no object is lost on a coarse map. An image whose mask is empty adds nothing, but counts in the mean over
+    images. Half-precision maps are compared in float32.
+    """
+
+    def __init__(self, *, center: Literal["running"] | None = None, momentum: float = 0.99) -> None:
+        super().__init__()
+        if center not in (None, "running"):
+            raise InputError(f"{type(self).__name__}: center: expected None or 'running', got {center!r}")
+        self.student_mean = RunningMean(momentum) if center else None
+        self.teacher_mean = RunningMean(momentum) if center else None
+
+    def forward(self, *, student: Maps, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
+        """The loss, summed over levels."""
+        students, teachers = _levels(student), [level.detach() for level in _levels(teacher)]
+        _check_shapes(type(self).__name__, students, teachers)
+        if self.student_mean is not None and self.teacher_mean is not None:
+            students, teachers = self.student_mean(students), self.teacher_mean(teachers)
+        return self._sum(students, teachers, mask)
+
+    def floor(self, *, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
+        """What a student would get that knows the teacher's habits and nothing of the image; no gradient.
+
+        Its map of an image is the mean of the teacher's maps of the *other* images of the batch. A student has learned
+        something about images only as far as its loss lies below this one. At least two images; with a running centre
+        both sides deviate from the teacher's mean, and nothing is learned.
+        """
+        teachers = [level.detach() for level in _levels(teacher)]
+        priors = [_mean_of_the_others(level) for level in teachers]
+        if self.teacher_mean is not None:
+            teachers, priors = self.teacher_mean.deviations(teachers), self.teacher_mean.deviations(priors)
+        return self._sum(priors, teachers, mask)
+
+    def _sum(self, students: list[Tensor], teachers: list[Tensor], mask: Maps | None) -> Tensor:
+        masks = _masks(mask, students)
+        return torch.stack([self.compare(*level) for level in zip(students, teachers, masks, strict=True)]).sum()
+
+    @abstractmethod
+    def compare(
+        self,
+        student: Float[Tensor, "b c h w"],
+        teacher: Float[Tensor, "b c h w"],
+        mask: Float[Tensor, "b 1 h w"] | None,
+    ) -> Float[Tensor, ""]:
+        """The loss of one level."""
+
+
+class PearsonLoss(MapLoss):
+    """1 - Pearson's correlation of the values. A mask weighs them.
+
+    per_channel=False: over the c h w values of each image, mean over images: independent of how a batch is split.
+    per_channel=True: over the b h w values of each channel, mean over channels. With both maps brought to mean 0 and
+    variance 1 there, this is half their mean squared difference: PKD (Cao et al., "PKD: General Distillation Framework
+    for Object Detectors via Pearson Correlation Coefficient", NeurIPS 2022). No channel is drowned by louder ones, but
+    the statistics are the batch's, so that the value depends on how it is split.
+    """
+
+    def __init__(
+        self, *, per_channel: bool = False, center: Literal["running"] | None = None, momentum: float = 0.99
+    ) -> None:
+        super().__init__(center=center, momentum=momentum)
+        self.per_channel = per_channel
+
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """The loss of one level."""
+        if self.per_channel:
+            student, teacher = student.transpose(0, 1), teacher.transpose(0, 1)
+            mask = None if mask is None else mask.transpose(0, 1)
+        return _decorrelation(student, teacher, "sample", mask)
+
+
+class SpearmanLoss(MapLoss):
+    """1 - correlation of ranks: MonoSKD's loss (Wang & Zheng, ECAI 2023), as it was meant and as it was published.
+
+    mode="spearman" (default): values are ranked within each group on both sides, ties averaged, and the loss is exactly
+        1 - Spearman's coefficient: 0 if the ranks agree, 2 if they are reversed, the same for any increasing function
+        of either map. Ranks have no gradient, so the student's get that of its soft ranks (straight through):
+        dL/dx = J(x)^T dL/dr, J the Jacobian of `soft_rank(x, strength, regularization)` and dL/dr the derivative at the
+        hard ranks r. The strength thus decides which values feel a pull, never the loss, and where the ranks agree
+        there is none.
+    mode="pearson": the values themselves instead of ranks.
+    mode="published": what the released code computes, which ranks nothing: 1 - Pearson's correlation of student and
+        teacher over the whole batch, each image's teacher map less its own mean (docs/method.md has the proof). Takes
+        no group, centre or mask. In float32 the original differs from it by the rounding of its ranks, some 1e-4.
+
+    group (default "sample"): what is ranked and correlated together: the c h w values of an image, the h w values of a
+        channel of an image, or all of the batch. Groups are averaged, so that only "batch" (and "published") depends on
+        how a batch is split.
+    strength (default "auto"), regularization (default "l2"): of `soft_rank`; for mode="spearman" alone.
+    mask: for "spearman", where it is > 0 values are ranked, among themselves; for "pearson" it weighs the values.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["spearman", "pearson", "published"] = "spearman",
+        *,
+        group: Group | None = None,
+        center: Literal["running"] | None = None,
+        momentum: float = 0.99,
+        strength: float | Literal["auto"] | None = None,
+        regularization: Literal["l2", "kl"] | None = None,
+    ) -> None:
+        super().__init__(center=center, momentum=momentum)
+        _check_choice("SpearmanLoss", "mode", mode, ("spearman", "pearson", "published"))
+        _check_choice("SpearmanLoss", "group", group, (None, "sample", "channel", "batch"))
+        if mode != "spearman":
+            _refuse(f"SpearmanLoss(mode={mode!r})", strength=strength, regularization=regularization)
+        if mode == "published":
+            _refuse("SpearmanLoss(mode='published')", group=group, center=center)
+        self.mode = mode
+        self.group: Group = "batch" if mode == "published" else group or "sample"
+        self.strength: float | Literal["auto"] = "auto" if strength is None else strength
+        self.regularization: Literal["l2", "kl"] = regularization or "l2"
+
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """The loss of one level."""
+        if self.mode == "published":
+            _refuse("SpearmanLoss(mode='published')", mask=mask)
+            teacher = teacher - teacher.mean((1, 2, 3), keepdim=True)
+        elif self.mode == "spearman":
+            if mask is not None:
+                return self._compare_inside(student, teacher, mask[:, 0] > 0)
+            student, teacher = self._ranks(student), _within_groups(rank, teacher, self.group)
+        return _decorrelation(student, teacher, self.group, mask)
+
+    def _ranks(self, student: Tensor) -> Tensor:
+        """Hard ranks with the gradient of soft ones."""
+
+        def straight_through(rows: Tensor) -> Tensor:
+            soft = soft_rank(rows, strength=self.strength, regularization=self.regularization)
+            return rank(rows.detach()) + (soft - soft.detach())
+
+        return _within_groups(straight_through, student, self.group)
+
+    def _compare_inside(self, student: Tensor, teacher: Tensor, inside: Tensor) -> Tensor:
+        """The loss of the values inside a mask b x h x w."""
+        pairs = zip(_cut_out(student, inside, self.group), _cut_out(teacher, inside, self.group), strict=True)
+        losses = [self.compare(*pair, None) if pair[0].numel() else pair[0].sum() for pair in pairs]
+        return torch.stack(losses).mean()
+
+
+class AffinityLoss(MapLoss):
+    """The mean difference of how places of an image relate to each other. F: c x hw, the features of an image.
+
+    mode="scale_free" (default): mean |cos(Fs)^T cos(Fs) - cos(Ft)^T cos(Ft)| over hw x hw and images, cos(F) being F
+        with columns of length 1: the cosine between any two places. Neither the features' scale nor the number of
+        images changes it. A mask weighs the pairs of places by the product of their weights.
+    mode="published": mean |Fs^T Fs - Ft^T Ft| over hw x hw and images, divided by the number of images once more, so
+        that it grows with the square of the features and halves when the batch doubles. No mask.
+
+    Takes memory for (hw)^2 values an image: give it small maps.
+    """
+
+    def __init__(self, mode: Literal["scale_free", "published"] = "scale_free") -> None:
+        super().__init__()
+        _check_choice("AffinityLoss", "mode", mode, ("scale_free", "published"))
+        self.mode = mode
+
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """The loss of one level."""
+        if self.mode == "published":
+            _refuse("AffinityLoss(mode='published')", mask=mask)
+            return (_gram(student.flatten(2)) - _gram(teacher.flatten(2))).abs().mean() / len(student)
+        difference = (_gram(_unit_columns(student.flatten(2))) - _gram(_unit_columns(teacher.flatten(2)))).abs()
+        if mask is None:
+            return difference.mean()
+        weights = _gram(mask.flatten(2))
+        return _weighted_mean_by_image(difference, weights)
+
+
+class ImitationLoss(MapLoss):
+    """Half the squared difference of the values, where the mask is (everywhere without one).
+
+    mode="corrected" (default): per image the mean over the channels and places inside, weighted by the mask; then the
+        mean over images: independent of how a batch is split.
+    mode="published": MonoDistill's. The mean runs over the places inside of the whole batch, is divided by the number
+        of images once more, and leaves out places where the teacher is 0 in every channel. Needs a mask.
+    """
+
+    def __init__(self, mode: Literal["corrected", "published"] = "corrected") -> None:
+        super().__init__()
+        _check_choice("ImitationLoss", "mode", mode, ("corrected", "published"))
+        self.mode = mode
+
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """The loss of one level."""
+        squares = (student - teacher).square().mean(1, keepdim=True) / 2
+        if self.mode == "published":
+            if mask is None:
+                raise InputError("ImitationLoss(mode='published'): mask: expected the boxes' foreground, got none")
+            inside = (mask > 0) & (teacher != 0).any(1, keepdim=True)
+            return (squares * inside).sum() / inside.sum().clamp(min=1) / len(student)
+        return squares.mean() if mask is None else _weighted_mean_by_image(squares, mask)
+
+
+def static_prior_floor(loss: MapLoss, *, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
+    """The value of `loss` that the teacher's mean map of other images would get; see `MapLoss.floor`."""
+    return loss.floor(teacher=teacher, mask=mask)
+
+
+def _decorrelation(student: Tensor, teacher: Tensor, group: Group, mask: Tensor | None) -> Tensor:
+    """1 - correlation, averaged over groups; a group that the mask leaves empty adds nothing."""
+    losses = 1 - correlation(student, teacher, group, weight=mask)
+    if mask is not None:
+        seen = mask.any() if group == "batch" else mask.flatten(1).any(1)
+        losses = losses * seen.view(-1, *[1] * (losses.ndim - 1))
+    return losses.mean()
+
+
+def _within_groups(function: Callable[[Tensor], Tensor], maps: Tensor, group: Group) -> Tensor:
+    """A function of the last axis applied to the values of each group."""
+    rows = {"sample": maps.flatten(1), "channel": maps.flatten(2), "batch": maps.flatten()}[group]
+    return function(rows).view_as(maps)
+
+
+def _cut_out(maps: Tensor, inside: Tensor, group: Group) -> list[Float[Tensor, "1 c 1 n"]]:
+    """The values inside a mask b x h x w: of each image, or of the whole batch."""
+    if group == "batch":
+        return [maps.transpose(0, 1)[:, inside][None, :, None]]
+    return [image[:, where][None, :, None] for image, where in zip(maps, inside, strict=True)]
+
+
+def _gram(features: Float[Tensor, "b c n"]) -> Float[Tensor, "b n n"]:
+    return features.transpose(1, 2) @ features
+
+
+def _unit_columns(features: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
+    """Columns of length 1; a column of zeros stays, with a finite gradient."""
+    length = features.norm(dim=1, keepdim=True)
+    return features / torch.where(length > 0, length, 1)
+
+
+def _weighted_mean_by_image(values: Float[Tensor, "b ..."], weights: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
+    """The mean over images of each image's weighted mean, which is 0 where all weights are."""
+    total = weights.flatten(1).sum(1)
+    return ((values * weights).flatten(1).sum(1) / torch.where(total > 0, total, 1)).mean()
+
+
+def _levels(maps: Maps) -> list[Tensor]:
+    """One level or several as a list, in float32 at least."""
+    return [
+        level.to(torch.promote_types(level.dtype, torch.float32))
+        for level in ([maps] if isinstance(maps, Tensor) else maps)
+    ]
+
+
+def _masks(mask: Maps | None, levels: Sequence[Tensor]) -> list[Tensor | None]:
+    """The mask of each level, b x 1 x h x w in the level's type."""
+    if mask is None:
+        return [None] * len(levels)
+    given = [mask] * len(levels) if isinstance(mask, Tensor) else mask
+    sized: list[Tensor | None] = []
+    for one, level in zip(given, levels, strict=True):
+        one = (one if one.ndim == 4 else one[:, None]).to(level)
+        sized.append(one if one.shape[2:] == level.shape[2:] else adaptive_max_pool2d(one, level.shape[2:]))
+    return sized
+
+
+def _mean_of_the_others(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    if len(maps) < 2:
+        raise InputError(f"static prior: expected a batch of at least 2 images, got {len(maps)}")
+    return (maps.sum(0) - maps) / (len(maps) - 1)
+
+
+def _check_shapes(name: str, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> None:
+    if len(students) != len(teachers) or not students:
+        raise InputError(f"{name}: expected as many student as teacher maps, got {len(students)} and {len(teachers)}")
+    for level, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
+        if student.shape != teacher.shape or student.ndim != 4:
+            raise InputError(
+                f"{name}: level {level}: expected student and teacher maps of one shape b x c x h x w, got "
+                f"{tuple(student.shape)} and {tuple(teacher.shape)}: adapt channels and resize first"
+            )
+
+
+def _check_choice(where: str, name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{where}: {name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _refuse(where: str, **options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{where}: {name}: expected none, for it has no meaning here, got one: drop it")

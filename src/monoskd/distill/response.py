@@ -1,0 +1,74 @@
+"""Answers instead of features: logits and regressed values of any network."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monoskd.errors import InputError
+
+
+class LogitLoss(nn.Module):
+    """T^2 KL(teacher || student) of the class probabilities softmax(logits / T) (Hinton et al., 2015).
+
+    Logits are n x k x ...: classes on axis 1. The mean runs over everything else, weighted by the mask n x ..., if
+    there is one: the teacher's certainty, say. T^2 keeps the size of the gradient while `temperature` T flattens both.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise InputError(f"LogitLoss: temperature: expected more than 0, got {temperature}")
+        self.temperature = temperature
+
+    def forward(
+        self, *, student: Float[Tensor, "n k ..."], teacher: Float[Tensor, "n k ..."], mask: Tensor | None = None
+    ) -> Float[Tensor, ""]:
+        """The loss; no gradient to the teacher."""
+        _check_shapes("LogitLoss", student, teacher)
+        log_s = (student / self.temperature).log_softmax(1)
+        log_t = (teacher.detach() / self.temperature).log_softmax(1)
+        divergence = (log_t.exp() * (log_t - log_s)).sum(1)
+        return self.temperature**2 * _weighted_mean(divergence, mask)
+
+
+class BoxLoss(nn.Module):
+    """The mean |student - teacher| of regressed values n x k x ...: boxes, depths, offsets.
+
+    The mask n x ... weighs each of the n x ... answers: 1 where an object is, or how good the teacher's answer is (its
+    score, or its overlap with the label). scale: each of the k errors is divided by its own, so that metres, radians
+    and cells can stand in one mean.
+    """
+
+    scale: Tensor | None
+
+    def __init__(self, scale: list[float] | None = None) -> None:
+        super().__init__()
+        self.register_buffer("scale", None if scale is None else torch.tensor(scale), persistent=False)
+
+    def forward(
+        self, *, student: Float[Tensor, "n k ..."], teacher: Float[Tensor, "n k ..."], mask: Tensor | None = None
+    ) -> Float[Tensor, ""]:
+        """The loss; no gradient to the teacher."""
+        _check_shapes("BoxLoss", student, teacher)
+        error = (student - teacher.detach()).abs()
+        if self.scale is not None:
+            error = error / self.scale.view(-1, *[1] * (error.ndim - 2))
+        return _weighted_mean(error.mean(1), mask)
+
+
+def _weighted_mean(values: Tensor, weights: Tensor | None) -> Float[Tensor, ""]:
+    """The mean; 0, with a gradient of 0, of nothing."""
+    if weights is None:
+        return values.sum() / max(values.numel(), 1)
+    total = weights.sum()
+    return (values * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def _check_shapes(name: str, student: Any, teacher: Any) -> None:
+    if student.shape != teacher.shape or student.ndim < 2:
+        raise InputError(
+            f"{name}: expected student and teacher of one shape n x k x ..., got {tuple(student.shape)} and "
+            f"{tuple(teacher.shape)}"
+        )
