@@ -10,7 +10,7 @@ from torch import Tensor
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import BINS, decode_heading, yaw_from_alpha
-from monoskd.structures import Detections, DetectorOutput
+from monoskd.structures import HEAD_STRIDE, Detections, DetectorOutput
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class DecodedRegions:
 
 
 def decode_regions(
-    output: DetectorOutput, *, cameras: Camera, letterbox: Letterbox, mean_sizes: Float[Tensor, "c 3"], stride: int
+    output: DetectorOutput, *, cameras: Camera, letterbox: Letterbox, mean_sizes: Float[Tensor, "c 3"]
 ) -> DecodedRegions:
     """Every region's box, in tensors of fixed size.
 
@@ -32,8 +32,8 @@ def decode_regions(
     """
     rois, heads = output.rois, output.heads
     letterbox, camera = letterbox[rois.image], Camera(cameras.P[rois.image])
-    boxes_2d = letterbox.invert(output.boxes.reshape(-1, 2, 2) * stride).flatten(1).to(output.boxes)
-    centre_px = letterbox.invert((rois.cell + heads["offset_3d"]) * stride)
+    boxes_2d = letterbox.invert(output.boxes.reshape(-1, 2, 2) * HEAD_STRIDE).flatten(1).to(output.boxes)
+    centre_px = letterbox.invert((rois.cell + heads["offset_3d"]) * HEAD_STRIDE)
     depth_m, confidence = merge_depth(heads["depth"], heads["depth_log_variance"])
     dimensions = mean_sizes[rois.label] + heads["size_3d"]
 

@@ -15,15 +15,13 @@ from torch import Tensor, nn
 
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera, Letterbox
-from monoskd.models.backbone import Backbone
+from monoskd.models.backbone import STRIDES, Backbone
 from monoskd.models.decode import decode_regions, detections_by_image
 from monoskd.models.heads import DenseHeads, RegionalHeads, at_cells, boxes_at, peaks
 from monoskd.models.losses import task_losses
 from monoskd.models.neck import DLAUp
-from monoskd.structures import KITTI_MEAN_SIZES, Detections, DetectorOutput, Modality, Rois, Targets
+from monoskd.structures import HEAD_STRIDE, KITTI_MEAN_SIZES, Detections, DetectorOutput, Modality, Rois, Targets
 
-STRIDE = 4  # of the map that the heads read
-COARSEST_STRIDE = 32
 FAR_M = 80.0  # depth maps are divided by this
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -70,7 +68,7 @@ class DidM3DConfig:
                 f"mean_sizes: expected (height, width, length) [m] of every class, got none for {missing or 'any'}; "
                 "add them or leave the class out of `classes`"
             )
-        if any(side <= 0 or side % COARSEST_STRIDE for side in self.input_size):
+        if any(side <= 0 or side % STRIDES[-1] for side in self.input_size):
             raise InputError(f"input_size: expected (width, height) in multiples of 32 px, got {self.input_size}")
         if self.initial_depth_m <= 0:
             raise InputError(f"initial_depth_m: expected more than 0 m, got {self.initial_depth_m}")
@@ -136,7 +134,7 @@ class DidM3D(nn.Module):
         """`forward` for inputs that are normalised already."""
         backbone = self.backbone(inputs)
         neck = self.neck(backbone)
-        shared = neck[str(STRIDE)]
+        shared = neck[str(HEAD_STRIDE)]
         dense = self.dense(shared)
 
         heat = dense["heatmap"].sigmoid()
@@ -145,7 +143,7 @@ class DidM3D(nn.Module):
         else:
             scores = at_cells(heat, rois).gather(1, rois.label[:, None]).squeeze(1)
         boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
-        regional = self.regional(shared, rois=rois, boxes=boxes, cameras=cameras, letterbox=letterbox, stride=STRIDE)
+        regional = self.regional(shared, rois=rois, boxes=boxes, cameras=cameras, letterbox=letterbox)
         features = {f"backbone.{stride}": x for stride, x in backbone.items()}
         features |= {f"neck.{stride}": x for stride, x in neck.items()}
         return DetectorOutput(features, dense | regional, rois, boxes, scores)
@@ -159,8 +157,6 @@ class DidM3D(nn.Module):
 
     def decode(self, output: DetectorOutput, cameras: Camera, letterbox: Letterbox) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
-        regions = decode_regions(
-            output, cameras=cameras, letterbox=letterbox, mean_sizes=self.mean_sizes, stride=STRIDE
-        )
+        regions = decode_regions(output, cameras=cameras, letterbox=letterbox, mean_sizes=self.mean_sizes)
         images = len(output.heads["heatmap"])
         return detections_by_image(regions, output, classes=self.classes, images=images)

@@ -12,9 +12,8 @@ from torchvision.ops import roi_align
 
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import BINS
-from monoskd.structures import Rois
+from monoskd.structures import HEAD_STRIDE, ROI_CELLS, Rois
 
-GRID = 7
 HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
 
 
@@ -61,7 +60,6 @@ class RegionalHeads(nn.Module):
         boxes: Float[Tensor, "n 4"],
         cameras: Camera,
         letterbox: Letterbox,
-        stride: int,
     ) -> dict[str, Tensor]:
         """`offset_3d` n x 2, `size_3d` n x 3, `heading` n x 24; depths [m] and their log-variances n x 7 x 7.
 
@@ -69,14 +67,14 @@ class RegionalHeads(nn.Module):
         image, which the features cannot see. Instance depth = visual + attribute depth; its log-variance is the
         logsumexp of theirs.
         """
-        corners_px = letterbox[rois.image].invert(boxes.reshape(-1, 2, 2) * stride).to(boxes)
+        corners_px = letterbox[rois.image].invert(boxes.reshape(-1, 2, 2) * HEAD_STRIDE).to(boxes)
         rays = ray_maps(corners_px, Camera(cameras.P[rois.image].to(boxes)))
-        one_hot = nn.functional.one_hot(rois.label, self.classes)[:, :, None, None].expand(-1, -1, GRID, GRID)
-        patches = roi_align(shared, torch.cat([rois.image[:, None].to(boxes), boxes], 1), GRID)
+        one_hot = nn.functional.one_hot(rois.label, self.classes)[:, :, None, None].expand(-1, -1, ROI_CELLS, ROI_CELLS)
+        patches = roi_align(shared, torch.cat([rois.image[:, None].to(boxes), boxes], 1), ROI_CELLS)
         joined = torch.cat([patches, rays.to(patches), one_hot.to(patches)], 1)
 
         heads = {name: _full_precision(head(joined)) for name, head in self.named_children()}
-        zoom = _zoom(boxes=boxes, corners_px=corners_px, stride=stride)
+        zoom = _zoom(boxes=boxes, corners_px=corners_px)
         heads["visual_depth"] = torch.exp(-heads["visual_depth"]) * zoom[:, None, None]
         heads["depth"] = heads["visual_depth"] + heads["attribute_depth"]
         heads["depth_log_variance"] = torch.logaddexp(heads["visual_log_variance"], heads["attribute_log_variance"])
@@ -92,9 +90,9 @@ def ray_maps(corners_px: Float[Tensor, "n 2 2"], cameras: Camera) -> Float[Tenso
     cameras = Camera(cameras.P[:, None])
     corners = cameras.back_project(corners_px, torch.ones_like(corners_px[..., 0]))[..., :2]
     first, last = corners.unbind(1)
-    steps = torch.linspace(0, 1, GRID, device=corners.device, dtype=corners.dtype)
+    steps = torch.linspace(0, 1, ROI_CELLS, device=corners.device, dtype=corners.dtype)
     x, y = (first[..., None] + steps * (last - first)[..., None]).unbind(1)
-    return torch.stack([x[:, None, :].expand(-1, GRID, -1), y[:, :, None].expand(-1, -1, GRID)], 1)
+    return torch.stack([x[:, None, :].expand(-1, ROI_CELLS, -1), y[:, :, None].expand(-1, -1, ROI_CELLS)], 1)
 
 
 def at_cells(dense: Float[Tensor, "b k v u"], rois: Rois) -> Float[Tensor, "n k"]:
@@ -119,9 +117,9 @@ def peaks(heat: Float[Tensor, "b c v u"], *, count: int) -> tuple[Rois, Float[Te
     return Rois(image.flatten(), cell.flatten(0, 1), (index // (rows * columns)).flatten()), scores.flatten()
 
 
-def _zoom(*, boxes: Tensor, corners_px: Tensor, stride: int) -> Tensor:
+def _zoom(*, boxes: Tensor, corners_px: Tensor) -> Tensor:
     """Height of each box in network pixels over its height in original pixels, neither below one pixel."""
-    network_px = stride * (boxes[:, 3] - boxes[:, 1])
+    network_px = HEAD_STRIDE * (boxes[:, 3] - boxes[:, 1])
     original_px = corners_px[:, 1, 1] - corners_px[:, 0, 1]
     return network_px.clamp(min=1) / original_px.clamp(min=1)
 

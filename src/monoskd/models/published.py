@@ -8,6 +8,7 @@ for: used, known and unused, or an error that names it.
 import hashlib
 import pickle
 import re
+import struct
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,16 @@ _UNUSED_BESIDE_NETWORKS = {
 }
 
 # What torch.load raises for files that are damaged; the first also for pickles that ask for more than tensors.
-_DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
+_DAMAGED = (
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 
 
 @dataclass(frozen=True)
