@@ -91,14 +91,19 @@ class Scene:
         truth, detected = Rows.of(ground_truth), Rows.of(scored)
         _check_finite(truth, what="ground truth")
         _check_finite(detected, what="detections")
-        joined = _same_frame(truth, detected, frames=len(ground_truth))
-        dont_care = truth.names[joined[0]] == "dontcare"
+        return cls.joined(len(ground_truth), truth, detected)
+
+    @classmethod
+    def joined(cls, frames: int, truth: Rows, detections: Rows) -> "Scene":
+        """The scene of two tables."""
+        row, column = _same_frame(truth, detections, frames=frames)
+        dont_care = truth.names[row] == "dontcare"
         return cls(
-            frames=len(ground_truth),
+            frames=frames,
             truth=truth,
-            detections=detected,
-            pairs=_overlapping(truth.objects, detected.objects, *joined[:, ~dont_care]),
-            dont_care_share=_share_in(truth.objects, detected.objects, *joined[:, dont_care]),
+            detections=detections,
+            pairs=_overlapping(truth.objects, detections.objects, row[~dont_care], column[~dont_care]),
+            dont_care_share=_share_in(truth.objects, detections.objects, row[dont_care], column[dont_care]),
         )
 
     @property
@@ -121,14 +126,14 @@ def _check_finite(rows: Rows, *, what: str) -> None:
         )
 
 
-def _same_frame(truth: Rows, detected: Rows, *, frames: int) -> Int:
-    """2 x n: every true object with every detection of its frame, both in file order."""
+def _same_frame(truth: Rows, detected: Rows, *, frames: int) -> tuple[Int, Int]:
+    """Rows of every true object with every detection of its frame, both in file order."""
     per_frame = np.bincount(detected.frame, minlength=frames)
     first = np.cumsum(per_frame) - per_frame
     partners = per_frame[truth.frame]
     rows = np.repeat(np.arange(len(truth)), partners)
     nth_partner = np.arange(len(rows)) - np.repeat(np.cumsum(partners) - partners, partners)
-    return np.stack([rows, first[truth.frame[rows]] + nth_partner])
+    return rows, first[truth.frame[rows]] + nth_partner
 
 
 def _overlapping(truth: Objects, detected: Objects, row: Int, column: Int) -> dict[str, Pairs]:

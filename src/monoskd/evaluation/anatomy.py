@@ -1,0 +1,86 @@
+"""What a detector's errors cost: its detections with one part replaced by the truth.
+
+After the error analysis of MonoDLE (Ma et al., "Delving into Localization Errors for Monocular 3D Object Detection",
+CVPR 2021).
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from monoskd.evaluation.matching import take_turns
+from monoskd.evaluation.scene import Float, Pairs, Rows, Scene
+from monoskd.objects import Objects
+
+LEAST_OVERLAP_2D = 0.5
+"""How much the 2D boxes of a detection and of an object must overlap for the one to be meant for the other."""
+
+
+def mended_detections(scene: Scene) -> dict[str, Rows]:
+    """All detections, with one part of those that are meant for an object replaced by that object's.
+
+    "location": the 3D centre. "depth": the distance along the viewing ray through the detection's 3D centre, as if
+    a better depth had been estimated for the same pixel. "dimensions": about the 3D centre. "yaw": alpha included.
+    "box_2d". "score": of every detection, its best 3D overlap with an object of its class: the ceiling that a
+    perfect ranking of the same boxes could reach.
+
+    A detection is meant for the object of its class that its 2D box overlaps most; by falling score, each object once.
+    """
+    meant = _meant_for(scene)
+    truth = scene.truth.objects[meant.truth]
+    rows = meant.detection
+    before = scene.detections.objects
+
+    def mended(**columns: Float) -> Objects:
+        whole = {name: getattr(before, name).copy() for name in columns}
+        for name, values in columns.items():
+            whole[name][rows] = values
+        return replace(before, **whole)
+
+    centre, true_centre = before.boxes_3d.centres[rows], truth.boxes_3d.centres
+    parts = {
+        "location": mended(bottom=_bottom(true_centre, before.dimensions[rows])),
+        "depth": mended(bottom=_bottom(_at_depth(centre, true_centre[:, 2]), before.dimensions[rows])),
+        "dimensions": mended(dimensions=truth.dimensions, bottom=_bottom(centre, truth.dimensions)),
+        "yaw": mended(yaw=truth.yaw, alpha=truth.alpha),
+        "box_2d": mended(boxes_2d=truth.boxes_2d),
+        "score": replace(before, scores=_best_overlap_3d(scene)),
+    }
+    return {name: replace(scene.detections, objects=objects) for name, objects in parts.items()}
+
+
+def _meant_for(scene: Scene) -> Pairs:
+    pairs = _of_one_class(scene, scene.pairs["bbox"])
+    pairs = pairs[pairs.overlap > LEAST_OVERLAP_2D]
+    place = np.empty(len(scene.scores), np.int64)
+    place[np.argsort(-scene.scores, kind="stable")] = np.arange(len(place))
+    frame = scene.truth.frame[pairs.truth]
+    return pairs[take_turns(frame, place[pairs.detection], pairs.truth, preference=-pairs.overlap)]
+
+
+def _of_one_class(scene: Scene, pairs: Pairs) -> Pairs:
+    return pairs[scene.truth.names[pairs.truth] == scene.detections.names[pairs.detection]]
+
+
+def _best_overlap_3d(scene: Scene) -> Float:
+    """For each detection; 0 where it is not worth keeping (see `Scene`)."""
+    pairs = _of_one_class(scene, scene.pairs["3d"])
+    best = np.zeros(len(scene.detections))
+    np.maximum.at(best, pairs.detection, pairs.overlap)
+    return best
+
+
+def _at_depth(centre: Float, depth_m: Float) -> Float:
+    """n x 3 points moved along their rays from the camera to the depth; those behind the camera to the depth alone."""
+    in_front = centre[:, 2] > 0
+    scale = np.divide(depth_m, centre[:, 2], out=np.ones_like(depth_m), where=in_front)
+    moved = centre * scale[:, None]
+    moved[:, 2] = depth_m
+    return moved
+
+
+def _bottom(centre: Float, dimensions: Float) -> Float:
+    """n x 3 [m]: the bottom centres of boxes with these 3D centres."""
+    bottom = centre.copy()
+    bottom[:, 1] += dimensions[:, 0] / 2
+    return bottom

@@ -1,0 +1,118 @@
+"""KITTI's rules: which objects must be found, which may be, and which detections are false alarms."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from monoskd.errors import InputError
+from monoskd.evaluation.curves import Tally
+from monoskd.evaluation.matching import Matching
+from monoskd.evaluation.scene import Bool, Pairs, Scene
+
+NEIGHBOURS = {"Pedestrian": "person_sitting", "Car": "van", "Cyclist": None}
+"""The classes, and the objects (lower case) that look so much like them that finding one is no error."""
+STRICT = {"Pedestrian": 0.5, "Car": 0.7, "Cyclist": 0.5}
+LOOSE = {"Pedestrian": 0.25, "Car": 0.5, "Cyclist": 0.25}
+
+MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)  # of easy, moderate and hard, as the next two
+MAX_OCCLUSION = (0, 1, 2)
+MAX_TRUNCATION = (0.15, 0.3, 0.5)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What one precision curve is about, apart from the difficulty. geometry: "bbox", "bev" or "3d"."""
+
+    class_name: str
+    geometry: str
+    least_overlap: float
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which part of the scene is asked about: only these objects must be found, only these detections can be wrong.
+
+    truth, detections: a flag for each row of the scene's tables.
+    """
+
+    truth: Bool
+    detections: Bool
+
+    @classmethod
+    def at_depth(cls, scene: Scene, *, from_m: float = -np.inf, to_m: float = np.inf) -> "Scope":
+        """What stands at least `from_m` and less than `to_m` in front of the camera; unless told, everything."""
+        truth, detected = (rows.objects.bottom[:, 2] for rows in (scene.truth, scene.detections))
+        return cls((from_m <= truth) & (truth < to_m), (from_m <= detected) & (detected < to_m))
+
+
+def known_classes(classes: Sequence[str]) -> list[str]:
+    """The classes as KITTI spells them."""
+    spelling = {name.lower(): name for name in NEIGHBOURS}
+    for name in classes:
+        if name.lower() not in spelling:
+            raise InputError(f"classes: expected some of {', '.join(NEIGHBOURS)}, got '{name}': choose from these")
+    return list(dict.fromkeys(spelling[name.lower()] for name in classes))
+
+
+def contests(classes: Sequence[str]) -> Iterator[Contest]:
+    """2D boxes at the strict overlap, bird's eye and 3D at the strict and the loose one."""
+    for name in classes:
+        yield Contest(name, "bbox", STRICT[name])
+        for geometry in ("bev", "3d"):
+            yield Contest(name, geometry, STRICT[name])
+            yield Contest(name, geometry, LOOSE[name])
+
+
+def tallies(scene: Scene, contest: Contest, min_heights: tuple[float, float, float], scope: Scope) -> list[Tally]:
+    """The counts of one contest for easy, moderate and hard."""
+    truth = scene.truth.objects
+    own = scene.truth.names == contest.class_name.lower()
+    alike = own | (scene.truth.names == NEIGHBOURS[contest.class_name])
+    pairs = scene.pairs[contest.geometry]
+    pairs = pairs[(pairs.overlap > contest.least_overlap) & alike[pairs.truth]]
+    height_px = truth.boxes_2d[:, 3] - truth.boxes_2d[:, 1]
+    matchings = {least: _match(scene, contest.class_name, pairs, least_px=least) for least in set(min_heights)}
+    tallies = []
+    for least, occlusion, truncation in zip(min_heights, MAX_OCCLUSION, MAX_TRUNCATION, strict=True):
+        visible = (truth.occlusion <= occlusion) & (truth.truncation <= truncation) & (height_px > least)
+        matching = matchings[least]
+        blamed = matching.counted & scope.detections
+        if contest.geometry == "bbox":
+            blamed &= scene.dont_care_share <= contest.least_overlap
+        tallies.append(_count(scene, matching, valid=own & visible & scope.truth, blamed=blamed))
+    return tallies
+
+
+def _match(scene: Scene, class_name: str, pairs: Pairs, *, least_px: float) -> Matching:
+    """Match the pairs of one contest. Detections below the least height can absorb, of whatever class they are."""
+    detected = scene.detections.objects
+    own = scene.detections.names == class_name.lower()
+    small = np.abs(detected.boxes_2d[:, 3] - detected.boxes_2d[:, 1]) < least_px
+    return Matching.of(pairs[(own | small)[pairs.detection]], scores=scene.scores, counted=own & ~small)
+
+
+def _count(scene: Scene, matching: Matching, *, valid: Bool, blamed: Bool) -> Tally:
+    """What the matching means if only `valid` objects must be found and only `blamed` detections are false alarms."""
+    truth, detected, pairs, scores = scene.truth, scene.detections, matching.pairs, scene.scores
+    is_hit = valid[pairs.truth] & matching.counted[pairs.detection]
+    hits = pairs.detection[matching.best_scored[is_hit[matching.best_scored]]]
+    hits = hits[np.argsort(-scores[hits], kind="stable")]
+
+    changes, closing = matching.changes, pairs[matching.changes.pair]
+    turned = truth.objects.alpha[closing.truth] - detected.objects.alpha[closing.detection]
+    gained = changes.sign * is_hit[changes.pair]
+    excused = changes.sign * blamed[closing.detection]
+    alone = np.flatnonzero(blamed)
+    none = np.zeros(len(alone), np.int64)
+    order = np.argsort(-np.concatenate([changes.score, scores[alone]]), kind="stable")
+    return Tally(
+        objects=truth.frame[valid],
+        hit_scores=scores[hits],
+        hit_frames=detected.frame[hits],
+        change_scores=np.concatenate([changes.score, scores[alone]])[order],
+        change_frames=np.concatenate([detected.frame[closing.detection], detected.frame[alone]])[order],
+        hits=np.concatenate([gained, none])[order],
+        false_alarms=np.concatenate([-excused, none + 1])[order],
+        agreement=np.concatenate([gained * (1 + np.cos(turned)) / 2, none])[order],
+    )
