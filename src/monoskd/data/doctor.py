@@ -116,10 +116,13 @@ def _splits(layout: KittiLayout, frames: dict[str, list[str]]) -> tuple[dict[str
         folder = str(layout.split("any").parent)
         what = "expected lists of frames such as train.txt and val.txt, got none"
         findings.append(Finding("warning", "no split", what, "add them: training and evaluation need them", folder))
-    have = {kind: set(frames[kind]) for kind in ("image_2", "label_2")}
-    for name in _LABELLED_SPLITS & splits.keys():
-        for kind, files in have.items():
-            if missing := [frame for frame in splits[name] if frame not in files]:
+    images, labels = set(frames["image_2"]), set(frames["label_2"])
+    for name in sorted(_LABELLED_SPLITS & splits.keys()):
+        for kind, missing in (
+            ("image_2", [frame for frame in splits[name] if frame not in images]),
+            ("label_2", [frame for frame in splits[name] if frame in images and frame not in labels]),
+        ):
+            if missing:
                 what = f"expected each frame of the split in {kind}, got none of {_some(missing)}"
                 where = str(layout.split(name))
                 findings.append(Finding("error", f"split without {kind}", what, "add the files or unlist them", where))

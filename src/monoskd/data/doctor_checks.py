@@ -124,7 +124,7 @@ def _impossible(one: Objects, image_size: tuple[int, int] | None) -> Iterator[tu
     if (one.dimensions <= 0).any():
         yield "error", f"expected height, width and length above 0, got {one.dimensions[0]}", "mend the line"
     if one.bottom[0, 2] <= 0:
-        yield "note", f"expected z above 0, got {one.bottom[0, 2]}", "nothing: it is not trained on"
+        yield "note", f"expected z above 0, got {one.bottom[0, 2]}", "it is not trained on, no need to act"
     left, top, right, bottom = one.boxes_2d[0]
     if right <= left or bottom <= top:
         yield "error", f"expected left < right and top < bottom, got {one.boxes_2d[0]}", "mend the line"

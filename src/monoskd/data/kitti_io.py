@@ -193,13 +193,11 @@ def _object_line(name: str, row: Sequence[Any], *, decimals: int) -> str:
     numbers = np.concatenate([np.atleast_1d(column) for column in rest])
 
     def text(value: float) -> str:
-        unknown = name == "DontCare" or (value == -1 and value is truncation)
-        return f"{value:g}" if unknown else f"{value:.{decimals}f}"
+        return f"{value:g}" if name == "DontCare" else f"{value:.{decimals}f}"
 
+    share = "-1" if truncation == -1 else text(truncation)
     corners = [f"{value:.{decimals}f}" for value in box_2d]
-    return " ".join(
-        [name, text(truncation), f"{occlusion:d}", text(alpha), *corners, *(text(value) for value in numbers)]
-    )
+    return " ".join([name, share, f"{occlusion:d}", text(alpha), *corners, *map(text, numbers)])
 
 
 def write_objects(path: str | Path, objects: Objects, *, decimals: int | None = None) -> None:
