@@ -96,8 +96,8 @@ def test_offsets_start_at_the_cell_of_the_projected_3d_centre() -> None:
     cells = FITTED.apply(CAMERA.project(labelled.boxes_3d.centres)) / 4
     assert targets.cell.tolist() == np.floor(cells).astype(int).tolist()
     assert ((targets.offset_3d >= 0) & (targets.offset_3d < 1)).all()
-    assert targets.heatmap[1, targets.cell[0, 1], targets.cell[0, 0]] == 1
-    assert targets.heatmap.shape == (3, 48, 160)
+    assert targets.heatmap[0, 1, targets.cell[0, 1], targets.cell[0, 0]] == 1
+    assert targets.heatmap.shape == (1, 3, 48, 160)
     torch.testing.assert_close(
         targets.box_2d, torch.tensor(FITTED.apply(labelled.boxes_2d.reshape(2, 2)) / 4).float().reshape(1, 4)
     )
@@ -134,7 +134,7 @@ def test_labels_follow_the_order_of_the_classes() -> None:
     assert targets_of(objects).label.tolist() == [2, 1, 0]
     only_two = targets_of(objects, classes=("Car", "Cyclist"))
     assert only_two.label.tolist() == [1, 0]
-    assert only_two.heatmap.shape[0] == 2
+    assert only_two.heatmap.shape[1] == 2
 
 
 def test_a_frame_without_objects_has_empty_targets() -> None:

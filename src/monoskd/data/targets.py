@@ -60,7 +60,7 @@ def make_targets(
     gap = depth[:, None, None] - visual
     mask = known & (gap.abs() < MAX_DEPTH_GAP_M)
     return Targets(
-        heatmap=draw_heatmap(cell, label, size, shape=(len(classes), rows, columns)),
+        heatmap=draw_heatmap(cell, label, size, shape=(len(classes), rows, columns))[None],
         image=torch.zeros(len(kept), dtype=torch.int64),
         cell=torch.from_numpy(cell.astype(np.int64)),
         label=torch.from_numpy(label),
