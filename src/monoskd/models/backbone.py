@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.errors import InputError
+from monoskd.models.checkpoints import read_checkpoint
 
 STRIDES = (4, 8, 16, 32)
 
@@ -64,24 +66,36 @@ def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[
         near = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f"did you mean {near[0]}?" if near else "`timm.list_models()` lists them"
         raise InputError(f"backbone: expected the name of a timm model, got {name!r}; {hint}")
-    overlay = None
-    if not isinstance(pretrained, bool):
-        if not Path(pretrained).is_file():
-            raise InputError(f"backbone weights: expected a file of {name}'s weights, got {pretrained}: no such file")
-        overlay = {"file": str(pretrained)}
+    overlay = None if isinstance(pretrained, bool) else {"state_dict": _weights(name, Path(pretrained), arguments)}
     try:
         net: nn.Module = timm.create_model(
             name, features_only=True, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **arguments
         )
     except (OSError, RuntimeError) as error:
-        if not pretrained:
+        if pretrained is not True:
             raise
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"backbone weights of {name}: expected timm to load {'them' if overlay is None else pretrained}, got: "
-            f"{reason}; give a local file (`pretrained: FILE`) or train from scratch (`pretrained: false`)"
+            f"backbone weights of {name}: expected timm to download them, got: {str(error).strip().splitlines()[0]}; "
+            "give a local file (`pretrained: FILE`) or start from scratch (`pretrained: false`)"
         ) from error
     return net
+
+
+def _weights(name: str, file: Path, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """timm's weights for this backbone from a local file.
+
+    timm itself takes what fits and leaves the rest random, so what does not fit is found here.
+    """
+    state: dict[str, Tensor] = read_checkpoint(file)
+    with torch.device("meta"):
+        wanted = timm.create_model(name, num_classes=0, **arguments).state_dict()
+    for key, tensor in wanted.items():
+        found = tuple(state[key].shape) if key in state else "nothing"
+        if found != tuple(tensor.shape) and not key.endswith("num_batches_tracked"):
+            raise InputError(
+                f"{file}: expected timm's weights for {name}, with {key} of shape {tuple(tensor.shape)}, got {found}"
+            )
+    return state
 
 
 def _halve_early(net: nn.Module, name: str) -> None:

@@ -6,10 +6,7 @@ for: used, known and unused, or an error that names it.
 """
 
 import hashlib
-import pickle
 import re
-import struct
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +17,7 @@ import torch
 from torch import Tensor
 
 from monoskd.errors import InputError
+from monoskd.models.checkpoints import read_checkpoint
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.weights import save_model
 from monoskd.structures import KITTI_MEAN_SIZES, Modality
@@ -61,18 +59,6 @@ _UNUSED_BESIDE_NETWORKS = {
     "fusion module": rf"rgb_fs\.[0-3]\.(conv[12]\.0\.weight|conv[12]\.1\.{_BATCH_NORM}|att_conv\.0\.(weight|bias))",
 }
 
-# What torch.load raises for files that are damaged; the first also for pickles that ask for more than tensors.
-_DAMAGED = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
-
 
 @dataclass(frozen=True)
 class Account:
@@ -107,32 +93,6 @@ def convert(source: str | Path, out: str | Path, *, part: Part = "student") -> A
     }
     save_model(detector, out, provenance=provenance)
     return account
-
-
-def read_checkpoint(source: str | Path) -> dict[str, Any]:
-    """The dictionary in a PyTorch checkpoint; a pickle that asks for anything but tensors and plain data is refused."""
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"{path}: expected a published checkpoint, got {'a folder' if path.is_dir() else 'no file'}")
-    with path.open("rb") as file:
-        is_checkpoint = zipfile.is_zipfile(path) or file.read(2) == b"\x80\x02"
-    if not is_checkpoint:
-        raise InputError(
-            f"{path}: expected a PyTorch checkpoint, got another format or a damaged file; download it again"
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted:
-            raise InputError(
-                f"{path}: expected tensors and plain data, got a pickle that asks for {wanted[1]}; refused, nothing of "
-                "it was run"
-            ) from error
-        raise InputError(f"{path}: expected a PyTorch checkpoint, got a damaged one; download it again") from error
-    if not isinstance(checkpoint, dict):
-        raise InputError(f"{path}: expected a dictionary of tensors by name, got {type(checkpoint).__name__}")
-    return checkpoint
 
 
 def from_published(state: Mapping[str, Any], *, part: Part = "student") -> tuple[DidM3D, Account]:

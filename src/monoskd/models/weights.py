@@ -116,31 +116,35 @@ def _built(description: dict[str, Any], path: str | Path) -> nn.Module:
         raise InputError(
             f"{path}: expected an installed detector, got {description.get('detector')}: {error}"
         ) from error
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+    config_type = _config_type(cls) if isinstance(cls, type) and issubclass(cls, nn.Module) else None
+    if config_type is None:
         raise InputError(f"{path}: expected a detector's class, got {description['detector']}")
-    return cls(_config(cls, description.get("config"), path))
-
-
-def _config(cls: type[nn.Module], values: Any, path: str | Path) -> Any:
-    """The detector's config from JSON, lists turned back into tuples."""
-    config_type = _config_type(cls)
-    hints = typing.get_type_hints(config_type)
-    if not isinstance(values, dict) or not set(values) <= set(hints):
-        odd = sorted(set(values) - set(hints)) if isinstance(values, dict) else values
+    try:
+        detector: nn.Module = cls(_config(config_type, description.get("config")))
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path}: config: expected settings of {config_type.__name__}, got {odd}; "
-            "was it written by a newer version?"
-        )
-    return config_type(**{name: _typed(value, hints[name]) for name, value in values.items()})
+            f"{path}: expected a config that {cls.__name__} can be built from, got one where {reason}; the file is "
+            "damaged or of another version"
+        ) from error
+    return detector
 
 
 def _config_type(cls: type[nn.Module]) -> Any:
-    """The dataclass that a detector's constructor takes as `config`."""
+    """The dataclass that a detector's constructor takes as `config`, or None: then it is no detector."""
     hint = typing.get_type_hints(cls.__init__).get("config")
-    kinds = [kind for kind in (hint, *typing.get_args(hint)) if is_dataclass(kind)]
-    if not kinds:
-        raise TypeError(f"{cls.__name__}: a detector is made from one dataclass called `config`, got {hint}")
-    return kinds[0]
+    return next((kind for kind in (hint, *typing.get_args(hint)) if is_dataclass(kind)), None)
+
+
+def _config(config_type: Any, values: Any) -> Any:
+    """The detector's config from JSON, lists turned back into tuples."""
+    hints = typing.get_type_hints(config_type)
+    if not isinstance(values, dict):
+        raise InputError(f"there are no settings but {values}")
+    odd = sorted(set(values) - set(hints))
+    if odd:
+        raise InputError(f"nobody knows the settings {odd}")
+    return config_type(**{name: _typed(value, hints[name]) for name, value in values.items()})
 
 
 def _typed(value: Any, hint: Any) -> Any:

@@ -1,0 +1,179 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.structures import Detector, Targets
+
+RandomTargets = Callable[[int], Targets]
+
+
+def images(modality: str = "rgb") -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    if modality == "rgb":
+        return torch.rand(2, 3, 96, 160, generator=generator)
+    return 80 * torch.rand(2, 1, 96, 160, generator=generator)
+
+
+def test_it_is_a_detector(detector: DidM3D) -> None:
+    assert isinstance(detector, Detector)
+
+
+def test_features_have_names_and_strides(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
+    features = detector(images(), cameras, letterbox).features
+    assert set(features) == {f"{part}.{stride}" for part in ("backbone", "neck") for stride in (4, 8, 16, 32)}
+    for name, feature in features.items():
+        stride = int(name.split(".")[1])
+        assert feature.shape[-2:] == (96 // stride, 160 // stride)
+
+
+@pytest.mark.parametrize("path", ["backbone.8", "neck.4", "neck.32"])
+def test_a_hook_on_a_module_path_sees_the_feature_of_that_name(
+    path: str, detector: DidM3D, cameras: Camera, letterbox: Letterbox
+) -> None:
+    seen = {}
+    detector.get_submodule(path).register_forward_hook(lambda _module, _inputs, output: seen.update(map=output))
+    assert detector(images(), cameras, letterbox).features[path] is seen["map"]
+
+
+def test_inference_looks_at_the_best_cells_of_each_image(
+    detector: DidM3D, cameras: Camera, letterbox: Letterbox
+) -> None:
+    output = detector.eval()(images(), cameras, letterbox)
+    assert output.rois.image.tolist() == [0] * 10 + [1] * 10
+    assert output.scores[0] == output.heads["heatmap"][0].sigmoid().max()
+
+
+def test_training_looks_at_the_given_cells(
+    detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
+) -> None:
+    targets = random_targets(5)
+    output = detector(images(), cameras, letterbox, targets.rois)
+    assert output.heads["offset_3d"].shape == (5, 2)
+    column, row = targets.cell[3]
+    logit = output.heads["heatmap"][targets.image[3], targets.label[3], row, column]
+    assert output.scores[3] == logit.sigmoid()
+
+
+def test_every_weight_learns(
+    detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
+) -> None:
+    targets = random_targets(6)
+    losses = detector.loss(detector(images(), cameras, letterbox, targets.rois), targets)
+    assert list(losses) == ["heatmap", "offset_2d", "size_2d", "offset_3d", "size_3d", "heading", "depth"]
+    sum(losses.values()).backward()
+    still = [name for name, weight in detector.named_parameters() if weight.grad is None or not weight.grad.any()]
+    # A bias in front of a BatchNorm cannot change anything; it is there because published checkpoints have it.
+    assert all(name.startswith("regional.") and name.endswith(".0.bias") for name in still)
+
+
+def test_a_batch_without_objects_gives_finite_zeros_with_a_gradient(
+    detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
+) -> None:
+    targets = random_targets(0)
+    losses = detector.loss(detector(images(), cameras, letterbox, targets.rois), targets)
+    assert all(loss == 0 for name, loss in losses.items() if name != "heatmap")
+    sum(losses.values()).backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in detector.parameters())
+    assert all(buffer.isfinite().all() for buffer in detector.buffers())
+
+
+def test_points_without_visual_depth_give_finite_losses(
+    detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
+) -> None:
+    targets = random_targets(3)
+    targets = replace(targets, depth_mask=torch.zeros_like(targets.depth_mask))
+    loss = detector.loss(detector(images(), cameras, letterbox, targets.rois), targets)["depth"]
+    assert loss.isfinite()
+
+
+def test_losses_do_not_depend_on_the_order_of_objects(
+    detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
+) -> None:
+    targets = random_targets(6)
+    order = torch.randperm(6)
+    shuffled = replace(
+        targets,
+        **{name: value[order] for name, value in vars(targets).items() if name not in ("heatmap", "unsupervised")},
+    )
+    first, second = (
+        detector.loss(detector(images(), cameras, letterbox, one.rois), one) for one in (targets, shuffled)
+    )
+    for name, loss in first.items():
+        torch.testing.assert_close(loss, second[name])
+
+
+def test_rgb_is_normalised_as_imagenet(detector: DidM3D) -> None:
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    assert detector.normalise(mean.expand(1, 3, 2, 2)).abs().max() == 0
+
+
+def test_depth_is_seen_in_units_of_80_metres(small_config: DidM3DConfig, cameras: Camera, letterbox: Letterbox) -> None:
+    teacher = DidM3D(replace(small_config, modality="depth")).eval()
+    seen = teacher.normalise(images("depth"))
+    assert seen.shape == (2, 3, 96, 160)
+    torch.testing.assert_close(seen[:, 1], images("depth")[:, 0] / 80)
+    output = teacher(images("depth"), cameras, letterbox)
+    assert torch.equal(output.heads["heatmap"], teacher.look(seen, cameras, letterbox).heads["heatmap"])
+
+
+def test_an_untrained_network_says_20_metres_and_plausible_boxes(detector: DidM3D, cameras: Camera) -> None:
+    plain = Letterbox(torch.ones(2), torch.zeros(2, 2), (160, 96))
+    output = detector.eval()(images(), cameras, plain)
+    torch.testing.assert_close(output.heads["depth"].median(), torch.tensor(20.0), rtol=0.05, atol=0)
+    width, height = (output.boxes[:, 2:] - output.boxes[:, :2]).median(0).values
+    torch.testing.assert_close(torch.stack([width, height]), torch.tensor([6.0, 4.0]), rtol=0.05, atol=0)
+
+
+def test_detections_are_best_first_in_original_pixels(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
+    output = detector.eval()(images(), cameras, letterbox)
+    found = detector.decode(output, cameras, letterbox)
+    assert len(found) == 2
+    for image, detections in enumerate(found):
+        assert (detections.scores.diff() <= 0).all()
+        boxes = output.boxes[output.rois.image == image] * 4 / 0.25
+        assert {tuple(box) for box in detections.boxes_2d.tolist()} == {tuple(box) for box in boxes.tolist()}
+
+
+def test_boxes_with_a_negative_dimension_are_dropped(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
+    output = detector.eval()(images(), cameras, letterbox)
+    output.heads["size_3d"][:7, 1] = -50
+    first, second = detector.decode(output, cameras, letterbox)
+    assert (len(first), len(second)) == (3, 10)
+
+
+def test_half_precision_layers_leave_positions_in_full(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        output = detector.eval()(images(), cameras, letterbox)
+    assert output.features["neck.4"].dtype == torch.bfloat16
+    assert {head.dtype for head in output.heads.values()} == {torch.float32}
+    assert output.boxes.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classes": ("Car", "Tram")}, r"mean_sizes: expected .* got none for \['Tram'\]"),
+        ({"classes": ()}, "mean_sizes: expected .* of every class, got none for any"),
+        ({"input_size": (1242, 375)}, r"input_size: expected .* multiples of 32 px, got \(1242, 375\)"),
+        ({"initial_depth_m": 0.0}, "initial_depth_m: expected more than 0 m"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DidM3DConfig(**settings)
+
+
+def test_other_classes_and_sizes_are_configuration(small_config: DidM3DConfig, cameras: Camera) -> None:
+    config = replace(small_config, classes=("Tram",), mean_sizes={"Tram": (3.5, 2.6, 16.0)})
+    detector = DidM3D(config).eval()
+    plain = Letterbox(torch.ones(2), torch.zeros(2, 2), (160, 96))
+    output = detector(images(), cameras, plain)
+    assert output.heads["heatmap"].shape[1] == 1
+    found = detector.decode(output, cameras, plain)[0]
+    assert found.classes == ("Tram",)
+    torch.testing.assert_close(found.boxes_3d.dimensions[0], torch.tensor([3.5, 2.6, 16.0]), rtol=0.1, atol=0)

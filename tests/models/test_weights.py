@@ -1,0 +1,145 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from monoskd import __version__
+from monoskd.errors import InputError
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.models.weights import describe_model, load_model, save_model
+
+Edit = Callable[[dict[str, Any], dict[str, torch.Tensor]], None]
+
+
+@pytest.fixture
+def model_file(tmp_path: Path, detector: DidM3D) -> Path:
+    save_model(detector, tmp_path / "model.safetensors", provenance={"seed": 3})
+    return tmp_path / "model.safetensors"
+
+
+def rewrite(path: Path, edit: Edit) -> None:
+    """The same file with its description and tensors edited."""
+    description, state = describe_model(path), load_file(path)
+    edit(description, state)
+    save_file(state, path, metadata={"monoskd": json.dumps(description)})
+
+
+def test_a_model_file_gives_back_the_detector(model_file: Path, detector: DidM3D) -> None:
+    loaded = load_model(model_file)
+    assert isinstance(loaded, DidM3D)
+    assert loaded.config == detector.config
+    assert not loaded.training
+    for name, tensor in detector.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_every_setting_survives_the_file(tmp_path: Path, small_config: DidM3DConfig) -> None:
+    config = replace(
+        small_config,
+        modality="depth",
+        classes=("Car",),
+        mean_sizes={"Car": (1.5, 1.6, 3.9)},
+        geometry="published",
+        initial_size_cells=(3.0, 2.0),
+    )
+    save_model(DidM3D(config), tmp_path / "model.safetensors", provenance={})
+    assert load_model(tmp_path / "model.safetensors").config == config
+
+
+def test_the_description_says_what_made_it(model_file: Path) -> None:
+    said = describe_model(model_file)
+    assert said["schema"] == "monoskd/model/1"
+    assert said["version"] == __version__
+    assert said["detector"] == "monoskd.models.did_m3d.DidM3D"
+    assert said["provenance"] == {"seed": 3}
+
+
+def test_loading_asks_for_no_pretrained_weights(tmp_path: Path, small_config: DidM3DConfig) -> None:
+    weights = tmp_path / "imagenet.pth"
+    torch.save(DidM3D(small_config).backbone.net.state_dict(), weights)
+    save_model(DidM3D(replace(small_config, pretrained=weights)), tmp_path / "model.safetensors", provenance={})
+    weights.unlink()
+    assert load_model(tmp_path / "model.safetensors").config.pretrained is False
+
+
+def test_nothing_half_written_is_left(tmp_path: Path, detector: DidM3D) -> None:
+    with pytest.raises(InputError, match="expected a description of at most 1000000 characters"):
+        save_model(detector, tmp_path / "model.safetensors", provenance={"log": "x" * 1_000_001})
+    assert list(tmp_path.iterdir()) == []
+
+
+def drop(name: str) -> Edit:
+    return lambda _said, state: state.pop(name)
+
+
+def put(name: str, tensor: torch.Tensor) -> Edit:
+    return lambda _said, state: state.update({name: tensor})
+
+
+def say(**entries: object) -> Edit:
+    return lambda said, _state: said.update(entries)
+
+
+def configure(**entries: object) -> Edit:
+    return lambda said, _state: said["config"].update(entries)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (drop("dense.heatmap.0.bias"), r"got tensors 1 missing \(first dense\.heatmap\.0\.bias\)"),
+        (put("dense.spare", torch.zeros(1)), r"got tensors 1 unknown \(first dense\.spare\)"),
+        (put("dense.heatmap.0.bias", torch.zeros(7)), r"dense\.heatmap\.0\.bias: expected shape \(16,\), got \(7,\)"),
+        (say(schema="monoskd/model/9"), "expected schema monoskd/model/1, got monoskd/model/9"),
+        (say(detector="monoskd.models.did_m3d.Nothing"), "expected an installed detector"),
+        (say(detector="no_such_package.Detector"), "expected an installed detector"),
+        (say(detector="os.system"), "expected a detector's class, got os.system"),
+        (say(detector="subprocess.Popen"), "expected a detector's class, got subprocess.Popen"),
+        (say(detector="torch.nn.Linear"), "expected a detector's class, got torch.nn.Linear"),
+        (
+            say(config=None),
+            "expected a config that DidM3D can be built from, got one where there are no settings but None",
+        ),
+        (configure(colour="red"), r"got one where nobody knows the settings \['colour'\]"),
+        (configure(backbone="dla43"), r"model\.safetensors: .* got one where backbone: .* did you mean dla34"),
+        (configure(head_width="wide"), r"model\.safetensors: expected a config"),
+    ],
+)
+def test_a_file_that_does_not_fit_gives_one_line(edit: Edit, message: str, model_file: Path) -> None:
+    rewrite(model_file, edit)
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(model_file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"PK\x03\x04 a zip",
+        lambda content: content[:1000],
+        lambda content: content[:-4],
+        lambda content: (2**60).to_bytes(8, "little") + content[8:],
+        lambda content: content[:8] + b"x" + content[9:],
+    ],
+)
+def test_a_damaged_file_gives_one_line(damage: Callable[[bytes], bytes], model_file: Path) -> None:
+    model_file.write_bytes(damage(model_file.read_bytes()))
+    with pytest.raises(InputError, match=r"model\.safetensors: expected a model file") as caught:
+        load_model(model_file)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_a_folder_and_a_stranger_are_said_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="got no file"):
+        load_model(tmp_path / "nowhere.safetensors")
+    with pytest.raises(InputError, match="got a folder"):
+        load_model(tmp_path)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "stranger.safetensors")
+    with pytest.raises(InputError, match="without its description"):
+        load_model(tmp_path / "stranger.safetensors")
