@@ -58,7 +58,7 @@ def evaluate_kitti(
     if distances:
         ranges = {name: Scope.at_depth(scene, from_m=near, to_m=far) for name, (near, far) in DISTANCES_M.items()}
         parts = {name: evaluate_scope(scene, scope, names, min_heights) for name, scope in ranges.items()}
-        evaluation = replace(evaluation, by_distance=parts)
+        evaluation = replace(evaluation, by_distance={name: _where_objects_are(part) for name, part in parts.items()})
     if anatomy:
         mended = {
             name: Scene.joined(scene.frames, scene.truth, rows) for name, rows in mended_detections(scene).items()
@@ -83,22 +83,26 @@ def evaluate_scope(
         for result in _results(contest, tallies(scene, contest, min_heights, scope), frames=scene.frames, draws=draws)
     ]
     if (scene.detections.objects.alpha == NO_ALPHA).any():
-        results = [_without_value(result) if result.metric == "aos" else result for result in results]
+        everywhere = np.ones(3, np.bool_)
+        results = [result.without_value(everywhere) if result.metric == "aos" else result for result in results]
     return Evaluation(frames=scene.frames, results=tuple(results))
 
 
 def _results(contest: Contest, counts: Sequence[Tally], *, frames: int, draws: Int | None) -> Iterator[Result]:
     """The contest's curves at each difficulty, and the intervals of their means over the draws."""
     curves = resampled_curves(counts, np.ones((1, frames), np.int64))
+    objects = np.array([len(tally.objects) for tally in counts])
     drawn = resampled_curves(counts, draws) if draws is not None and len(draws) else {}
     kinds = (
         {"bbox": "precision", "aos": "similarity"} if contest.geometry == "bbox" else {contest.geometry: "precision"}
     )
     for metric, kind in kinds.items():
         intervals = {recall: interval(average_precision(drawn[kind], recall)) for recall in RECALLS if drawn}
-        yield Result(contest.class_name, metric, contest.least_overlap, curves[kind][0], intervals)
+        yield Result(contest.class_name, metric, contest.least_overlap, curves[kind][0], objects, intervals)
 
 
-def _without_value(result: Result) -> Result:
-    missing = {recall: np.full_like(ends, np.nan) for recall, ends in result.intervals.items()}
-    return replace(result, curves=np.full_like(result.curves, np.nan), intervals=missing)
+def _where_objects_are(evaluation: Evaluation) -> Evaluation:
+    """Without the official zeros where there is nothing to find, which in a range of distances is common."""
+    return replace(
+        evaluation, results=tuple(result.without_value(result.objects == 0) for result in evaluation.results)
+    )

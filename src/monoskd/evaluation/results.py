@@ -1,13 +1,13 @@
 """What an evaluation says: nouns, and their JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from monoskd.evaluation.curves import RECALLS, average_precision
-from monoskd.evaluation.scene import Float
+from monoskd.evaluation.scene import Bool, Float, Int
 
 SCHEMA = "monoskd/evaluation/1"
 DIFFICULTIES = ("easy", "moderate", "hard")
@@ -18,14 +18,21 @@ class Result:
     """Average precision of one class and metric, at one least overlap.
 
     metric: "bbox" (2D), "aos" (2D weighted by orientation), "bev" (bird's eye) or "3d". curves: easy, moderate, hard x
-    41 points in [0, 1]; NaN where there is no value. intervals: recall -> easy, moderate, hard x (low, high) [percent].
+    41 points in [0, 1]; NaN where there is no value. objects: how many there were to find, easy, moderate, hard.
+    intervals: recall -> easy, moderate, hard x (low, high) [percent].
     """
 
     class_name: str
     metric: str
     least_overlap: float
     curves: Float
+    objects: Int
     intervals: Mapping[str, Float] = field(default_factory=dict)
+
+    def without_value(self, where: Bool) -> "Result":
+        """The same, but for the difficulties `where` (easy, moderate, hard) there is no value."""
+        intervals = {recall: np.where(where[:, None], np.nan, ends) for recall, ends in self.intervals.items()}
+        return replace(self, curves=np.where(where[:, None], np.nan, self.curves), intervals=intervals)
 
     def average_precision(self, recall: str = "R40") -> dict[str, float]:
         """Percent for easy, moderate and hard; NaN where there is no value. recall: "R40" or "R11"."""
