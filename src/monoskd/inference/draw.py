@@ -1,0 +1,230 @@
+"""Pictures of objects: 3D boxes on the photograph, the street from above, and both side by side.
+
+Numpy RGB in, numpy RGB out; what goes in is not changed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.inference.canvas import (
+    INK,
+    TEACHER_COLOUR,
+    TRUTH_COLOUR,
+    Colour,
+    Pixels,
+    Word,
+    class_colour,
+    clip_planes,
+    fill,
+    stroke,
+    visible_polygon,
+    visible_segments,
+    write,
+)
+from monoskd.objects import Objects
+
+NEAR_M = 0.1  # what comes nearer to the camera's plane is cut off
+
+# Corners of `Boxes3D.corners` around each face, the front first; and the ends of the twelve edges.
+_FACES = np.array([[0, 1, 5, 4], [1, 2, 6, 5], [2, 3, 7, 6], [3, 0, 4, 7], [0, 1, 2, 3], [4, 5, 6, 7]])
+_EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
+_FACES_OF_EDGE = np.array([[face for face in range(6) if {*edge} <= {*_FACES[face]}] for edge in _EDGES.tolist()])
+
+
+@dataclass(frozen=True)
+class Look:
+    """How boxes are drawn.
+
+    colour: one for all, or None for that of each class; filled: whether faces are tinted; words: whether each box says
+    its class, score and distance; boxes_2d: whether the 2D boxes are drawn too.
+    """
+
+    colour: Colour | None = None
+    filled: bool = True
+    words: bool = True
+    boxes_2d: bool = False
+
+
+PLAIN = Look()
+TRUTH = Look(colour=TRUTH_COLOUR, filled=False, words=False)
+TEACHER = Look(colour=TEACHER_COLOUR, filled=False, words=False)
+
+
+def draw_boxes(image: Pixels, objects: Objects, camera: Camera, *, look: Look = PLAIN, min_width: int = 960) -> Pixels:
+    """The photograph with 3D boxes, the nearest on top.
+
+    The front of a box is tinted; edges that the box itself hides are thin. What lies behind the camera is cut off.
+    Photographs narrower than `min_width` are enlarged first. camera: projects to the photograph's pixels.
+    """
+    zoom = max(1.0, min_width / image.shape[1])
+    canvas = _enlarge(image, zoom)
+    P = np.asarray(Letterbox(np.float64(zoom), np.zeros(2), (0, 0)).camera(camera).P)
+    objects = _solid(objects)
+    objects = objects[np.argsort(-objects.bottom[:, 2], kind="stable")]
+    words = []
+    for i, corners in enumerate(objects.boxes_3d.corners()):
+        colour = look.colour or class_colour(str(objects.names[i]))
+        outline = _draw_box(canvas, corners, P, colour=colour, filled=look.filled)
+        if look.boxes_2d:
+            left, top, right, bottom = objects.boxes_2d[i] * zoom
+            rectangle = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+            stroke(canvas, [rectangle], colour, width=1, closed=True)
+        if len(outline) and look.words:
+            left, top = outline.reshape(-1, 2).min(0).tolist()
+            words.append(Word(_caption(objects[i : i + 1]), (left, top - 2), chip=colour))
+    return write(canvas, words[::-1], height=max(11, canvas.shape[1] // 100))
+
+
+def _draw_box(canvas: Pixels, corners: NDArray[Any], P: NDArray[Any], *, colour: Colour, filled: bool) -> NDArray[Any]:
+    """Draw one box (8 x 3 [m]); returns its visible edges, m x 2 x 2 pixels."""
+    height, width = canvas.shape[:2]
+    planes = clip_planes(width=width, height=height, near=NEAR_M)
+    homogeneous = corners @ P[:, :3].T + P[:, 3]
+    eye = -np.linalg.solve(P[:, :3], P[:, 3])
+    faces = corners[_FACES].mean(1)
+    towards = ((faces - corners.mean(0)) * (eye - faces)).sum(-1) > 0
+    if filled:
+        for face in np.flatnonzero(towards):
+            fill(canvas, visible_polygon(homogeneous[_FACES[face]], planes), colour, opacity=0.38 if face == 0 else 0.1)
+    shown = towards[_FACES_OF_EDGE].any(1)
+    hidden, seen = (visible_segments(homogeneous[_EDGES[rows]], planes) for rows in (~shown, shown))
+    ahead = visible_segments(np.stack([homogeneous[:4].mean(0), homogeneous[:2].mean(0)])[None], planes)
+    thick = max(1, round(width / 640) - (not filled))
+    red, green, blue = colour
+    stroke(canvas, hidden, (red * 3 // 5, green * 3 // 5, blue * 3 // 5), width=1)
+    stroke(canvas, seen, INK, width=thick + 2)
+    stroke(canvas, [*seen, *ahead], colour, width=thick)
+    return np.concatenate([hidden, seen])
+
+
+def draw_birds_eye(
+    detections: Objects,
+    ground_truth: Objects | None = None,
+    *,
+    teacher: Objects | None = None,
+    field_of_view: tuple[float, float] | None = None,
+    range_m: float | None = None,
+    size: tuple[int, int] = (440, 480),
+) -> Pixels:
+    """The street from above: x to the right, z up, the camera at the bottom in the middle.
+
+    Detections are filled in the colour of their class; the ground truth is outlined in white, the teacher's detections
+    in magenta. A box's front is its thick side. field_of_view: x / z of the photograph's left and right edge (see
+    `edge_slopes`); range_m: distance of the furthest ring, by default just beyond the furthest object, 30 to 80 m;
+    size: (width, height) [px].
+    """
+    layers = [_Layer("detections", _solid(detections), None)]
+    if teacher is not None:
+        layers.append(_Layer("teacher", _solid(teacher), TEACHER_COLOUR))
+    if ground_truth is not None:
+        layers.append(_Layer("ground truth", _solid(ground_truth), TRUTH_COLOUR))
+    if range_m is None:
+        furthest = max(layer.objects.bottom[:, 2].max(initial=0) for layer in layers)
+        range_m = float(np.clip(np.ceil(furthest / 10 + 0.2) * 10, 30, 80))
+    canvas = np.full((size[1], size[0], 3), INK, np.uint8)
+    origin, scale = np.array([size[0] / 2, 0.92 * size[1]]), 0.87 * size[1] / range_m
+    words = _draw_ground(canvas, origin=origin, scale=scale, range_m=range_m, field_of_view=field_of_view)
+    height = max(10, size[1] // 40)
+    for row, layer in enumerate(reversed(layers)):
+        corner = (height / 3, size[1] - height * (0.3 + 1.4 * row))
+        words.append(Word(layer.title, corner, ink=layer.colour or class_colour("Car")))
+    for layer in layers:
+        _draw_layer(canvas, layer, origin=origin, scale=scale)
+    return write(canvas, words, height=height)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Boxes of one origin, seen from above; without a colour of their own they are filled with that of their class."""
+
+    title: str
+    objects: Objects
+    colour: Colour | None
+
+
+def _draw_layer(canvas: Pixels, layer: _Layer, *, origin: NDArray[Any], scale: float) -> None:
+    thick = max(1, round(canvas.shape[0] / 420))
+    for name, corners in zip(layer.objects.names, layer.objects.boxes_3d.corners()[:, :4], strict=True):
+        outline = origin + scale * corners[:, [0, 2]] * (1, -1)
+        colour = layer.colour or class_colour(str(name))
+        if layer.colour is None:
+            fill(canvas, outline, colour, opacity=0.55)
+        stroke(canvas, [outline], colour, width=thick, closed=True)
+        stroke(canvas, [outline[:2]], colour, width=2 * thick + 1)
+
+
+def _draw_ground(
+    canvas: Pixels, *, origin: NDArray[Any], scale: float, range_m: float, field_of_view: tuple[float, float] | None
+) -> list[Word]:
+    """Rings of distance, the field of view and the camera's own car; returns the rings' words."""
+    if field_of_view is not None:
+        edges = np.array([[0, 0], *([slope, 1] for slope in field_of_view)]) * 2 * range_m
+        fill(canvas, origin + scale * edges * (1, -1), (120, 140, 170), opacity=0.16)
+    step = 10 if range_m <= 100 else 50
+    turn = np.linspace(0, np.pi, 181)
+    words = []
+    for distance in np.arange(step, range_m + 1, step):
+        ring = origin + scale * distance * np.stack([np.cos(turn), -np.sin(turn)], -1)
+        stroke(canvas, [ring], (62, 70, 84), width=1)
+        aside = min(0.72, np.arcsin(min(1.0, (origin[0] - 40) / (scale * distance))))
+        at = origin + scale * distance * np.array([np.sin(aside), -np.cos(aside)])
+        words.append(Word(f"{distance:.0f} m", (float(at[0]), float(at[1])), ink=(128, 138, 154)))
+    car = np.array([[-0.9, 0.4], [0, 1.3], [0.9, 0.4], [0.9, -3.2], [-0.9, -3.2]])
+    fill(canvas, origin + scale * car * (1, -1), (205, 212, 222), opacity=1.0)
+    return words
+
+
+def edge_slopes(camera: Camera, *, width: int) -> tuple[float, float]:
+    """x / z of the directions that the left and the right edge of a photograph of this width look in."""
+    P = np.asarray(camera.P)
+    return float(-P[0, 2] / P[0, 0]), float((width - P[0, 2]) / P[0, 0])
+
+
+def draw_scene(
+    image: Pixels,
+    *,
+    camera: Camera,
+    detections: Objects,
+    ground_truth: Objects | None = None,
+    teacher: Objects | None = None,
+    range_m: float | None = None,
+    min_height: int = 480,
+) -> Pixels:
+    """The photograph with its boxes and, to its right, the same from above. Lower photographs are enlarged first."""
+    zoom = max(1.0, min_height / image.shape[0])
+    canvas = _enlarge(image, zoom)
+    enlarged = Letterbox(np.float64(zoom), np.zeros(2), (0, 0)).camera(camera)
+    for objects, look in ((ground_truth, TRUTH), (teacher, TEACHER), (detections, PLAIN)):
+        if objects is not None:
+            canvas = draw_boxes(canvas, objects, enlarged, look=look, min_width=0)
+    above = draw_birds_eye(
+        detections,
+        ground_truth,
+        teacher=teacher,
+        field_of_view=edge_slopes(camera, width=image.shape[1]),
+        range_m=range_m,
+        size=(canvas.shape[0] * 9 // 10, canvas.shape[0]),
+    )
+    return np.hstack([canvas, above])
+
+
+def _solid(objects: Objects) -> Objects:
+    """The objects that have a box: not `DontCare`, and nothing unknown."""
+    return objects[(objects.dimensions > 0).all(-1)]
+
+
+def _caption(one: Objects) -> str:
+    score = "" if one.scores is None else f" {one.scores[0]:.2f}"
+    return f"{one.names[0]}{score} · {one.bottom[0, 2]:.0f} m"
+
+
+def _enlarge(image: Pixels, zoom: float) -> Pixels:
+    if zoom == 1:
+        return image.copy()
+    size = (round(image.shape[1] * zoom), round(image.shape[0] * zoom))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
