@@ -35,13 +35,14 @@ class Masses(Protocol):
 
 @dataclass(frozen=True)
 class MeanMasses:
-    """D is the number of elements, so that values are means. sums: N(0, k)."""
+    """D is the number of elements, so that values are means. sums: N(0, k); positions: k."""
 
-    sums: Float[Tensor, "rows points"]
+    sums: Float[Tensor, "*rows points"]
+    positions: Float[Tensor, "*rows points"]
 
     def value(self, a: Tensor, b: Tensor) -> Tensor:
         """Mean over [a, b)."""
-        return self.numerator(a, b) / (b - a)
+        return self.numerator(a, b) / (self.positions.gather(-1, b) - self.positions.gather(-1, a))
 
     def numerator(self, a: Tensor, b: Tensor) -> Tensor:
         """Sum over [a, b)."""
@@ -49,7 +50,7 @@ class MeanMasses:
 
     def scaled(self, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Mean times length."""
-        return value * (b - a)
+        return value * (self.positions.gather(-1, b) - self.positions.gather(-1, a))
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class LogMasses:
         return torch.exp(value + self._log_denominator(a, b))
 
 
-def _join(
+def join(
     masses: Masses, start: Tensor, stop: Tensor, *, low: Tensor, middle: Tensor, high: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
     """The blocks (first, last) that join the solved stretches [low, middle) and [middle, high), many joins at once.
@@ -120,10 +121,10 @@ def block_starts(masses: Masses, points: Int64[Tensor, "rows points"]) -> Int64[
         low, high = middle - half, (middle + half).clamp(max=n)
         left, right = start.gather(-1, middle - 1), stop.gather(-1, middle)
         violating = masses.value(left, middle) <= masses.value(middle, right)
-        first, last = _join(masses, start, stop, low=low, middle=middle, high=high, steps=2 * half.bit_length())
+        first, last = join(masses, start, stop, low=low, middle=middle, high=high, steps=2 * half.bit_length())
         last = torch.where(violating, last, first)  # nothing lies inside where nothing is to be joined
-        join = (points // (2 * half)).clamp(max=middle.shape[-1] - 1)
-        first, last = first.gather(-1, join), last.gather(-1, join)
+        pair = (points // (2 * half)).clamp(max=middle.shape[-1] - 1)
+        first, last = first.gather(-1, pair), last.gather(-1, pair)
         inside = (first <= points) & (points < last)
         start, stop = torch.where(inside, first, start), torch.where(inside, last, stop)
         half *= 2

@@ -1,13 +1,16 @@
 """Ranks, differentiable ranks and correlations of plain tensors. The mathematics is in docs/ranks.md."""
 
 import math
-from typing import Literal, TypeAlias
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from monoskd.distill.isotonic import LogMasses, MeanMasses, block_starts
+from monoskd.distill.isotonic_numpy import largest_blocks, rank_rows, soft_rank_rows
 from monoskd.errors import InputError
 
 Regularization: TypeAlias = Literal["l2", "kl"]
@@ -17,119 +20,199 @@ Group: TypeAlias = Literal["sample", "channel", "batch"]
 _AUTO_STRENGTH: dict[str, float] = {"l2": 2.0, "kl": 1.0}
 
 
-def _rank_dtype(x: Tensor) -> torch.dtype:
-    """Half types cannot hold a rank above 2048: they are ranked in float32."""
-    if not x.is_floating_point():
-        raise InputError(f"ranks: expected a tensor of floats, got {x.dtype}: convert it with x.float()")
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+# Rows are handled so many values at a time on a CPU: what fits its cache.
+_CHUNK = 2**18
 
 
-def _finite(x: Tensor) -> Tensor:
-    """Infinities as the largest finite numbers; NaN stays."""
-    limit = torch.finfo(x.dtype).max
-    return x.clamp(-limit, limit)
+def _as_rows(x: Tensor, name: str) -> Tensor:
+    """Rows x n in float32 at least: half types cannot hold a rank above 2048."""
+    if not x.is_floating_point() or x.ndim == 0:
+        raise InputError(f"{name}: expected floats with at least one axis, got {x.dtype} of shape {tuple(x.shape)}")
+    return x.reshape(-1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
 
 
-def rank(x: Float[Tensor, "... n"]) -> Float[Tensor, "... n"]:
+def _on_host(x: Tensor) -> bool:
+    """Whether numpy may look at x in place."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _chunks(rows: Tensor) -> Iterator[slice]:
+    """A few rows at a time."""
+    step = max(1, _CHUNK // rows.shape[-1])
+    return (slice(first, first + step) for first in range(0, len(rows), step))
+
+
+@torch.no_grad()
+def rank(x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
     """Exact ranks 1..n of the last axis, ascending, equal values sharing the mean of their ranks.
 
-    As `scipy.stats.rankdata(x, axis=-1, nan_policy="propagate")`: a row with a NaN has NaN ranks. Float32 for half
-    types and float32, in which ranks are exact below 2^23; float64 for float64. No gradient.
+    As `scipy.stats.rankdata(x, axis=-1)`: a row with a NaN has NaN ranks. float64 stays; every other type is ranked in
+    float32, in which ranks are exact up to 2^23. No gradient.
     """
-    dtype = _rank_dtype(x)
-    if x.numel() == 0:
-        return torch.zeros_like(x, dtype=dtype)
-    with torch.no_grad():
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        values = rows.sort(dim=-1).values
-        below = torch.searchsorted(values, rows)
-        up_to = torch.searchsorted(values, rows, right=True)
-        ranks = (below + up_to + 1).to(dtype) / 2
-        return torch.where(values[:, -1:].isnan(), torch.nan, ranks).view(x.shape)
+    rows = _as_rows(x, "rank")
+    if rows.numel() == 0:
+        return torch.zeros_like(rows).view(x.shape)
+    if _on_host(rows):
+        ranks = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        for chunk in _chunks(rows):
+            ranks[chunk] = torch.from_numpy(rank_rows(rows[chunk].numpy()))
+        return ranks.view(x.shape)
+    values = rows.sort(dim=-1).values
+    below = torch.searchsorted(values, rows)
+    up_to = torch.searchsorted(values, rows, right=True)
+    ranks = (below + up_to + 1).to(rows.dtype) / 2
+    return torch.where(values[:, -1:].isnan(), torch.nan, ranks).view(x.shape)
 
 
-def _spread(x: Tensor, regularization: Regularization) -> Tensor:
-    """The strength that `auto` stands for, one a row; infinite (no gradient) for a constant row."""
-    std = x.double().std(dim=-1, correction=0, keepdim=True)
-    strength = std * _AUTO_STRENGTH[regularization] / (x.shape[-1] if regularization == "l2" else 1)
-    return torch.where(strength > 0, strength, torch.inf)
+@torch.no_grad()
+def _strengths(
+    rows: Float[Tensor, "rows n"], strength: float | Literal["auto"], regularization: Regularization
+) -> Float64[Tensor, "rows 1"]:
+    """The strength of each row; under "auto" infinite, and so without gradient, for a constant row."""
+    if strength != "auto":
+        if not 0 < strength < math.inf:
+            raise InputError(f'soft_rank: expected a strength above 0 or "auto", got {strength!r}')
+        return rows.new_full((len(rows), 1), strength, dtype=torch.float64)
+    span = rows.double().std(dim=-1, correction=0, keepdim=True)
+    scaled = span * _AUTO_STRENGTH[regularization] / (rows.shape[-1] if regularization == "l2" else 1)
+    return torch.where(scaled > 0, scaled, math.inf)
 
 
-def _blocks(
-    s: Float[Tensor, "rows n"], strength: Tensor | float, regularization: Regularization
-) -> Int64[Tensor, "rows n"]:
-    """For each element of ascending rows, the position at which its pooled block starts."""
-    rows, n = s.shape
-    points = torch.arange(n + 1, device=s.device).expand(rows, n + 1)
-    target = points[:, 1:].double()  # ranks of an ascending row
-    # A gap that no block can bridge may as well be this wide: the rest keeps its digits.
+def _project(
+    values: Float[Tensor, "rows n"], strength: Float64[Tensor, "rows 1"], regularization: Regularization
+) -> tuple[Float64[Tensor, "rows n"], Int64[Tensor, "rows n"]]:
+    """Soft ranks of ascending rows, and the position at which each value's block starts."""
+    rows, n = values.shape
+    points = torch.arange(n + 1, device=values.device).expand(rows, n + 1)
+    target = points[:, 1:].double()
+    # No block bridges a gap as wide as this (docs/ranks.md): narrowing it keeps the digits of the rest.
     widest = n / 2 + 1 if regularization == "l2" else math.log(n) + 1
-    steps = (s.diff() / strength).clamp(max=widest)
-    theta = torch.nn.functional.pad(steps, (1, 0)).cumsum(-1)
+    limit = torch.finfo(values.dtype).max
+    theta = pad((values.clamp(-limit, limit).double().diff() / strength).clamp(max=widest), (1, 0)).cumsum(-1)
+
+    def summed(mass: Tensor, start: Tensor) -> Tensor:
+        return torch.zeros_like(mass).scatter_add_(-1, start, mass).gather(-1, start)
+
     if regularization == "l2":
-        sums = torch.nn.functional.pad((target - theta).cumsum(-1), (1, 0))
-        return block_starts(MeanMasses(sums), points)
-    sums = torch.nn.functional.pad(target.cumsum(-1), (1, 0))
-    logs = torch.nn.functional.pad(theta.logcumsumexp(-1), (1, 0), value=-torch.inf)
-    return block_starts(LogMasses(sums, logs), points)
+        y = target - theta
+        start = block_starts(MeanMasses(pad(y.cumsum(-1), (1, 0)), points.double()), points)
+        return theta + summed(y, start) / summed(torch.ones_like(y), start), start
+    logs = pad(theta.logcumsumexp(-1), (1, 0), value=-math.inf)
+    start = block_starts(LogMasses(pad(target.cumsum(-1), (1, 0)), logs), points)
+    mass = (theta - theta.gather(-1, start)).exp()
+    return mass * summed(target, start) / summed(mass, start), start
+
+
+class _SoftRank(torch.autograd.Function):
+    """ranks of rows; the gradient is that of each block, whose members are fixed almost everywhere."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, strength: Tensor, regularization: Regularization) -> Tensor:
+        """Soft ranks, in the type of rows."""
+        if regularization == "l2" and _on_host(rows):
+            ranks, block, size = _soft_rank_host(rows, strength)
+        else:
+            values, order = rows.sort(dim=-1)
+            ascending, start = _project(values, strength, regularization)
+            ascending = torch.where(values[:, -1:].isnan(), math.nan, ascending).to(rows.dtype)
+            ranks = torch.empty_like(ascending).scatter_(-1, order, ascending)
+            offset = torch.arange(0, rows.numel(), rows.shape[-1], device=rows.device)[:, None]
+            block = torch.empty_like(order).scatter_(-1, order, start + offset)
+            # KL: how much rank a block holds; L2: how many values. Positions where no block starts hold nothing.
+            held = torch.ones_like(ranks) if regularization == "l2" else ranks
+            size = torch.zeros_like(held.flatten()).index_add_(0, block.flatten(), held.flatten())
+            size = torch.where(size > 0, size, 1)
+        ctx.save_for_backward(block, size, strength, *([ranks] if regularization == "kl" else []))
+        return ranks
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """The deviation of the gradient from its mean over the block (for KL weighted by the ranks)."""
+        block, size, strength, *ranks = ctx.saved_tensors
+        weighted = grad * ranks[0] if ranks else grad
+        flat = block.flatten()
+        total = size.new_zeros(size.shape, dtype=torch.float64).index_add(0, flat, weighted.flatten().double())
+        mean = (total / size).to(grad.dtype).index_select(0, flat).view_as(grad)
+        centred = weighted - (ranks[0] * mean if ranks else mean)
+        return centred / strength.to(grad.dtype), None, None
+
+
+def _soft_rank_host(rows: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ranks, blocks counted over all rows, and their sizes, a few rows at a time."""
+    ranks = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    block = torch.empty_like(ranks, dtype=torch.int32)
+    sizes: list[Tensor] = []
+    count = 0
+    for chunk in _chunks(rows):
+        parts = soft_rank_rows(rows[chunk].numpy(), strength[chunk].numpy())
+        ranks[chunk], block[chunk], size = (torch.from_numpy(part) for part in parts)
+        block[chunk] += count
+        count += len(size)
+        sizes.append(size)
+    return ranks, block, torch.cat(sizes)
 
 
 def soft_rank(
-    x: Float[Tensor, "... n"],
+    x: Float[Tensor, "*rows n"],
     strength: float | Literal["auto"] = 1.0,
     regularization: Regularization = "l2",
-) -> Float[Tensor, "... n"]:
+) -> Float[Tensor, "*rows n"]:
     """Differentiable ranks of the last axis (Blondel et al., ICML 2020, arXiv 2002.08871), as torchsort's `soft_rank`.
 
     The projection of x / strength onto the permutahedron of (1, ..., n), Euclidean ("l2") or by relative entropy of
-    exponentials ("kl"). Towards strength 0 these are the ranks; towards infinity x / strength, centred on (n + 1) / 2.
-    "auto": a strength in proportion to each row's standard deviation, without gradient. Float32 for half types; a row
-    with a NaN has NaN ranks; infinities count as the largest finite number.
+    exponentials ("kl"). Towards strength 0 these are the ranks; for large strengths "l2" is x / strength, centred on
+    (n + 1) / 2. "auto": in proportion to each row's standard deviation, as a constant without gradient
+    (docs/ranks.md). float64 stays; every other type is ranked in float32. A row with a NaN has NaN ranks; infinities
+    count as the largest finite number.
+
+    Never waits for the device, with one exception: a strength given as a number asks it whether everything is pooled.
     """
-    dtype = _rank_dtype(x)
-    if strength != "auto" and not 0 < strength < float("inf"):
-        raise InputError(f'soft_rank: expected strength > 0 or "auto", got {strength!r}')
-    if regularization not in ("l2", "kl"):
+    if regularization not in _AUTO_STRENGTH:
         raise InputError(f'soft_rank: expected regularization "l2" or "kl", got {regularization!r}')
-    if x.numel() == 0:
-        return x.to(dtype)
-    rows = _finite(x.reshape(-1, x.shape[-1]).to(dtype)).double()
-    n = rows.shape[-1]
-    with torch.no_grad():
-        scale = _spread(rows, regularization) if strength == "auto" else torch.full_like(rows[:, :1], strength)
-        s, order = rows.sort(dim=-1)
-        start = _blocks(s, scale, regularization)
-        offset = torch.arange(len(rows), device=x.device)[:, None] * n
-        block = torch.empty_like(start).scatter_(-1, order, start + offset).flatten()
-        ones = torch.ones_like(block, dtype=torch.float64)
-        size = torch.zeros_like(ones).index_add_(0, block, ones).clamp(min=1)
-        lowest = torch.arange(n, device=x.device).repeat(len(rows)) + 1
-        target = lowest + (size - 1) / 2
-        target = torch.where(s[:, -1:].isnan(), torch.nan, target.view_as(s)).flatten()
-        anchor = s.flatten()
-    deviation = ((rows.flatten() - anchor[block]).view_as(rows) / scale).flatten()
-    zeros = torch.zeros_like(deviation)
-    if regularization == "l2":
-        mean = zeros.index_add(0, block, deviation) / size
-        ranks = deviation + (target - mean)[block]
-    else:
-        mass = deviation.exp()
-        total = zeros.index_add(0, block, mass).clamp(min=1)
-        ranks = mass * (target * size / total)[block]
-    return ranks.to(dtype).view(x.shape)
+    rows = _as_rows(x, "soft_rank")
+    if rows.numel() == 0:
+        return rows.view(x.shape)
+    strengths = _strengths(rows, strength, regularization)
+    if strength != "auto" and regularization == "l2" and _all_pooled(rows, strengths):
+        centred = rows.double() - rows.mean(dim=-1, keepdim=True, dtype=torch.float64)
+        return (centred / strengths + (rows.shape[-1] + 1) / 2).to(rows.dtype).view(x.shape)
+    ranks: Tensor = _SoftRank.apply(rows, strengths, regularization)
+    return ranks.view(x.shape)
 
 
+@torch.no_grad()
+def _all_pooled(rows: Tensor, strength: Tensor) -> bool:
+    """Whether every row's range is at most strength n / 2: then it is one block (docs/ranks.md); no sort is needed."""
+    if torch.compiler.is_compiling() or rows.device.type == "meta":
+        return False
+    low, high = rows.aminmax(dim=-1, keepdim=True)
+    return bool((high.double() - low.double() <= strength * (rows.shape[-1] / 2)).all())
+
+
+@torch.no_grad()
 def degeneracy(
-    x: Float[Tensor, "... n"],
+    x: Float[Tensor, "*rows n"],
     strength: float | Literal["auto"] = 1.0,
     regularization: Regularization = "l2",
-) -> Float[Tensor, "..."]:
-    """The share of the values that lie in the largest pooled block of `soft_rank`: 1 = Pearson, 1 / n = a hard rank."""
-    rows = _finite(x.detach().reshape(-1, x.shape[-1]).to(_rank_dtype(x))).double()
-    scale = _spread(rows, regularization) if strength == "auto" else torch.full_like(rows[:, :1], strength)
-    start = _blocks(rows.sort(dim=-1).values, scale, regularization)
-    size = torch.zeros_like(rows).scatter_add_(-1, start, torch.ones_like(rows))
-    return (size.amax(-1) / rows.shape[-1]).to(_rank_dtype(x)).view(x.shape[:-1])
+) -> Float[Tensor, "*rows"]:
+    """The share of each row's values that lie in the largest pooled block of `soft_rank`.
+
+    1: the soft rank is the value itself, shifted, and its correlation Pearson's. 1 / n: it is the hard rank, and has
+    no gradient.
+    """
+    rows = _as_rows(x, "degeneracy")
+    if rows.numel() == 0:
+        return rows.new_zeros(x.shape[:-1])
+    strengths = _strengths(rows, strength, regularization)
+    if strength != "auto" and regularization == "l2" and _all_pooled(rows, strengths):
+        return rows.new_ones(x.shape[:-1])
+    if regularization == "l2" and _on_host(rows):
+        parts = [largest_blocks(rows[chunk].numpy(), strengths[chunk].numpy()) for chunk in _chunks(rows)]
+        largest = torch.cat([torch.from_numpy(part) for part in parts]).to(rows.dtype)
+    else:
+        _, start = _project(rows.sort(dim=-1).values, strengths, regularization)
+        largest = torch.zeros_like(rows).scatter_add_(-1, start, torch.ones_like(rows)).amax(dim=-1)
+    return (largest / rows.shape[-1]).view(x.shape[:-1])
 
 
 _KEPT_AXES: dict[str, int] = {"batch": 0, "sample": 1, "channel": 2}
