@@ -174,12 +174,12 @@ def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
 def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> DepthMap:
     """The dense depth map of one frame, height x width [m], from its sweep and calibration; size: (width, height)."""
     calibration = read_calibration(layout.calibration(frame), require=("R0_rect", "Tr_velo_to_cam"))
-    points = calibration.velo_to_camera(read_velodyne(layout.velodyne(frame))[:, :3])
-    points = points[np.isfinite(points).all(axis=1)]  # some recordings mark a missing return with NaN
-    sparse = sparse_depth(points, camera=calibration.camera, size=size)
+    xyz = read_velodyne(layout.velodyne(frame))[:, :3]
+    xyz = xyz[np.isfinite(xyz).all(axis=1)]  # some recordings mark a missing return with NaN
+    sparse = sparse_depth(calibration.velo_to_camera(xyz), camera=calibration.camera, size=size)
     if not sparse.any():
         raise InputError(
-            f"{layout.velodyne(frame)}: expected LiDAR returns inside the image, got none of {len(points)}: "
+            f"{layout.velodyne(frame)}: expected LiDAR returns inside the image, got none of {len(xyz)}: "
             f"check Tr_velo_to_cam in {layout.calibration(frame)}"
         )
     return complete_depth(sparse)
