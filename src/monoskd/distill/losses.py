@@ -4,75 +4,16 @@ Every loss here is called with keyword-only `student=` and `teacher=`: maps b x 
 them, one a level, over which it sums. No gradient reaches the teacher. docs/losses.md has the formulas on one page.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d
+from torch import Tensor
 
-from monoskd.distill.center import RunningMean
-from monoskd.distill.masks import Maps
-from monoskd.distill.ranks import correlation, rank, soft_rank
+from monoskd.distill.maps import MapLoss, Maps, as_levels
+from monoskd.distill.ranks import Group, Regularization, correlation, degeneracy, rank, soft_rank
 from monoskd.errors import InputError
-
-Group: TypeAlias = Literal["sample", "channel", "batch"]
-
-
-class MapLoss(nn.Module, ABC):
-    """The sum over levels of one comparison of two maps, with a gradient to the student alone.
-
-    center: None, or "running": both networks' maps are replaced by their deviation from a running mean map, one for
-    each network and level (see `RunningMean`). What all images have in common - horizon, road, borders - then counts
-    for nothing, and what the teacher says about *this* image is left. momentum: of those means, a training step.
-
-    mask: where to look, b x h x w or b x 1 x h x w, or a list of one a level; brought to a level's size by maximum, so
-    that no object is lost on a coarse map. An image whose mask is empty adds nothing, but counts in the mean over
-    images. Half-precision maps are compared in float32.
-    """
-
-    def __init__(self, *, center: Literal["running"] | None = None, momentum: float = 0.99) -> None:
-        super().__init__()
-        if center not in (None, "running"):
-            raise InputError(f"{type(self).__name__}: center: expected None or 'running', got {center!r}")
-        self.student_mean = RunningMean(momentum) if center else None
-        self.teacher_mean = RunningMean(momentum) if center else None
-
-    def forward(self, *, student: Maps, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
-        """The loss, summed over levels."""
-        students, teachers = _levels(student), [level.detach() for level in _levels(teacher)]
-        _check_shapes(type(self).__name__, students, teachers)
-        if self.student_mean is not None and self.teacher_mean is not None:
-            students, teachers = self.student_mean(students), self.teacher_mean(teachers)
-        return self._sum(students, teachers, mask)
-
-    def floor(self, *, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
-        """What a student would get that knows the teacher's habits and nothing of the image; no gradient.
-
-        Its map of an image is the mean of the teacher's maps of the *other* images of the batch. A student has learned
-        something about images only as far as its loss lies below this one. At least two images; with a running centre
-        both sides deviate from the teacher's mean, and nothing is learned.
-        """
-        teachers = [level.detach() for level in _levels(teacher)]
-        priors = [_mean_of_the_others(level) for level in teachers]
-        if self.teacher_mean is not None:
-            teachers, priors = self.teacher_mean.deviations(teachers), self.teacher_mean.deviations(priors)
-        return self._sum(priors, teachers, mask)
-
-    def _sum(self, students: list[Tensor], teachers: list[Tensor], mask: Maps | None) -> Tensor:
-        masks = _masks(mask, students)
-        return torch.stack([self.compare(*level) for level in zip(students, teachers, masks, strict=True)]).sum()
-
-    @abstractmethod
-    def compare(
-        self,
-        student: Float[Tensor, "b c h w"],
-        teacher: Float[Tensor, "b c h w"],
-        mask: Float[Tensor, "b 1 h w"] | None,
-    ) -> Float[Tensor, ""]:
-        """The loss of one level."""
 
 
 class PearsonLoss(MapLoss):
@@ -86,7 +27,7 @@ class PearsonLoss(MapLoss):
     """
 
     def __init__(
-        self, *, per_channel: bool = False, center: Literal["running"] | None = None, momentum: float = 0.99
+        self, *, per_channel: bool = False, center: Literal["running"] | None = None, momentum: float | None = None
     ) -> None:
         super().__init__(center=center, momentum=momentum)
         self.per_channel = per_channel
@@ -126,9 +67,9 @@ class SpearmanLoss(MapLoss):
         *,
         group: Group | None = None,
         center: Literal["running"] | None = None,
-        momentum: float = 0.99,
+        momentum: float | None = None,
         strength: float | Literal["auto"] | None = None,
-        regularization: Literal["l2", "kl"] | None = None,
+        regularization: Regularization | None = None,
     ) -> None:
         super().__init__(center=center, momentum=momentum)
         _check_choice("SpearmanLoss", "mode", mode, ("spearman", "pearson", "published"))
@@ -140,7 +81,7 @@ class SpearmanLoss(MapLoss):
         self.mode = mode
         self.group: Group = "batch" if mode == "published" else group or "sample"
         self.strength: float | Literal["auto"] = "auto" if strength is None else strength
-        self.regularization: Literal["l2", "kl"] = regularization or "l2"
+        self.regularization: Regularization = regularization or "l2"
 
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         """The loss of one level."""
@@ -152,6 +93,19 @@ class SpearmanLoss(MapLoss):
                 return self._compare_inside(student, teacher, mask[:, 0] > 0)
             student, teacher = self._ranks(student), _within_groups(rank, teacher, self.group)
         return _decorrelation(student, teacher, self.group, mask)
+
+    def degeneracy(self, *, student: Maps) -> Float[Tensor, ""]:
+        """The share of a group's values in the largest pooled block of its soft ranks, averaged over groups and levels.
+
+        1: the gradient is Pearson's; 1 / n: no value feels a pull. Modes that rank nothing say 1.
+        """
+        levels = [level.detach() for level in as_levels(student)]
+        if self.mode != "spearman":
+            return torch.ones_like(levels[0].sum())
+        if self.student_mean is not None:
+            levels = self.student_mean.deviations(levels)
+        rows = [_rows(level, self.group) for level in levels]
+        return torch.stack([degeneracy(each, self.strength, self.regularization).mean() for each in rows]).mean()
 
     def _ranks(self, student: Tensor) -> Tensor:
         """Hard ranks with the gradient of soft ones."""
@@ -223,11 +177,6 @@ class ImitationLoss(MapLoss):
         return squares.mean() if mask is None else _weighted_mean_by_image(squares, mask)
 
 
-def static_prior_floor(loss: MapLoss, *, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
-    """The value of `loss` that the teacher's mean map of other images would get; see `MapLoss.floor`."""
-    return loss.floor(teacher=teacher, mask=mask)
-
-
 def _decorrelation(student: Tensor, teacher: Tensor, group: Group, mask: Tensor | None) -> Tensor:
     """1 - correlation, averaged over groups; a group that the mask leaves empty adds nothing."""
     losses = 1 - correlation(student, teacher, group, weight=mask)
@@ -239,8 +188,12 @@ def _decorrelation(student: Tensor, teacher: Tensor, group: Group, mask: Tensor 
 
 def _within_groups(function: Callable[[Tensor], Tensor], maps: Tensor, group: Group) -> Tensor:
     """A function of the last axis applied to the values of each group."""
-    rows = {"sample": maps.flatten(1), "channel": maps.flatten(2), "batch": maps.flatten()}[group]
-    return function(rows).view_as(maps)
+    return function(_rows(maps, group)).view_as(maps)
+
+
+def _rows(maps: Float[Tensor, "b c h w"], group: Group) -> Float[Tensor, "... n"]:
+    """The values of each group on the last axis."""
+    return {"sample": maps.flatten(1), "channel": maps.flatten(2), "batch": maps.flatten()}[group]
 
 
 def _cut_out(maps: Tensor, inside: Tensor, group: Group) -> list[Float[Tensor, "1 c 1 n"]]:
@@ -264,43 +217,6 @@ def _weighted_mean_by_image(values: Float[Tensor, "b ..."], weights: Float[Tenso
     """The mean over images of each image's weighted mean, which is 0 where all weights are."""
     total = weights.flatten(1).sum(1)
     return ((values * weights).flatten(1).sum(1) / torch.where(total > 0, total, 1)).mean()
-
-
-def _levels(maps: Maps) -> list[Tensor]:
-    """One level or several as a list, in float32 at least."""
-    return [
-        level.to(torch.promote_types(level.dtype, torch.float32))
-        for level in ([maps] if isinstance(maps, Tensor) else maps)
-    ]
-
-
-def _masks(mask: Maps | None, levels: Sequence[Tensor]) -> list[Tensor | None]:
-    """The mask of each level, b x 1 x h x w in the level's type."""
-    if mask is None:
-        return [None] * len(levels)
-    given = [mask] * len(levels) if isinstance(mask, Tensor) else mask
-    sized: list[Tensor | None] = []
-    for one, level in zip(given, levels, strict=True):
-        one = (one if one.ndim == 4 else one[:, None]).to(level)
-        sized.append(one if one.shape[2:] == level.shape[2:] else adaptive_max_pool2d(one, level.shape[2:]))
-    return sized
-
-
-def _mean_of_the_others(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    if len(maps) < 2:
-        raise InputError(f"static prior: expected a batch of at least 2 images, got {len(maps)}")
-    return (maps.sum(0) - maps) / (len(maps) - 1)
-
-
-def _check_shapes(name: str, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> None:
-    if len(students) != len(teachers) or not students:
-        raise InputError(f"{name}: expected as many student as teacher maps, got {len(students)} and {len(teachers)}")
-    for level, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
-        if student.shape != teacher.shape or student.ndim != 4:
-            raise InputError(
-                f"{name}: level {level}: expected student and teacher maps of one shape b x c x h x w, got "
-                f"{tuple(student.shape)} and {tuple(teacher.shape)}: adapt channels and resize first"
-            )
 
 
 def _check_choice(where: str, name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -1,16 +1,14 @@
 """Where on a map the objects are."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from monoskd.distill.maps import Maps
 from monoskd.geometry.heatmap import gaussian_radius
 from monoskd.structures import Targets
-
-Maps: TypeAlias = Tensor | Sequence[Tensor]
 
 
 def foreground_masks(

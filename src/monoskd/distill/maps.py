@@ -1,0 +1,114 @@
+"""Maps of one network beside those of another: what every loss on feature maps has in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
+
+from monoskd.distill.center import RunningMean
+from monoskd.errors import InputError
+
+Maps: TypeAlias = Tensor | Sequence[Tensor]
+
+MOMENTUM = 0.99  # of running mean maps, unless told otherwise
+
+
+class MapLoss(nn.Module, ABC):
+    """The sum over levels of one comparison of two maps, with a gradient to the student alone.
+
+    center: None, or "running": both networks' maps are replaced by their deviation from a running mean map, one for
+    each network and level (see `RunningMean`). What all images have in common - horizon, road, borders - then counts
+    for nothing, and what the teacher says about *this* image is left. momentum: of those means, a training step (0.99).
+
+    mask: where to look, b x h x w or b x 1 x h x w, or a list of one a level; brought to a level's size by maximum, so
+    that no object is lost on a coarse map. An image whose mask is empty adds nothing, but counts in the mean over
+    images. Half-precision maps are compared in float32.
+    """
+
+    def __init__(self, *, center: Literal["running"] | None = None, momentum: float | None = None) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if center not in (None, "running"):
+            raise InputError(f"{name}: center: expected None or 'running', got {center!r}")
+        if center is None and momentum is not None:
+            raise InputError(f"{name}: momentum: expected only with center='running', got {momentum}: drop it")
+        self.student_mean, self.teacher_mean = None, None
+        if center == "running":
+            momentum = MOMENTUM if momentum is None else momentum
+            self.student_mean, self.teacher_mean = RunningMean(momentum), RunningMean(momentum)
+
+    def forward(self, *, student: Maps, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
+        """The loss, summed over levels."""
+        students, teachers = as_levels(student), [level.detach() for level in as_levels(teacher)]
+        _check_shapes(type(self).__name__, students, teachers)
+        if self.student_mean is not None and self.teacher_mean is not None:
+            students, teachers = self.student_mean(students), self.teacher_mean(teachers)
+        return self._sum(students, teachers, mask)
+
+    def floor(self, *, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
+        """What a student would get that knows the teacher's habits and nothing of the image; no gradient.
+
+        Its map of an image is the mean of the teacher's maps of the *other* images of the batch. A student has learned
+        something about images only as far as its loss lies below this one. At least two images; with a running centre
+        both sides deviate from the teacher's mean, and nothing is learned.
+        """
+        teachers = [level.detach() for level in as_levels(teacher)]
+        priors = [_mean_of_the_others(level) for level in teachers]
+        if self.teacher_mean is not None:
+            teachers, priors = self.teacher_mean.deviations(teachers), self.teacher_mean.deviations(priors)
+        return self._sum(priors, teachers, mask)
+
+    def _sum(self, students: list[Tensor], teachers: list[Tensor], mask: Maps | None) -> Tensor:
+        masks = _masks(mask, students)
+        with torch.autocast(students[0].device.type, enabled=False):
+            return torch.stack([self.compare(*level) for level in zip(students, teachers, masks, strict=True)]).sum()
+
+    @abstractmethod
+    def compare(
+        self,
+        student: Float[Tensor, "b c h w"],
+        teacher: Float[Tensor, "b c h w"],
+        mask: Float[Tensor, "b 1 h w"] | None,
+    ) -> Float[Tensor, ""]:
+        """The loss of one level."""
+
+
+def as_levels(maps: Maps) -> list[Tensor]:
+    """One level or several as a list, in float32 at least."""
+    return [
+        level.to(torch.promote_types(level.dtype, torch.float32))
+        for level in ([maps] if isinstance(maps, Tensor) else maps)
+    ]
+
+
+def _masks(mask: Maps | None, levels: Sequence[Tensor]) -> list[Tensor | None]:
+    """The mask of each level, b x 1 x h x w in the level's type."""
+    if mask is None:
+        return [None] * len(levels)
+    given = [mask] * len(levels) if isinstance(mask, Tensor) else mask
+    sized: list[Tensor | None] = []
+    for one, level in zip(given, levels, strict=True):
+        one = (one if one.ndim == 4 else one[:, None]).to(level)
+        sized.append(one if one.shape[2:] == level.shape[2:] else adaptive_max_pool2d(one, level.shape[2:]))
+    return sized
+
+
+def _mean_of_the_others(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    if len(maps) < 2:
+        raise InputError(f"static prior: expected a batch of at least 2 images, got {len(maps)}")
+    return (maps.sum(0) - maps) / (len(maps) - 1)
+
+
+def _check_shapes(name: str, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> None:
+    if len(students) != len(teachers) or not students:
+        raise InputError(f"{name}: expected as many student as teacher maps, got {len(students)} and {len(teachers)}")
+    for level, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
+        if student.shape != teacher.shape or student.ndim != 4:
+            raise InputError(
+                f"{name}: level {level}: expected student and teacher maps of one shape b x c x h x w, got "
+                f"{tuple(student.shape)} and {tuple(teacher.shape)}: adapt channels and resize first"
+            )
