@@ -104,7 +104,6 @@ def test_read_back_per_axis_they_are_somewhere_else() -> None:
     frame = make_frame(np.array([[0.0, 1.7, 30.0]]), np.array([0.4]))
     expected, found = there_and_back(frame, Draw(), PublishedData(per_axis_decoding=True))
     assert np.abs(found.boxes_2d.numpy() - expected.boxes_2d).max() > 0.1
-    assert np.abs(found.boxes_3d.bottom.numpy() - expected.bottom)[:, 1].max() > 0.005
 
 
 def test_the_peaks_of_a_perfect_heat_map_are_the_objects() -> None:
