@@ -1,0 +1,251 @@
+"""A run as typed, frozen, strict configuration; YAML in `configs/`, every value also a command-line option."""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from torch import nn
+
+from monoskd.data.transforms import Augmentation, PublishedData
+from monoskd.distill.distiller import Term
+from monoskd.distill.taps import Tap
+from monoskd.engine.schedule import LearningRateSchedule
+from monoskd.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the frames are and how they are fed.
+
+    Args:
+        root: folder with `training/` and `ImageSets/` in KITTI layout.
+        train: split to train on, a name in `ImageSets/`.
+        val: split to validate on.
+        dataset: class of the data set by dotted path; called as `monoskd.data.kitti.KittiDataset` is.
+        batch_size: images a step, over all devices together.
+        workers: loader processes a device; 0 loads in the training process.
+        cache: keep decoded frames in memory (small data sets only).
+        augmentation: what is drawn for each training frame; null for none.
+        published: quirks of the published data pipeline; none by default.
+    """
+
+    root: Path
+    train: str = "train"
+    val: str = "val"
+    dataset: str = "monoskd.data.kitti.KittiDataset"
+    batch_size: int = 16
+    workers: int = 2
+    cache: bool = False
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
+    published: PublishedData = field(default_factory=PublishedData)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam with decoupled groups, as published: decay on weights, none on biases.
+
+    Args:
+        schedule: the learning rate over the epochs.
+        weight_decay: L2 penalty on every parameter that is not a bias.
+        gradient_clip: largest gradient norm; null for no limit.
+    """
+
+    schedule: LearningRateSchedule = field(default_factory=LearningRateSchedule)
+    weight_decay: float = 1e-5
+    gradient_clip: float | None = None
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """What the teacher hands over.
+
+    Args:
+        teacher: model file of the trained teacher.
+        taps: pairs of module paths whose outputs are compared.
+        terms: named terms with weights and schedules.
+        fusion: a module over the student's tapped maps, before the adapters (MonoDistill).
+        teacher_batch_statistics: published quirk: the teacher in train mode, with drifting BatchNorm buffers.
+        record_every: steps between two entries of the flight recorder; 0 switches it off.
+    """
+
+    teacher: Path
+    taps: list[Tap]
+    terms: dict[str, Term]
+    fusion: nn.Module | None = None
+    teacher_batch_statistics: bool = False
+    record_every: int = 50
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How a run is measured while it trains.
+
+    Args:
+        every: epochs between two evaluations; 0 measures at the end alone.
+        classes: classes in the log.
+        min_heights_px: least 2D heights of easy, moderate, hard objects; scale them for small images.
+    """
+
+    every: int = 10
+    classes: tuple[str, ...] = ("Pedestrian", "Car", "Cyclist")
+    min_heights_px: tuple[float, float, float] = (40.0, 25.0, 25.0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run.
+
+    Args:
+        data: the frames.
+        out: run folder.
+        detector: a new network by `class_path`; null to take the architecture of `start`.
+        start: model file to begin with, such as a converged student.
+        distillation: null to train alone.
+        optimizer: Adam and its schedule.
+        epochs: passes over the training split.
+        task_learning: weigh 3D tasks by hierarchical task learning; all tasks weigh 1 otherwise.
+        shifted_task_names: published quirk: under distillation, task learning reads other losses than it names.
+        validation: how it is measured on the way.
+        log_every: steps between two lines of `metrics.csv`.
+        seed: of weights, order of frames, augmentation and workers.
+        accelerator: "auto", "cpu", "gpu", ...
+        devices: how many of them.
+        precision: Lightning's, such as "32-true" or "16-mixed".
+        threads: torch's CPU threads; 0 leaves them alone.
+    """
+
+    data: DataConfig
+    out: Path
+    detector: nn.Module | None = None
+    start: Path | None = None
+    distillation: DistillationConfig | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    epochs: int = 150
+    task_learning: bool = True
+    shifted_task_names: bool = False
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    log_every: int = 10
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A checked configuration: `run` builds its objects once the seed is set; `text` is what `config.yaml` keeps."""
+
+    seed: int
+    text: str
+    parser: Any
+    namespace: Any
+
+    def run(self) -> RunConfig:
+        """The configuration with its modules made, their weights drawn from torch's global generator."""
+        try:
+            parsed = self.parser.instantiate(self.namespace)
+        except ValueError as error:
+            if isinstance(error.__cause__, InputError):
+                raise error.__cause__ from None
+            raise
+        return RunConfig(**{one.name: getattr(parsed, one.name) for one in fields(RunConfig)})
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Read a YAML file and `--a.b VALUE` overrides.
+
+    path: a file, or the name of a shipped one such as `kitti/monoskd.yaml`. Raises InputError: no such file, no YAML,
+    an unknown key (with the nearest known one) or a value of the wrong kind.
+    """
+    from jsonargparse import ArgumentParser
+
+    source = find_config(path)
+    try:
+        document = yaml.safe_load(source.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected a YAML mapping such as `epochs: 150`, got {type(document).__name__}")
+    for problem in unknown_keys(document, RunConfig):
+        raise InputError(f"{path}: {problem}")
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, prog="monoskd train")
+    parser.add_class_arguments(RunConfig, None, fail_untyped=True)
+    parser.add_argument("--config", action="config")
+    try:
+        namespace = parser.parse_args(["--config", str(source), *overrides])
+    except (Exception, SystemExit) as error:  # jsonargparse raises many kinds; each is the user's input
+        raise InputError(f"{path}: {_first_words(error)}") from error
+    namespace.pop("config")
+    return LoadedConfig(namespace.seed, parser.dump(namespace, skip_none=False), parser, namespace)
+
+
+def find_config(path: Path) -> Path:
+    """`path` if there is such a file, else the shipped configuration of that name."""
+    shipped = Path(str(files("monoskd"))) / "configs"
+    for candidate in (path, shipped / path, shipped / f"{path}.yaml"):
+        if candidate.is_file():
+            return candidate
+    names = sorted(str(one.relative_to(shipped)) for one in shipped.rglob("*.yaml"))
+    raise InputError(f"{path}: no such configuration file; give a path or one of: {', '.join(names)}")
+
+
+def unknown_keys(value: Any, kind: Any, where: str = "") -> Iterator[str]:
+    """Every key in a YAML document that its type does not know, as one line with the nearest key that it does."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next((one for one in typing.get_args(kind) if one is not types.NoneType), None)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from unknown_keys(item, (typing.get_args(kind) or (Any,))[0], f"{where}[{index}]")
+    if not isinstance(value, dict):
+        return
+    if typing.get_origin(kind) is dict:
+        known = dict.fromkeys(value, typing.get_args(kind)[1])
+    elif is_dataclass(kind):
+        known = {one.name: one.type for one in fields(kind)}
+    elif "class_path" in value:
+        known = {"class_path": str, "init_args": _import(value["class_path"], where)}
+    elif inspect.isfunction(kind) or inspect.isclass(kind):
+        known = {name: one.annotation for name, one in inspect.signature(kind).parameters.items()}
+    else:
+        return
+    for key, item in value.items():
+        path = f"{where}.{key}".lstrip(".")
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
+            yield f"unknown key {path!r}; {hint}"
+        else:
+            yield from unknown_keys(item, known[key], path)
+
+
+def _import(class_path: str, where: str) -> Any:
+    module, _, name = str(class_path).rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{where}.class_path: expected an importable class, got {class_path!r} ({error})") from error
+
+
+def _first_words(error: BaseException) -> str:
+    """One line out of a parser's many, which tell of every union it tried: the innermost key and what it expected."""
+    cause = error.__cause__ if isinstance(error.__cause__, InputError) else error
+    lines = [line.strip(" -") for line in str(cause).splitlines() if line.strip()]
+    keys = [index for index, line in enumerate(lines) if line.startswith("Parser key")]
+    if not keys:
+        return lines[0] if lines else f"{type(cause).__name__}; see `--debug`"
+    path = ".".join(lines[index].split('"')[1] for index in keys)
+    return f"{path}: {lines[min(keys[-1] + 1, len(lines) - 1)]}"
+
+
+def dataset_class(dotted_path: str) -> Any:
+    """The class that `data.dataset` names."""
+    return _import(dotted_path, "data.dataset")

@@ -1,0 +1,169 @@
+"""The main job on rendered data: render, prepare, teacher, baseline, control, MonoSKD, evaluate, report.
+
+Every training is the same command that a user would type, in a process of its own with one thread; two run side by
+side, which on two cores is faster than one after another with two threads.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from monoskd.data.kitti_io import read_calibration, read_image, read_split
+from monoskd.data.layout import KittiLayout
+from monoskd.data.prepare import prepare
+from monoskd.data.synthetic import synthesize
+from monoskd.engine.callbacks import versions
+from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.engine.report import Report, RunResult, Scene, write_report
+from monoskd.errors import InputError
+from monoskd.models.weights import load_model
+
+VAL_SHARE = 5 / 9
+KITTI_HEIGHT_PX = 375  # the evaluation's least object heights are meant for images this tall
+KITTI_MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)
+BATCH = 8
+STRIDE = 32
+SCENES = 4  # held-out frames that the report draws
+DRAWN_SCORE = 0.2
+
+STAGES = (("teacher", "baseline"), ("control", "monoskd"))
+"""Which runs go side by side. Those of the second stage begin with the baseline, and monoskd needs the teacher."""
+
+
+def demo(
+    out: Path,
+    *,
+    frames: int = 360,
+    seed: int = 0,
+    size: tuple[int, int] = (320, 96),
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Do it all; returns the path of `report.html`, with `report.json` beside it.
+
+    out: folder for `data/`, `runs/` and the report. frames: rendered frames, 5/9 of them held out. seed: of the scenes
+    and of every training. size: (width, height) of the pictures [px]. say: told what is going on.
+    """
+    if frames * (1 - VAL_SHARE) < BATCH:
+        raise InputError(f"--frames: expected at least {2 * BATCH + 2}, a batch of {BATCH} to train on, got {frames}")
+    started = time.perf_counter()
+    data = _fresh(out) / "data"
+    say(f"1/5 rendering {frames} street scenes of {size[0]} x {size[1]} pixels")
+    synthesize(data, frames=frames, val=VAL_SHARE, seed=seed, size=size)
+    say("2/5 depth maps from the LiDAR points")
+    say(f"    {prepare(data)}")
+    for number, stage in enumerate(STAGES, start=3):
+        say(f"{number}/5 training {' and '.join(stage)} side by side")
+        train_side_by_side(stage, out=out, seed=seed, size=size, say=say)
+    say("5/5 evaluating on held-out frames")
+    report = examine(out, data=data, seed=seed, size=size, started=started)
+    (out / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
+    return write_report(report, out / "report.html")
+
+
+def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started: float) -> Report:
+    """Measure every run on the held-out frames."""
+    runs, found = {}, {}
+    for name in (name for stage in STAGES for name in stage):
+        folder = out / "runs" / name
+        measurement = Measurement(min_heights_px=min_heights_px(size))
+        detector = load_model(folder / "model.safetensors")
+        measure(detector, labelled_batches(detector, data, split="val"), measurement)
+        runs[name] = RunResult(
+            folder=folder,
+            results=measurement.evaluation().rows(),
+            depth_error_m=measurement.depth_error_m(),
+            manifest=json.loads((folder / "manifest.json").read_text()),
+        )
+        found[name] = [one[np.asarray(one.scores) >= DRAWN_SCORE] for one in measurement.detections]
+    layout = KittiLayout(data)
+    names = read_split(layout.split("val"))
+    busiest = sorted(range(len(names)), key=lambda i: -len(measurement.ground_truth[i]))[:SCENES]
+    scenes = [
+        Scene(
+            frame=names[i],
+            image=read_image(layout.image(names[i])),
+            camera=read_calibration(layout.calibration(names[i])).camera,
+            truth=measurement.ground_truth[i],
+            found={name: objects[i] for name, objects in found.items()},
+        )
+        for i in busiest
+    ]
+    frames = {split: len(read_split(layout.split(split))) for split in ("train", "val")}
+    seconds = time.perf_counter() - started
+    return Report(seed=seed, frames=frames, size=size, runs=runs, scenes=scenes, seconds=seconds, versions=versions())
+
+
+def train_side_by_side(
+    names: Sequence[str], *, out: Path, seed: int, size: tuple[int, int], say: Callable[[str], None]
+) -> None:
+    """Train `configs/demo/<name>.yaml` for each name, each in its own process; raises InputError if one fails."""
+    processes = {}
+    for name in names:
+        folder = out / "runs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        output = (folder / "log.txt").open("w")
+        command = train_command(name, out=out, seed=seed, size=size)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        processes[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    try:
+        for name, process in processes.items():
+            if process.wait() != 0:
+                log = out / "runs" / name / "log.txt"
+                last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+                raise InputError(f"training {name} stopped with exit code {process.returncode}: {last}; see {log}")
+            manifest = json.loads((out / "runs" / name / "manifest.json").read_text())
+            say(f"    {name}: {manifest['steps']} steps in {manifest['train_seconds']:.0f} s")
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def train_command(name: str, *, out: Path, seed: int, size: tuple[int, int]) -> list[str]:
+    """The `monoskd train` call of one run of the demo."""
+    runs = out / "runs"
+    options = {
+        "data.root": str(out / "data"),
+        "out": str(runs / name),
+        "seed": str(seed),
+        "validation.min_heights_px": json.dumps(min_heights_px(size)),
+    }
+    if name in STAGES[0]:
+        options["detector.init_args.config.input_size"] = json.dumps(input_size(size))
+    else:
+        options["start"] = str(runs / "baseline" / "model.safetensors")
+    if name == "monoskd":
+        options["distillation.teacher"] = str(runs / "teacher" / "model.safetensors")
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    return [sys.executable, "-m", "monoskd", "train", f"demo/{name}.yaml", *words]
+
+
+def input_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The picture's size rounded up to whole cells of the coarsest map."""
+    return (-(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE)
+
+
+def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
+    """Least 2D heights of easy, moderate and hard objects, scaled from KITTI's pictures to these."""
+    easy, moderate, hard = (height * size[1] / KITTI_HEIGHT_PX for height in KITTI_MIN_HEIGHTS_PX)
+    return easy, moderate, hard
+
+
+def _fresh(out: Path) -> Path:
+    """`out` without an earlier demo in it; anything that is not a demo's is left alone and refused."""
+    if out.exists() and not {one.name for one in out.iterdir()} <= {"data", "runs", "report.html", "report.json"}:
+        raise InputError(
+            f"{out}: expected a new folder or an earlier demo's, found other files; choose another with --out"
+        )
+    for name in ("data", "runs"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    return out

@@ -1,0 +1,134 @@
+"""The training step, top to bottom: batch -> student (and teacher) -> named losses -> their weighted sum."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from monoskd.distill.distiller import Distilled, Distiller
+from monoskd.engine.config import OptimizerConfig
+from monoskd.engine.measure import Measurement, measure_batch
+from monoskd.engine.schedule import TaskWeights, shift_names
+from monoskd.structures import Batch, DetectorOutput
+
+
+class Training(pl.LightningModule):
+    """A detector that learns from labels, and from a teacher if there is a distiller.
+
+    student: the detector, a module that is a `structures.Detector`. distiller: a `Distiller` around this very student,
+    or None. task_weights: hierarchical task learning, or None for a weight of 1 each.
+    """
+
+    def __init__(
+        self,
+        student: Any,
+        *,
+        optimizer: OptimizerConfig,
+        epochs: int,
+        distiller: Distiller | None = None,
+        task_weights: TaskWeights | None = None,
+        shifted_task_names: bool = False,
+        measurement: Measurement | None = None,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.distiller = distiller
+        self.optimizer_config = optimizer
+        self.epochs = epochs
+        self.task_weights = task_weights
+        self.shifted_task_names = shifted_task_names
+        self.measurement = measurement or Measurement()
+        self.weights: dict[str, float] = task_weights.start() if task_weights else {}
+        self._epoch_losses: dict[str, Tensor] = {}
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """One step's loss; every term is logged by name."""
+        assert batch.targets is not None, "training frames have labels"
+        output, distilled = self.look(batch)
+        tasks: dict[str, Tensor] = self.student.loss(output, batch.targets)
+        task_loss = torch.stack([self.weights.get(name, 1.0) * loss for name, loss in tasks.items()]).sum()
+        loss = task_loss if distilled is None else task_loss + distilled.total
+
+        self._remember(tasks, distilled)
+        self.log_dict({f"train/{name}": value.detach() for name, value in self._named(tasks, distilled, loss).items()})
+        return loss
+
+    def look(self, batch: Batch) -> tuple[DetectorOutput, Distilled | None]:
+        """The student's output at the true peaks and, with a teacher, what the two make of each other."""
+        assert batch.targets is not None
+        place = (batch.cameras, batch.letterbox, batch.targets.rois)
+        seen = batch.input(self.student.modality)
+        if self.distiller is None:
+            return self.student(seen, *place), None
+        shown = (batch.input(self.distiller.teacher.modality), *place)  # type: ignore[arg-type]
+        self.distiller.progress = self.current_epoch / self.epochs
+        distilled = self.distiller(seen, *place, teacher_inputs=shown, targets=batch.targets)
+        return distilled.student, distilled
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the data set which epoch's augmentation to draw, and forget the last epoch's losses."""
+        self._epoch_losses = {}
+        dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
+        dataset.set_epoch(self.current_epoch)
+
+    def on_train_epoch_end(self) -> None:
+        """Weigh the tasks of the next epoch by how this one went."""
+        if self.task_weights is None:
+            return
+        means = {name: float(value) / self.trainer.num_training_batches for name, value in self._epoch_losses.items()}
+        tasks = {name: value for name, value in means.items() if name in self.weights}
+        if self.shifted_task_names:
+            tasks = shift_names(tasks, [means[name] for name in ("affinity", "head", "rank") if name in means])
+        self.weights = self.task_weights.advance(tasks, self.current_epoch + 1)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Detect as at inference, and look at the true peaks for the depth error."""
+        measure_batch(self.student, batch, self.measurement)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log average precision and depth error."""
+        self.log_dict({f"val/{name}": value for name, value in self.measurement.summary().items()})
+        self.measurement.clear()
+
+    def configure_optimizers(self) -> Any:
+        """Adam; biases do not decay; the schedule's rate is set at every step."""
+        config = self.optimizer_config
+        groups = [
+            {"params": list(self._trained(bias=False)), "weight_decay": config.weight_decay},
+            {"params": list(self._trained(bias=True)), "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.Adam(groups, lr=1.0)  # the schedule gives the rate itself
+        batches = self.trainer.estimated_stepping_batches / self.epochs
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: config.schedule.rate(step / batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what exact resumption needs beyond weights and optimizer."""
+        checkpoint["task_weights"] = self.task_weights.state_dict() if self.task_weights else None
+        checkpoint["weights"] = self.weights
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from there."""
+        if self.task_weights is not None:
+            self.task_weights.load_state_dict(checkpoint["task_weights"])
+        self.weights = checkpoint["weights"]
+
+    def _trained(self, *, bias: bool) -> Iterator[nn.Parameter]:
+        modules: list[nn.Module] = [self.student] if self.distiller is None else [self.distiller]
+        for module in modules:
+            for name, parameter in module.named_parameters():
+                if name.endswith("bias") == bias and parameter.requires_grad:
+                    yield parameter
+
+    def _remember(self, tasks: Mapping[str, Tensor], distilled: Distilled | None) -> None:
+        """Add to the epoch's sums, on the device, without waiting for it."""
+        terms = {} if distilled is None else distilled.terms
+        for name, value in {**tasks, **terms}.items():
+            self._epoch_losses[name] = self._epoch_losses.get(name, 0) + value.detach()
+
+    @staticmethod
+    def _named(tasks: Mapping[str, Tensor], distilled: Distilled | None, loss: Tensor) -> dict[str, Tensor]:
+        terms = {} if distilled is None else {f"distill_{name}": value for name, value in distilled.terms.items()}
+        return {"loss": loss, **tasks, **terms}

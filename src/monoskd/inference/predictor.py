@@ -1,0 +1,179 @@
+"""An image and its camera become boxes; so do folders and videos."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from monoskd.data.kitti import make_sample
+from monoskd.data.kitti_io import read_calibration, read_image, write_objects
+from monoskd.data.transforms import Frame, PublishedData
+from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera
+from monoskd.inference.draw import draw_scene
+from monoskd.models.weights import load_model
+from monoskd.objects import Objects
+from monoskd.structures import Batch, Detections, Detector, Sample
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+SCHEMA = "monoskd/detections/1"
+
+
+class Predictor:
+    """A trained detector, ready for pictures of any size.
+
+    model: a model file or a detector; device: where it runs.
+
+    >>> Predictor("model.safetensors")(image, Camera.from_hfov(90, width=1280, height=720))  # doctest: +SKIP
+    """
+
+    def __init__(self, model: str | Path | Detector, *, device: str | torch.device = "cpu") -> None:
+        self.detector: Any = load_model(Path(model)) if isinstance(model, str | Path) else model
+        self.detector.to(device).eval()
+        self.device = torch.device(device)
+        published = self.detector.config.geometry == "published"
+        self.published = PublishedData.all() if published else PublishedData()
+
+    @torch.inference_mode()
+    def __call__(
+        self, image: NDArray[np.uint8], camera: Camera, depth_m: NDArray[np.float32] | None = None
+    ) -> Detections:
+        """Boxes in one picture, best first, in its own pixels and metres, on the CPU.
+
+        image: h x w x 3 RGB. camera: its projection. depth_m: h x w depth map, for a depth network (a teacher) only.
+        """
+        if self.detector.modality == "depth" and depth_m is None:
+            raise InputError(
+                "model: a depth network needs a depth map beside each picture; train an rgb student to do without"
+            )
+        batch = Batch.collate([self.sample(Frame(image=image, camera=camera, depth_m=depth_m))]).to(self.device)
+        output = self.detector(batch.input(self.detector.modality), batch.cameras, batch.letterbox)
+        detections: Detections = self.detector.decode(output, batch.cameras, batch.letterbox)[0].to("cpu")
+        return detections
+
+    def sample(self, frame: Frame) -> Sample:
+        """A picture as the network wants it."""
+        return make_sample("", frame, input_size=self.detector.input_size, published=self.published)
+
+
+@dataclass(frozen=True)
+class CameraSource:
+    """Where the camera of a picture comes from: a calibration file, a folder of them, or one number."""
+
+    calibration: Path | None = None
+    focal_px: float | None = None
+    hfov_deg: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.calibration, self.focal_px, self.hfov_deg) if value is not None]
+        if len(given) != 1:
+            raise InputError(f"camera: expected exactly one of --calib, --focal and --hfov, got {len(given)}")
+
+    def camera(self, stem: str, *, width: int, height: int) -> Camera:
+        """The camera of the width x height picture called `stem`."""
+        if self.focal_px is not None:
+            return Camera.from_focal(self.focal_px, width=width, height=height)
+        if self.hfov_deg is not None:
+            return Camera.from_hfov(self.hfov_deg, width=width, height=height)
+        assert self.calibration is not None
+        path = self.calibration / f"{stem}.txt" if self.calibration.is_dir() else self.calibration
+        return read_calibration(path).camera
+
+
+def predict_source(
+    predictor: Predictor,
+    source: Path,
+    *,
+    cameras: CameraSource,
+    out: Path,
+    score: float = 0.2,
+    draw: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Predict an image, a folder of images or a video; returns the number of pictures.
+
+    Writes `out/kitti/<stem>.txt` and `out/detections.json`, with `draw` also `out/drawn/<stem>.jpg` (the boxes on the
+    picture and from above). score: least score. What was done before an interruption stays.
+    """
+    (out / "kitti").mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    total, pictures = open_source(source)
+    try:
+        for stem, image in pictures:
+            camera = cameras.camera(stem, width=image.shape[1], height=image.shape[0])
+            objects = predictor(image, camera).above(score).to_objects()
+            write_objects(out / "kitti" / f"{stem}.txt", objects)
+            if draw:
+                write_jpeg(out / "drawn" / f"{stem}.jpg", draw_scene(image, camera=camera, detections=objects))
+            entries.append({"image": stem, "detections": as_json(objects)})
+            progress(len(entries), total)
+    finally:
+        document = {"schema": SCHEMA, "images": entries}
+        (out / "detections.json").write_text(json.dumps(document, indent=1) + "\n")
+    return len(entries)
+
+
+def open_source(source: Path) -> tuple[int, Iterator[tuple[str, NDArray[np.uint8]]]]:
+    """How many pictures there are and the pictures, as (stem, RGB pixels). Raises InputError if there are none."""
+    if source.is_dir():
+        paths = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not paths:
+            raise InputError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
+        return len(paths), ((path.stem, read_image(path)) for path in paths)
+    if not source.exists():
+        raise InputError(f"{source}: no such image, folder or video")
+    if source.suffix.lower() in VIDEO_SUFFIXES:
+        return _open_video(source)
+    return 1, iter([(source.stem, read_image(source))])
+
+
+def _open_video(source: Path) -> tuple[int, Iterator[tuple[str, NDArray[np.uint8]]]]:
+    capture = cv2.VideoCapture(str(source))
+    if not capture.isOpened():
+        raise InputError(
+            f"{source}: expected a video that OpenCV can read, got something else; try an .mp4 or a folder"
+        )
+
+    def pictures() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        index = 0
+        while True:
+            good, bgr = capture.read()
+            if not good:
+                capture.release()
+                return
+            yield f"{index:06d}", np.ascontiguousarray(bgr[..., ::-1])
+            index += 1
+
+    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), pictures()
+
+
+def as_json(objects: Objects) -> list[dict[str, Any]]:
+    """One entry a detection: pixels, metres and radians, as in the text files."""
+    assert objects.scores is not None
+    return [
+        {
+            "class": str(objects.names[i]),
+            "score": float(objects.scores[i]),
+            "box_2d_px": objects.boxes_2d[i].tolist(),
+            "bottom_centre_m": objects.bottom[i].tolist(),
+            "height_width_length_m": objects.dimensions[i].tolist(),
+            "yaw_rad": float(objects.yaw[i]),
+            "alpha_rad": float(objects.alpha[i]),
+        }
+        for i in range(len(objects))
+    ]
+
+
+def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write RGB pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    good, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    assert good, "JPEG encoding of an RGB image does not fail"
+    path.write_bytes(code.tobytes())

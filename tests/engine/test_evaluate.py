@@ -1,0 +1,102 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monoskd.engine.evaluate import evaluate_folders
+from monoskd.errors import InputError
+
+CAR = "Car 0.00 0 0.00 100.00 100.00 200.00 200.00 1.50 1.60 4.00 0.00 1.60 20.00 0.00"
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Three labelled frames and results for them, all of them right."""
+    labels, predictions = tmp_path / "label_2", tmp_path / "results"
+    for folder, line in ((labels, CAR), (predictions, f"{CAR} 0.5")):
+        folder.mkdir()
+        for index in range(3):
+            (folder / f"{index:06d}.txt").write_text(f"{line}\n")
+    return labels, predictions
+
+
+def cars_3d(labels: Path, predictions: Path, split: Path | None = None) -> float:
+    evaluation = evaluate_folders(labels, predictions, split=split)
+    result = next(r for r in evaluation.results if (r.class_name, r.metric) == ("Car", "3d"))
+    return result.average_precision("R40")["easy"]
+
+
+def test_every_labelled_frame_is_evaluated(folders: tuple[Path, Path]) -> None:
+    evaluation = evaluate_folders(*folders)
+    assert evaluation.frames == 3
+    assert evaluation.notes == ()
+    assert cars_3d(*folders) == pytest.approx(100 * 2 / 40)
+
+
+def test_a_missing_result_is_an_empty_one_and_is_said(folders: tuple[Path, Path]) -> None:
+    labels, predictions = folders
+    (predictions / "000001.txt").unlink()
+    missing = evaluate_folders(labels, predictions)
+    assert missing.notes == ("1 of 3 frames have no result file and count as frames without detections",)
+    (predictions / "000001.txt").write_text("")
+    empty = evaluate_folders(labels, predictions)
+    assert empty.notes == ()
+    assert missing.rows() == empty.rows()
+    assert cars_3d(labels, predictions) == pytest.approx(100 * 1 / 40)
+
+
+def test_a_split_chooses_the_frames(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    split = tmp_path / "val.txt"
+    split.write_text("000002\n000000\n")
+    evaluation = evaluate_folders(*folders, split=split)
+    assert evaluation.frames == 2
+    assert evaluation.notes == ("1 result files belong to frames outside the split and were left out",)
+    assert cars_3d(*folders, split=split) == pytest.approx(100 * 1 / 40)
+
+
+def test_a_result_for_an_unknown_frame_is_an_error(folders: tuple[Path, Path]) -> None:
+    labels, predictions = folders
+    (predictions / "000007.txt").write_text("")
+    (predictions / "000008.txt").write_text("")
+    with pytest.raises(InputError, match=r"expected a label in .* for every result, got none for 000007 and 1 more"):
+        evaluate_folders(labels, predictions)
+
+
+def test_a_frame_of_the_split_without_a_label_is_an_error(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("000000\n000009\n")
+    with pytest.raises(InputError, match=r"val\.txt: expected a label in .* for every frame, got none for 000009:"):
+        evaluate_folders(*folders, split=tmp_path / "val.txt")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_missing_folder_is_named(folders: tuple[Path, Path], which: int) -> None:
+    paths = list(folders)
+    paths[which] = paths[which] / "nowhere"
+    with pytest.raises(InputError, match=r"nowhere: expected a folder of \.txt files"):
+        evaluate_folders(*paths)
+
+
+def test_a_damaged_result_is_named(folders: tuple[Path, Path]) -> None:
+    labels, predictions = folders
+    (predictions / "000001.txt").write_text(f"{CAR} 0.5\n{CAR} nan\n")
+    with pytest.raises(
+        InputError, match=r"000001\.txt, line 2, field 16 \(score\): expected a finite number, got 'nan'"
+    ):
+        evaluate_folders(labels, predictions)
+
+
+def test_a_result_needs_a_score(folders: tuple[Path, Path]) -> None:
+    labels, _ = folders
+    with pytest.raises(InputError, match=r"expected 16 fields \(a result\), got 15"):
+        evaluate_folders(labels, labels)
+
+
+def test_labels_may_carry_a_score(folders: tuple[Path, Path]) -> None:
+    labels, predictions = folders
+    assert evaluate_folders(predictions, predictions).rows() == evaluate_folders(labels, predictions).rows()
+
+
+def test_starts_without_torch() -> None:
+    program = "import sys, monoskd.engine.evaluate; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
