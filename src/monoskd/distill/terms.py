@@ -1,0 +1,169 @@
+"""What student and teacher should agree on, how much it counts and when."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from monoskd.errors import InputError
+
+Resize: TypeAlias = Literal["coarsest", "teacher", "student", "none"]
+Loss: TypeAlias = Callable[..., Tensor]
+
+HINTS = ("mask", "targets")  # what a loss is given besides the two networks, if its signature names it
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A schedule: the factor goes from `first` to `last`, linearly, while progress goes from `start` to `end`."""
+
+    start: float = 0.0
+    end: float = 1.0
+    first: float = 0.0
+    last: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.start < self.end <= 1.0:
+            raise InputError(f"Ramp: expected 0 <= start < end <= 1, got start={self.start}, end={self.end}")
+
+    def __call__(self, progress: float) -> float:
+        """The factor at this share of the training."""
+        done = min(max((progress - self.start) / (self.end - self.start), 0.0), 1.0)
+        return self.first + (self.last - self.first) * done
+
+
+@dataclass(frozen=True)
+class Term:
+    """One thing that student and teacher should agree on.
+
+    Args:
+        loss: called as `loss(student=..., teacher=...)`, returns a scalar; is given `mask=` and `targets=` as well
+            where its signature names them. Maps are B x C x H x W: one if the term looks at one tap, else a list.
+        weight: its factor in the total.
+        taps: names of the taps it looks at; None for all.
+        each: call the loss on every tap by itself and add up: for a loss that takes no lists.
+        resize: where sizes differ, bilinear to the "coarsest" map of all its taps, or tap by tap to the "teacher" or
+            the "student"; with "none" the loss sees the sizes as they are.
+        on: "taps", or "output": the loss sees what the two networks return.
+        schedule: progress of the training in [0, 1] -> one more factor, such as `Ramp(end=0.1)`.
+        masked: False keeps the mask from this term.
+    """
+
+    loss: Loss
+    weight: float = 1.0
+    taps: Sequence[str] | None = None
+    each: bool = False
+    resize: Resize = "coarsest"
+    on: Literal["taps", "output"] = "taps"
+    schedule: Callable[[float], float] | None = None
+    masked: bool = True
+
+    def check(self, name: str, taps: Sequence[str]) -> None:
+        """Raise InputError where the loss has another signature or a tap does not exist."""
+        wanted = _parameters(self.loss)
+        if not {"student", "teacher"} <= set(wanted):
+            raise InputError(
+                f'term "{name}": expected a loss called with student= and teacher=, got {_signature(self)}'
+            )
+        for choice, value, choices in (
+            ("resize", self.resize, ("coarsest", "teacher", "student", "none")),
+            ("on", self.on, ("taps", "output")),
+        ):
+            if value not in choices:
+                raise InputError(f'term "{name}": {choice}: expected one of {", ".join(choices)}, got {value!r}')
+        if self.on == "taps" and not taps:
+            raise InputError(f'term "{name}" compares taps and there are none: give taps=[...], or on="output"')
+        for tap in self.taps or ():
+            if tap not in taps:
+                nearest = ", ".join(f'"{one}"' for one in get_close_matches(tap, taps, cutoff=0.3) or taps)
+                raise InputError(f'term "{name}" looks at "{tap}", which is no tap; nearest: {nearest}')
+
+    def factor(self, progress: float) -> float:
+        """The weight at this share of the training."""
+        return self.weight * (1.0 if self.schedule is None else self.schedule(progress))
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether a mask would reach the loss."""
+        return self.masked and "mask" in _parameters(self.loss)
+
+    def value(self, name: str, *, student: Any, teacher: Any, hints: Mapping[str, Any]) -> Float[Tensor, ""]:
+        """The loss of two outputs, or of two lists of maps."""
+        wanted = self.hints(name, hints)
+        if self.on == "output":
+            values = [self.loss(student=student, teacher=teacher, **wanted)]
+        elif self.each or len(student) == 1:
+            values = [self.loss(student=s, teacher=t, **wanted) for s, t in zip(student, teacher, strict=True)]
+        else:
+            values = [self.loss(student=student, teacher=teacher, **wanted)]
+        for value in values:
+            if not isinstance(value, Tensor) or value.ndim:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise InputError(f'term "{name}": expected a loss that returns a scalar tensor, got {shape}')
+        return sum(values[1:], values[0])
+
+    def hints(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The mask and targets that the loss asks for. Raises InputError where it insists on one that is missing."""
+        chosen = {}
+        for hint, parameter in _parameters(self.loss).items():
+            if hint not in HINTS:
+                continue
+            if given.get(hint) is not None and (hint != "mask" or self.masked):
+                chosen[hint] = given[hint]
+            elif parameter.default is inspect.Parameter.empty:
+                raise InputError(f'term "{name}" needs {hint}: expected distiller(..., {hint}=...), got none')
+        return chosen
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """What one tap gave.
+
+    source: the student's tensor as it left its module, part of the graph of its output. student: its map after fusion
+    and adapter. teacher: the teacher's map. grid: rows and columns are places, which may be resized; not so for tokens
+    and vectors.
+    """
+
+    source: Tensor
+    student: Float[Tensor, "b c h w"]
+    teacher: Float[Tensor, "b k i j"]
+    grid: bool
+
+
+def resized(seen: Sequence[Tapped], *, policy: Resize, where: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Student and teacher maps at the sizes that the policy asks for (see `Term`)."""
+    students, teachers = [one.student for one in seen], [one.teacher for one in seen]
+    if policy == "none":
+        return students, teachers
+    coarsest = min((x.shape[2:] for x in students + teachers), key=lambda size: size.numel())
+    sizes = {
+        "coarsest": [coarsest] * len(seen),
+        "teacher": [x.shape[2:] for x in teachers],
+        "student": [x.shape[2:] for x in students],
+    }[policy]
+    for one, size in zip(seen, sizes, strict=True):
+        if not one.grid and {one.student.shape[2:], one.teacher.shape[2:]} != {size}:
+            raise InputError(
+                f"{where}: tokens or vectors of {one.student.shape[2]} and {one.teacher.shape[2]} places cannot be "
+                'resized: make maps of them with Outlet(path, view=TokensAsMap()), or use Term(..., resize="none")'
+            )
+    return [_resize(x, size) for x, size in zip(students, sizes, strict=True)], [
+        _resize(x, size) for x, size in zip(teachers, sizes, strict=True)
+    ]
+
+
+def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return x if x.shape[2:] == size else interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
+
+
+def _signature(term: Term) -> str:
+    return f"{type(term.loss).__name__}({', '.join(_parameters(term.loss))})"
