@@ -84,6 +84,8 @@ def test_a_published_letterbox_is_batched_with_its_region(root: Path) -> None:
     assert isinstance(batch.letterbox, PublishedLetterbox)
     assert batch.letterbox.region.shape == (2, 2, 2)
     torch.testing.assert_close(batch.letterbox[torch.tensor([1])].region[0, 1], torch.tensor([190.0, 58.0]))
+    corners = torch.tensor([[[0.0, 0.0], [192.0, 64.0]]] * 2)
+    torch.testing.assert_close(batch.letterbox.invert(corners), torch.tensor([[[0.0, 0.0], [190.0, 58.0]]] * 2))
 
 
 # --- randomness -------------------------------------------------------------------------------------------------------

@@ -202,6 +202,13 @@ def test_published_placing_reads_positions_back_elsewhere_only_on_other_proporti
 # --- resampling -------------------------------------------------------------------------------------------------------
 
 
+def test_a_picture_of_the_networks_size_stays_as_it_is() -> None:
+    frame = make_frame(width=128, height=64)
+    box = Letterbox.fit(width=128, height=64, size=(128, 64))
+    np.testing.assert_array_equal(warp_image(frame.image, box), frame.image)
+    np.testing.assert_array_equal(warp_depth(frame.depth_m, box), frame.depth_m)
+
+
 @pytest.mark.parametrize("warp", [warp_depth, warp_published])
 @pytest.mark.parametrize("scale", [0.31, 0.9, 1.0, 1.73])
 def test_a_ramp_keeps_its_values_at_its_places(warp, scale: float) -> None:
