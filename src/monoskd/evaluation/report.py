@@ -14,7 +14,7 @@ WIDEST = 240  # characters; no table needs as many
 def table(evaluation: Evaluation) -> str:
     """Everything as text, as wide as it needs to be."""
     blocks = [*(_drawn(sheet) for sheet in sheets(evaluation)), *(f"note: {note}" for note in evaluation.notes)]
-    return "\n".join(blocks)
+    return "\n\n".join(blocks)
 
 
 def write_json(evaluation: Evaluation, path: Path) -> None:
@@ -34,7 +34,7 @@ def _drawn(sheet: Sheet) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for index, column in enumerate(sheet.columns):
         drawn.add_column(column, justify="left" if index < LABEL_COLUMNS else "right", no_wrap=True)
     for row, following in zip(sheet.rows, [*sheet.rows[1:], None], strict=True):

@@ -7,9 +7,10 @@ import numpy as np
 
 from monoskd.evaluation.curves import RECALLS
 from monoskd.evaluation.results import DIFFICULTIES, Evaluation, Result
+from monoskd.evaluation.rules import STRICT
 
 LABEL_COLUMNS = 3
-METRICS = {"bbox": "2D box", "aos": "2D box, orientation", "bev": "bird's eye", "3d": "3D box"}
+METRICS = {"bbox": "2D", "aos": "orientation", "bev": "bird's eye", "3d": "3D"}
 MENDED = {
     "location": "true location",
     "depth": "true depth",
@@ -31,7 +32,7 @@ class Sheet:
 
 def sheets(evaluation: Evaluation) -> Iterator[Sheet]:
     """All that the evaluation says, one table after another."""
-    columns = ("class", "metric", "overlap", *(f"{name} {recall}" for recall in RECALLS for name in DIFFICULTIES))
+    columns = ("class", "metric", "IoU", *(f"{recall}\n{name}" for recall in RECALLS for name in DIFFICULTIES))
     rows = tuple(_row(result) for result in evaluation.results)
     yield Sheet(f"KITTI average precision [%], {evaluation.frames} frames", columns, rows)
     if evaluation.by_distance:
@@ -57,15 +58,14 @@ def _row(result: Result) -> tuple[str, ...]:
 
 
 def _comparison(title: str, parts: Mapping[str, Evaluation], *, heading: str) -> Sheet:
-    """The first (strict) 3D result of each class, side by side for several evaluations."""
+    """The 3D results of each class at its strict overlap, side by side for several evaluations."""
     rows = []
-    for class_name in dict.fromkeys(
-        result.class_name for evaluation in parts.values() for result in evaluation.results
-    ):
-        for name, evaluation in parts.items():
-            strict = next(r for r in evaluation.results if (r.class_name, r.metric) == (class_name, "3d"))
-            rows.append((class_name, name, f"> {strict.least_overlap:g}", *_numbers(strict, "R40")))
-    return Sheet(title, ("class", heading, "overlap", *DIFFICULTIES), tuple(rows))
+    for evaluated in zip(*(evaluation.results for evaluation in parts.values()), strict=True):
+        first = evaluated[0]
+        if first.metric == "3d" and first.least_overlap == STRICT[first.class_name]:
+            overlap = f"> {first.least_overlap:g}"
+            rows += [(first.class_name, n, overlap, *_numbers(r, "R40")) for n, r in zip(parts, evaluated, strict=True)]
+    return Sheet(title, ("class", heading, "IoU", *DIFFICULTIES), tuple(rows))
 
 
 def _numbers(result: Result, recall: str) -> list[str]:
