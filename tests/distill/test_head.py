@@ -10,6 +10,8 @@ from torch.testing import assert_close
 from monoskd.distill.head import HeadLoss
 from monoskd.distill.masks import centre_squares
 from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.structures import DetectorOutput, Targets
 
 DEPTHS = ("visual_depth", "attribute_depth", "depth")
@@ -130,3 +132,25 @@ def test_both_networks_must_look_at_the_same_regions(
 def test_options_that_contradict_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         HeadLoss(**options)
+
+
+def test_depth_in_metres_drowns_the_other_parts_and_relative_depth_does_not(targets: Targets) -> None:
+    def network(seed: int) -> DidM3D:
+        torch.manual_seed(seed)
+        slim = {"channels": (8, 8, 8, 16, 16, 16)}
+        return DidM3D(DidM3DConfig(pretrained=False, backbone_arguments=slim, head_width=16))
+
+    camera = Camera(torch.tensor([[100.0, 0, 40, 0], [0, 100, 24, 0], [0, 0, 1, 0]]).expand(3, -1, -1))
+    letterbox = Letterbox(torch.ones(3), torch.zeros(3, 2), (96, 64))
+    images = torch.rand(3, 3, 64, 96)
+    targets = replace(targets, heatmap=torch.zeros(3, 3, 16, 24))
+    learner, expert = (network(seed)(images, camera, letterbox, targets.rois) for seed in (0, 1))
+    pull = {}
+    for unit in ("relative", "metres"):
+        parts = HeadLoss(depth=unit).parts(student=learner, teacher=expert, targets=targets)
+        others = torch.stack([value for name, value in parts.items() if name != "head_depth"]).sum()
+        shared = learner.features["neck.4"]
+        depth, rest = (torch.autograd.grad(x, shared, retain_graph=True)[0] for x in (parts["head_depth"], others))
+        pull[unit] = float(depth.norm() / rest.norm())
+    assert pull["metres"] > 5
+    assert pull["relative"] < 2

@@ -57,7 +57,7 @@ class MapLoss(nn.Module, ABC):
         both sides deviate from the teacher's mean, and nothing is learned.
         """
         teachers = [level.detach() for level in as_levels(teacher)]
-        priors = [_mean_of_the_others(level) for level in teachers]
+        priors = [static_prior(level) for level in teachers]
         if self.teacher_mean is not None:
             teachers, priors = self.teacher_mean.deviations(teachers), self.teacher_mean.deviations(priors)
         return self._sum(priors, teachers, mask)
@@ -97,7 +97,8 @@ def _masks(mask: Maps | None, levels: Sequence[Tensor]) -> list[Tensor | None]:
     return sized
 
 
-def _mean_of_the_others(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+def static_prior(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """For each image of the batch, the mean map of the other images."""
     if len(maps) < 2:
         raise InputError(f"static prior: expected a batch of at least 2 images, got {len(maps)}")
     return (maps.sum(0) - maps) / (len(maps) - 1)
