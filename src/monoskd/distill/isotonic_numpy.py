@@ -1,7 +1,8 @@
-"""Sorting and pooling of rows on a CPU: the steps of isotonic.py in numpy, on what is still undecided only.
+"""Sorting and pooling on a CPU: what isotonic.py does, in numpy, on what is still undecided only.
 
-numpy sorts plain integers with vector instructions, several times faster than `torch.sort` sorts numbers and indices.
-Everything here works on a few rows at a time that fit the cache, without a loop over elements.
+numpy sorts plain integers with vector instructions, several times faster than `torch.sort` sorts numbers with indices.
+All functions take a few rows at a time that fit the cache, and none loops over elements. Blocks of all rows are laid
+end to end and known by `ends`, the position of the last value of each, counted through the rows.
 """
 
 import numpy as np
@@ -10,202 +11,207 @@ from numpy.typing import NDArray
 
 from monoskd.distill.isotonic import MeanMasses, join
 
+Floats = NDArray[np.float32] | NDArray[np.float64]
 F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
-# Whole passes over the blocks, before passes over the borders that still violate, before joins.
+# Passes over all blocks, then over the borders that still violate; then stretches are joined.
 _PASSES = 2
 _BORDER_PASSES = 24
-# Sums up to (this times n) n are taken from one running sum; beyond, rounding would show in a rank.
+# A row of range up to this times n is summed by one running sum; beyond, rounding could show in a rank.
 _SAFE_RANGE = 64.0
 
 
-def sort_rows(x: NDArray[np.floating]) -> tuple[NDArray[np.floating], I64]:
-    """Each row ascending, and where each value came from. Rows with a NaN end or begin with one."""
+def sort_rows(x: Floats, order: I64) -> Floats:
+    """Each row ascending; `order` receives where each value came from. Rows with a NaN end or begin with one."""
     if x.dtype != np.float32 or x.shape[-1] >= 2**31:
-        order = np.argsort(x, axis=-1)
-        return np.take_along_axis(x, order, axis=-1), order
-    # Bits of a float, the magnitude of negative ones inverted, compare as integers; the index fills the lower half.
-    bits = (x + np.float32(0)).view(np.int32)  # -0 becomes 0
-    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
-    packed = bits.astype(np.int64)
-    packed <<= 32
-    packed |= np.arange(x.shape[-1])
-    packed.sort(axis=-1)
-    packed &= 0xFFFFFFFF
-    return np.take_along_axis(x, packed, axis=-1), packed
+        order[:] = np.argsort(x, axis=-1)
+    else:
+        # The bits of a float, those of negative ones inverted, compare as integers; the index fills the lower half.
+        bits = (x + np.float32(0)).view(np.int32)  # -0 becomes 0
+        bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+        order[:] = bits
+        order <<= 32
+        order |= np.arange(x.shape[-1])
+        order.sort(axis=-1)
+        order &= 0xFFFFFFFF
+    values = np.empty_like(x)
+    for row, at, into in zip(x, order, values, strict=True):
+        row.take(at, out=into, mode="clip")
+    return values
 
 
-def pool(theta: F64) -> tuple[I64, I64, F64]:
-    """Blocks of the non-increasing regression of (1..n) - theta, theta ascending in rows of n.
-
-    Returns, for all rows laid end to end, where each block starts, its length, and its value.
-    """
-    rows, n = theta.shape
-    y = np.arange(1.0, n + 1) - theta
+def ascending_ranks(values: Floats, ranks: Floats) -> None:
+    """Fill `ranks` with those of ascending rows, ties averaged; a row with a NaN has NaN ranks."""
+    rows, n = values.shape
     apart = np.empty((rows, n), np.bool_)
-    np.greater(y[:, :-1], y[:, 1:], out=apart[:, 1:])
-    apart[:, 0] = True
-    starts = np.flatnonzero(apart)
-    running = np.append(0.0, y.cumsum()) if theta.max() <= _SAFE_RANGE * n and n > 4096 else None
-    sums = np.add.reduceat(y.ravel(), starts) if running is None else np.diff(running[starts], append=running[-1])
-    lengths = np.diff(starts, append=rows * n)
-    for _ in range(_PASSES):
-        keep = _kept(starts, lengths, sums, n)
-        starts = starts[keep]
-        sums = np.add.reduceat(sums, keep) if running is None else np.diff(running[starts], append=running[-1])
-        lengths = np.diff(starts, append=rows * n)
-    starts, lengths, sums = _pool_borders(starts, lengths, sums, n)
-    return starts, lengths, sums / lengths
+    np.not_equal(values[:, :-1], values[:, 1:], out=apart[:, :-1])
+    apart[:, -1] = True
+    if apart.all():
+        ranks[:] = np.arange(1, n + 1)
+    else:
+        ends = np.flatnonzero(apart)
+        lengths = np.diff(ends, prepend=-1)
+        shared = ends % n - (lengths - 3) / 2
+        ranks[:] = np.repeat(shared.astype(ranks.dtype), lengths).reshape(rows, n)
+    ranks[_with_nan(values)] = np.nan
 
 
-def _reduced(values: NDArray[np.floating], strength: F64) -> F64:
-    """Ascending values / strength, from 0, without the width of gaps that no block bridges (docs/ranks.md)."""
-    if not np.isfinite(values[:, [0, -1]]).all():
-        limit = np.finfo(values.dtype).max
-        values = values.clip(-limit, limit)
-    theta = np.zeros(values.shape)
-    np.subtract(values[:, 1:], values[:, :-1], out=theta[:, 1:], dtype=np.float64)
-    theta /= strength
-    np.minimum(theta, values.shape[-1] / 2 + 1, out=theta)
-    return np.cumsum(theta, axis=1, out=theta)
+def _with_nan(values: Floats) -> NDArray[np.bool_]:
+    """Which sorted rows hold a NaN."""
+    return np.isnan(values[:, 0]) | np.isnan(values[:, -1])
 
 
-def largest_blocks(x: NDArray[np.floating], strength: F64) -> I64:
+def ascending_soft_ranks(values: Floats, strength: F64, ranks: Floats | None, block: I32, scratch: F64) -> I64:
+    """Fill `ranks` (unless None) with the soft ranks of ascending rows and `block` with the block of each value.
+
+    Returns how many values each block holds. strength: rows x 1. scratch: 2 x rows x n.
+    """
+    theta = reduced(values, strength, scratch[0])
+    ends, lengths, shift = pool(theta, scratch[1])
+    first = block.ravel()  # counts the blocks that have begun
+    first[:] = 0
+    first[ends[:-1] + 1] = 1
+    np.cumsum(first, out=first)
+    if ranks is not None:
+        theta += shift.take(block, out=scratch[1], mode="clip")
+        ranks[:] = theta
+        ranks[_with_nan(values)] = np.nan
+    return lengths
+
+
+def largest_blocks(x: Floats, strength: F64) -> I64:
     """How many values the largest block of each row holds. strength: rows x 1."""
-    starts, lengths, _ = pool(_reduced(np.sort(x, axis=-1), strength))
-    largest: I64 = np.maximum.reduceat(lengths, _row_heads(starts, x.shape[-1]))
+    theta, scratch = np.empty((2, *x.shape))
+    ends, lengths, _ = pool(reduced(np.sort(x, axis=-1), strength, theta), scratch)
+    largest: I64 = np.maximum.reduceat(lengths, _row_heads(ends, x.shape[-1]))
     return largest
 
 
-def soft_rank_rows(
-    x: NDArray[np.floating], strength: F64
-) -> tuple[NDArray[np.floating], NDArray[np.int32], NDArray[np.floating]]:
-    """Soft ranks of each row, the block of each value and, by block, how many values it holds.
+def reduced(values: Floats, strength: F64, theta: F64) -> F64:
+    """Ascending values / strength, from 0, without the width of gaps that no block bridges (docs/ranks.md)."""
+    n = values.shape[-1]
+    if not np.isfinite(values[:, [0, -1]]).all():
+        limit = np.finfo(values.dtype).max
+        values = values.clip(-limit, limit)
+    np.subtract(values, values[:, :1], out=theta, dtype=np.float64)
+    scale = 1 / strength
+    if not (theta[:, -1:] * scale <= _SAFE_RANGE * n).all():
+        np.subtract(values[:, 1:], values[:, :-1], out=theta[:, 1:], dtype=np.float64)
+        theta *= scale
+        np.minimum(theta, n / 2 + 1, out=theta)
+        return np.cumsum(theta, axis=1, out=theta)
+    theta *= scale
+    return theta
 
-    strength: rows x 1. Blocks are counted from 0 over all rows.
+
+def pool(theta: F64, scratch: F64) -> tuple[I64, I64, F64]:
+    """Ends, lengths and values of the blocks of the non-increasing regression of (1..n) - theta, theta ascending rows.
+
+    scratch: of the size of theta, overwritten.
     """
-    rows, n = x.shape
-    values, order = sort_rows(x)
-    theta = _reduced(values, strength)
-    starts, lengths, shift = pool(theta)
-    theta += np.repeat(shift, lengths).reshape(rows, n)
-    theta[np.isnan(values[:, 0]) | np.isnan(values[:, -1])] = np.nan
-    order += np.arange(0, rows * n, n)[:, None]
-    ranks, block = np.empty_like(x), np.empty((rows, n), np.int32)
-    ranks.ravel()[order] = theta
-    block.ravel()[order] = np.repeat(np.arange(len(starts), dtype=np.int32), lengths).reshape(rows, n)
-    return ranks, block, lengths.astype(x.dtype)
+    rows, n = theta.shape
+    y = np.subtract(np.arange(1.0, n + 1), theta, out=scratch)
+    apart = np.empty((rows, n), np.bool_)
+    np.greater(y[:, :-1], y[:, 1:], out=apart[:, :-1])
+    apart[:, -1] = True
+    ends = np.flatnonzero(apart)
+    flat = y.ravel()
+    running = bool((theta[:, -1] <= _SAFE_RANGE * n).all())
+    if running:
+        np.cumsum(flat, out=flat)
+    for _ in range(_PASSES):
+        lengths, sums = np.diff(ends, prepend=-1), _sums(flat, ends, running=running)
+        ends = ends[_kept(ends, sums / lengths, n)]
+    lengths, sums = np.diff(ends, prepend=-1), _sums(flat, ends, running=running)
+    return _pool_borders(ends, lengths, sums, n)
 
 
-def rank_rows(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Exact ranks of each row, ties averaged; a row with a NaN has NaN ranks."""
-    rows, n = x.shape
-    values, order = sort_rows(x)
-    order += np.arange(0, rows * n, n)[:, None]
-    new = np.empty((rows, n), np.bool_)
-    np.not_equal(values[:, :-1], values[:, 1:], out=new[:, 1:])
-    new[:, 0] = True
-    if new.all():
-        ascending = np.arange(1, n + 1, dtype=x.dtype)[None]
-    else:
-        starts = np.flatnonzero(new)
-        lengths = np.diff(starts, append=rows * n)
-        shared = (starts % n + (lengths + 1) / 2).astype(x.dtype)
-        ascending = np.repeat(shared, lengths).reshape(rows, n)
-    ranks = np.empty_like(x)
-    ranks.ravel()[order] = ascending
-    ranks[np.isnan(values[:, 0]) | np.isnan(values[:, -1])] = np.nan
-    return ranks
+def _sums(y: F64, ends: I64, *, running: bool) -> F64:
+    """The sums of blocks, from y or, if running, from its running sum."""
+    if running:
+        return np.diff(y[ends], prepend=0.0)
+    starts = np.append(0, ends[:-1] + 1)
+    return np.add.reduceat(y, starts)
 
 
-def _kept(starts: I64, lengths: I64, sums: F64, n: int) -> I64:
-    """The blocks whose value lies below that of the block before, and the first of each row."""
-    values = sums / lengths
+def _kept(ends: I64, values: F64, n: int) -> NDArray[np.bool_]:
+    """The blocks whose value lies above that of the next, and the last of each row."""
     keep = np.empty(len(values), np.bool_)
-    np.greater(values[:-1], values[1:], out=keep[1:])
-    keep[_row_heads(starts, n)] = True
-    return np.flatnonzero(keep)
+    np.greater(values[:-1], values[1:], out=keep[:-1])
+    keep[_row_heads(ends, n) - 1] = True
+    return keep
 
 
-def _row_heads(starts: I64, n: int) -> I64:
+def _row_heads(ends: I64, n: int) -> I64:
     """The first block of each row."""
-    return np.searchsorted(starts, np.arange(0, starts[-1] + 1, n))
+    return np.searchsorted(ends, np.arange(0, ends[-1], n))
 
 
-def _pool_borders(starts: I64, lengths: I64, sums: F64, n: int) -> tuple[I64, I64, F64]:
-    """Pool until no neighbours violate, looking only at borders whose blocks have changed."""
-    total = int(starts[-1] + lengths[-1])
-    count = len(starts)
-    before, after = np.arange(-1, count), np.arange(1, count + 2)
-    heads_row = np.zeros(count + 1, np.bool_)
-    heads_row[_row_heads(starts, n)] = True
-    heads_row[count] = True  # the end is no border
-    values = np.append(sums / lengths, 0)
-    border = 1 + np.flatnonzero(values[:-2] <= values[1:-1])
-    border = border[~heads_row[border]]
+def _pool_borders(ends: I64, lengths: I64, sums: F64, n: int) -> tuple[I64, I64, F64]:
+    """Pool until no neighbours violate, looking only at borders whose blocks have changed.
+
+    A border is known by the block after it. `before` and `after` lead from a block to its neighbours.
+    """
+    count = len(ends)
+    values = sums / lengths
+    between_rows = _row_heads(ends, n)
+    violating = values[:-1] <= values[1:]
+    violating[between_rows[1:] - 1] = False
+    border = np.flatnonzero(violating) + 1
     if not len(border):
-        return starts, lengths, sums
-    sums, lengths = sums.copy(), lengths.astype(np.float64)
-    alive = np.ones(count, np.bool_)
+        return ends, lengths, values
+    before, after = np.arange(-1, count), np.arange(1, count + 2)
+    fixed, alive = np.zeros(count + 1, np.bool_), np.ones(count, np.bool_)
+    fixed[between_rows] = fixed[count] = True
+    lengths = lengths.copy()
     for _ in range(_BORDER_PASSES):
-        new_run = np.empty(len(border), np.bool_)
-        new_run[0] = True
-        np.not_equal(before[border[1:]], border[:-1], out=new_run[1:])
+        new_run = np.append(True, before[border[1:]] != border[:-1])
         runs = np.flatnonzero(new_run)
-        head = before[border[runs]]
-        tail = after[np.append(border[runs[1:] - 1], border[-1])]
+        head, tail = before[border[runs]], after[border[np.append(runs[1:], len(border)) - 1]]
         sums[head] += np.add.reduceat(sums[border], runs)
         lengths[head] += np.add.reduceat(lengths[border], runs)
         alive[border] = False
         after[head], before[tail] = tail, head
         touched = np.column_stack((head, tail)).ravel()
         touched = touched[np.append(True, touched[1:] != touched[:-1])]
-        touched = touched[~heads_row[touched]]
+        touched = touched[~fixed[touched]]
         left = before[touched]
-        border = touched[sums[left] * lengths[touched] <= sums[touched] * lengths[left]]
+        border = touched[sums[left] / lengths[left] <= sums[touched] / lengths[touched]]
         if not len(border):
             break
-    kept = np.flatnonzero(alive)
-    starts, sums = starts[kept], sums[kept]
+    head = np.flatnonzero(alive)
+    ends, lengths, sums = ends[after[head] - 1], lengths[head], sums[head]
     if len(border):
-        starts, sums = _join_runs(starts, sums, np.searchsorted(kept, border), n, total)
-    return starts, np.diff(starts, append=total), sums
+        ends, lengths, sums = _join_stretches(ends, lengths, sums, np.searchsorted(head, border), n)
+    return ends, lengths, sums / lengths
 
 
-def _join_runs(starts: I64, sums: F64, border: I64, n: int, total: int) -> tuple[I64, F64]:
+def _join_stretches(ends: I64, lengths: I64, sums: F64, border: I64, n: int) -> tuple[I64, I64, F64]:
     """Join the stretches between violating borders, every other border at once, until none is left.
 
-    Each round halves the number of stretches, so there are at most log2(len(border)) + 1 of them.
+    Each round halves the number of borders, so there are at most log2(len(border)) + 1.
     """
-    count = len(starts)
-    row_heads = np.append(_row_heads(starts, n), count)
+    count = len(ends)
+    row_heads = np.append(_row_heads(ends, n), count)
     masses = MeanMasses(
-        torch.from_numpy(np.append(0.0, sums.cumsum())), torch.from_numpy(np.append(starts, total).astype(np.float64))
+        sums=torch.from_numpy(np.append(0.0, sums.cumsum())),
+        positions=torch.from_numpy(np.append(0.0, ends + 1.0)),
     )
-    start, stop = np.arange(count + 1), np.arange(1, count + 2)
+    start, stop = torch.arange(count + 1), torch.arange(1, count + 2)
     while len(border):
         row = np.searchsorted(row_heads, border, side="right")
-        low = np.maximum(row_heads[row - 1], np.append(0, border[:-1]))
-        high = np.minimum(row_heads[row], np.append(border[1:], count))
-        now = slice(None, None, 2)
-        low, middle, high = low[now], border[now], high[now]
-        steps = int((middle - low).max()).bit_length() + int((high - middle).max()).bit_length()
-        first, last = (
-            edge.numpy()
-            for edge in join(
-                masses,
-                torch.from_numpy(start),
-                torch.from_numpy(stop),
-                low=torch.from_numpy(low),
-                middle=torch.from_numpy(middle),
-                high=torch.from_numpy(high),
-                steps=steps,
-            )
-        )
+        low = np.maximum(row_heads[row - 1], np.append(0, border[:-1]))[::2]
+        high = np.minimum(row_heads[row], np.append(border[1:], count))[::2]
+        middle = border[::2]
+        steps = sum(int(side.max()).bit_length() for side in (middle - low, high - middle))
+        low, middle, high = (torch.from_numpy(np.ascontiguousarray(edge)) for edge in (low, middle, high))
+        first, last = join(masses, start, stop, low=low, middle=middle, high=high, steps=steps)
         width = last - first
-        inside = np.arange(width.sum()) + np.repeat(first - (width.cumsum() - width), width)
-        start[inside], stop[inside] = np.repeat(first, width), np.repeat(last, width)
+        inside = torch.arange(int(width.sum())) + (first - width.cumsum(0) + width).repeat_interleave(width)
+        start[inside], stop[inside] = first.repeat_interleave(width), last.repeat_interleave(width)
         border = border[1::2]
-    kept = np.flatnonzero(start[:-1] == np.arange(count))
-    return starts[kept], np.add.reduceat(sums, kept)
+    head = np.flatnonzero(start[:-1].numpy() == np.arange(count))
+    ends = ends[stop.numpy()[head] - 1]
+    return ends, np.diff(ends, prepend=-1), np.add.reduceat(sums, head)

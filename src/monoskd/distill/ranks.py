@@ -1,18 +1,21 @@
 """Ranks, differentiable ranks and correlations of plain tensors. The mathematics is in docs/ranks.md."""
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
 from monoskd.distill.isotonic import LogMasses, MeanMasses, block_starts
-from monoskd.distill.isotonic_numpy import largest_blocks, rank_rows, soft_rank_rows
+from monoskd.distill.isotonic_numpy import ascending_ranks, ascending_soft_ranks, largest_blocks, sort_rows
 from monoskd.errors import InputError
 
+_T = TypeVar("_T")
 Regularization: TypeAlias = Literal["l2", "kl"]
 Group: TypeAlias = Literal["sample", "channel", "batch"]
 
@@ -31,15 +34,25 @@ def _as_rows(x: Tensor, name: str) -> Tensor:
     return x.reshape(-1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
 
 
+def _like(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor of rows, contiguous."""
+    return torch.empty(rows.shape, dtype=dtype, device=rows.device)
+
+
 def _on_host(x: Tensor) -> bool:
     """Whether numpy may look at x in place."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _chunks(rows: Tensor) -> Iterator[slice]:
-    """A few rows at a time."""
+def _for_chunks(work: Callable[[slice], _T], rows: Tensor) -> list[_T]:
+    """`work` on a few rows at a time, in as many threads as torch uses."""
     step = max(1, _CHUNK // rows.shape[-1])
-    return (slice(first, first + step) for first in range(0, len(rows), step))
+    chunks = [slice(first, first + step) for first in range(0, len(rows), step)]
+    workers = min(torch.get_num_threads(), len(chunks))
+    if workers == 1:
+        return [work(chunk) for chunk in chunks]
+    with ThreadPoolExecutor(workers) as threads:
+        return list(threads.map(work, chunks))
 
 
 @torch.no_grad()
@@ -53,10 +66,14 @@ def rank(x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
     if rows.numel() == 0:
         return torch.zeros_like(rows).view(x.shape)
     if _on_host(rows):
-        ranks = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        for chunk in _chunks(rows):
-            ranks[chunk] = torch.from_numpy(rank_rows(rows[chunk].numpy()))
-        return ranks.view(x.shape)
+        ascending, order = _like(rows, rows.dtype), _like(rows, torch.int64)
+
+        def fill(chunk: slice) -> None:
+            values = sort_rows(rows[chunk].numpy(), order[chunk].numpy())
+            ascending_ranks(values, ascending[chunk].numpy())
+
+        _for_chunks(fill, rows)
+        return torch.empty_like(ascending).scatter_(-1, order, ascending).view(x.shape)
     values = rows.sort(dim=-1).values
     below = torch.searchsorted(values, rows)
     up_to = torch.searchsorted(values, rows, right=True)
@@ -138,18 +155,23 @@ class _SoftRank(torch.autograd.Function):
 
 
 def _soft_rank_host(rows: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ranks, blocks counted over all rows, and their sizes, a few rows at a time."""
-    ranks = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    block = torch.empty_like(ranks, dtype=torch.int32)
-    sizes: list[Tensor] = []
-    count = 0
-    for chunk in _chunks(rows):
-        parts = soft_rank_rows(rows[chunk].numpy(), strength[chunk].numpy())
-        ranks[chunk], block[chunk], size = (torch.from_numpy(part) for part in parts)
-        block[chunk] += count
-        count += len(size)
-        sizes.append(size)
-    return ranks, block, torch.cat(sizes)
+    """Soft ranks, the blocks of the values, counted through all rows, and how many values each block holds."""
+    ascending, order, block = _like(rows, rows.dtype), _like(rows, torch.int64), _like(rows, torch.int32)
+
+    def fill(chunk: slice) -> Tensor:
+        values = sort_rows(rows[chunk].numpy(), order[chunk].numpy())
+        scratch = np.empty((2, *values.shape))
+        size = ascending_soft_ranks(
+            values, strength[chunk].numpy(), ascending[chunk].numpy(), block[chunk].numpy(), scratch
+        )
+        return torch.from_numpy(size)
+
+    sizes = _for_chunks(fill, rows)
+    step = max(1, _CHUNK // rows.shape[-1])
+    for index in range(1, len(sizes)):
+        block[index * step : (index + 1) * step] += sum(map(len, sizes[:index]))
+    ranks = torch.empty_like(ascending).scatter_(-1, order, ascending)
+    return ranks, torch.empty_like(block).scatter_(-1, order, block), torch.cat(sizes).to(rows.dtype)
 
 
 def soft_rank(
@@ -207,7 +229,7 @@ def degeneracy(
     if strength != "auto" and regularization == "l2" and _all_pooled(rows, strengths):
         return rows.new_ones(x.shape[:-1])
     if regularization == "l2" and _on_host(rows):
-        parts = [largest_blocks(rows[chunk].numpy(), strengths[chunk].numpy()) for chunk in _chunks(rows)]
+        parts = _for_chunks(lambda chunk: largest_blocks(rows[chunk].numpy(), strengths[chunk].numpy()), rows)
         largest = torch.cat([torch.from_numpy(part) for part in parts]).to(rows.dtype)
     else:
         _, start = _project(rows.sort(dim=-1).values, strengths, regularization)
