@@ -49,7 +49,7 @@ class Term:
         each: call the loss on every tap by itself and add up: for a loss that takes no lists.
         resize: where sizes differ, bilinear to the "coarsest" map of all its taps, or tap by tap to the "teacher" or
             the "student"; with "none" the loss sees the sizes as they are.
-        on: "taps", or "output": the loss sees what the two networks return.
+        between: "taps", or "output": the loss sees what the two networks return.
         schedule: progress of the training in [0, 1] -> one more factor, such as `Ramp(end=0.1)`.
         masked: False keeps the mask from this term.
     """
@@ -59,7 +59,7 @@ class Term:
     taps: Sequence[str] | None = None
     each: bool = False
     resize: Resize = "coarsest"
-    on: Literal["taps", "output"] = "taps"
+    between: Literal["taps", "output"] = "taps"
     schedule: Callable[[float], float] | None = None
     masked: bool = True
 
@@ -72,12 +72,12 @@ class Term:
             )
         for choice, value, choices in (
             ("resize", self.resize, ("coarsest", "teacher", "student", "none")),
-            ("on", self.on, ("taps", "output")),
+            ("between", self.between, ("taps", "output")),
         ):
             if value not in choices:
                 raise InputError(f'term "{name}": {choice}: expected one of {", ".join(choices)}, got {value!r}')
-        if self.on == "taps" and not taps:
-            raise InputError(f'term "{name}" compares taps and there are none: give taps=[...], or on="output"')
+        if self.between == "taps" and not taps:
+            raise InputError(f'term "{name}" compares taps and there are none: give taps=[...], or between="output"')
         for tap in self.taps or ():
             if tap not in taps:
                 nearest = ", ".join(f'"{one}"' for one in get_close_matches(tap, taps, cutoff=0.3) or taps)
@@ -95,7 +95,7 @@ class Term:
     def value(self, name: str, *, student: Any, teacher: Any, hints: Mapping[str, Any]) -> Float[Tensor, ""]:
         """The loss of two outputs, or of two lists of maps."""
         wanted = self.hints(name, hints)
-        if self.on == "output":
+        if self.between == "output":
             values = [self.loss(student=student, teacher=teacher, **wanted)]
         elif self.each or len(student) == 1:
             values = [self.loss(student=s, teacher=t, **wanted) for s, t in zip(student, teacher, strict=True)]
