@@ -163,13 +163,24 @@ def test_labels_without_depth_have_targets_without_visual_depth(root: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["image_2", "calib", "label_2", "depth_2"])
-def test_a_missing_file_is_named(root: Path, kind: str) -> None:
-    path = next((root / "training" / kind).glob("000002.*"))
-    path.unlink()
-    dataset = open_dataset(root)
-    assert dataset[0].frame == "000000"
-    with pytest.raises(InputError, match=f"{kind}/000002"):
-        dataset[2]
+def test_a_missing_file_is_named_before_anything_is_read(root: Path, kind: str) -> None:
+    next((root / "training" / kind).glob("000002.*")).unlink()
+    with pytest.raises(
+        InputError, match=rf"{kind}: expected a file for each .* got none for 1 \(the first is 000002\)"
+    ):
+        open_dataset(root)
+
+
+def test_missing_depth_maps_can_be_prepared(root: Path) -> None:
+    shutil.rmtree(root / "training" / "depth_2")
+    with pytest.raises(InputError, match=r"3 frames, got none for 3 .*: run `monoskd prepare`"):
+        open_dataset(root)
+
+
+def test_an_empty_split_is_refused(root: Path) -> None:
+    write_split(root / "ImageSets" / "train.txt", [])
+    with pytest.raises(InputError, match=r"train\.txt: expected at least one frame"):
+        open_dataset(root)
 
 
 def test_a_missing_split_is_named(root: Path) -> None:

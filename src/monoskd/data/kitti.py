@@ -69,6 +69,8 @@ class KittiDataset(Dataset[Sample]):
             raise InputError(f"mean_sizes: expected one for every class, got none for {', '.join(unknown)}: add it")
         self.layout = KittiLayout(Path(root), "testing" if split == "test" else "training")
         self.frames = read_split(self.layout.split(split))
+        if not self.frames:
+            raise InputError(f"{self.layout.split(split)}: expected at least one frame, got an empty split: add frames")
         self.input_size = input_size
         self.classes = classes
         self.mean_sizes = mean_sizes
@@ -79,6 +81,19 @@ class KittiDataset(Dataset[Sample]):
         self.published = published or PublishedData()
         self._cache: dict[str, Frame] | None = {} if cache else None
         self._epoch = _shared_number()
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """Say at once what is missing, and not hours later where it is first read."""
+        kinds = {"image_2": True, "calib": True, "label_2": self.labels, "depth_2": self.depth}
+        for kind in (kind for kind, needed in kinds.items() if needed):
+            missing = sorted({*self.frames} - {*self.layout.frames(kind)})
+            if missing:
+                advice = "run `monoskd prepare`" if kind == "depth_2" else "add them, or take them off the split"
+                raise InputError(
+                    f"{self.layout.folder(kind)}: expected a file for each of the split's {len(self.frames)} frames, "
+                    f"got none for {len(missing)} (the first is {missing[0]}): {advice}"
+                )
 
     def __len__(self) -> int:
         return len(self.frames)
