@@ -1,4 +1,4 @@
-"""Distillation terms and their gradients, both networks in training mode, against recordings of the original."""
+"""The published recipes: terms and their gradients, both networks in training mode, against recorded outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,16 +8,22 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from monoskd.distill.fusion import AttentionFusion
-from monoskd.distill.head import HeadLoss
-from monoskd.distill.losses import AffinityLoss, ImitationLoss, SpearmanLoss
-from monoskd.distill.masks import Foreground
+from monoskd.distill import (
+    AffinityLoss,
+    AttentionFusion,
+    Distiller,
+    Foreground,
+    HeadLoss,
+    ImitationLoss,
+    SpearmanLoss,
+    Tap,
+    Term,
+)
 from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.models.did_m3d import DidM3D
 from monoskd.models.published import from_published
-from monoskd.structures import DetectorOutput, Targets
+from monoskd.structures import DetectorOutput, Rois, Targets
 
 CHANNELS = {4: 64, 8: 128, 16: 256, 32: 512}
 IMITATION_WEIGHT = 10
@@ -48,76 +54,95 @@ class Recipe:
     slack: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A published student, and what student and teacher say of the recorded inputs."""
+class Look(nn.Module):
+    """A detector that is fed the recorded inputs, which are normalised already."""
 
-    state: Mapping[str, Tensor]
-    detector: DidM3D
-    student: DetectorOutput
-    teacher: DetectorOutput
+    def __init__(self, detector: DidM3D, camera: Camera, letterbox: PublishedLetterbox, rois: Rois) -> None:
+        super().__init__()
+        self.detector = detector
+        self.where = (camera, letterbox, rois)
+
+    def forward(self, inputs: Tensor) -> DetectorOutput:
+        return self.detector.look(inputs, *self.where)
+
+
+Networks = Callable[[str], tuple[Mapping[str, Tensor], Look, Look]]
 
 
 @pytest.fixture(scope="module")
-def look(
+def networks(
     named_state: Callable[[str], dict[str, Tensor]],
-    rgb_and_depth: tuple[Tensor, Tensor],
     published_camera: Camera,
     published_letterbox: PublishedLetterbox,
     recorded_targets: Targets,
-) -> Callable[[str], Pair]:
-    def both(recipe: str) -> Pair:
+) -> Networks:
+    """The tensors of a recipe's checkpoint, its student and its teacher."""
+
+    def load(recipe: str) -> tuple[Mapping[str, Tensor], Look, Look]:
         state = named_state(recipe)
-        rgb, depth = rgb_and_depth
-        detector = from_published(state, part="student")[0].train()
-        expert = from_published(state, part="teacher")[0].train()
-        student = detector.look(rgb, published_camera, published_letterbox, recorded_targets.rois)
-        with torch.no_grad():
-            teacher = expert.look(depth, published_camera, published_letterbox, recorded_targets.rois)
-        return Pair(state, detector, student, teacher)
+        where = (published_camera, published_letterbox, recorded_targets.rois)
+        student, teacher = (Look(from_published(state, part=part)[0], *where) for part in ("student", "teacher"))
+        return state, student, teacher
 
-    return both
+    return load
 
 
 @pytest.fixture(scope="module")
-def monoskd(look: Callable[[str], Pair], recorded_targets: Targets) -> Recipe:
-    pair = look("monoskd")
-    adapters = {stride: adapter(pair.state, stride) for stride in CHANNELS}
-    maps = [layer(pair.student.features[f"neck.{stride}"]) for stride, layer in adapters.items()]
-    goals = [pair.teacher.features[f"neck.{stride}"] for stride in adapters]
-    small = {"student": coarsest(maps), "teacher": coarsest(goals)}
-    terms = {"spearman": SpearmanLoss("published")(**small), "affinity": AffinityLoss("published")(**small)}
-    layers = {f"adapt_layer{stride}": layer for stride, layer in adapters.items()}
-    return finish(pair, terms, layers, recorded_targets)
+def monoskd(networks: Networks, rgb_and_depth: tuple[Tensor, Tensor], recorded_targets: Targets) -> Recipe:
+    state, student, teacher = networks("monoskd")
+    distiller = Distiller(
+        student,
+        teacher,
+        taps=[Tap(f"detector.neck.{stride}", adapter=adapter(state, stride)) for stride in CHANNELS],
+        terms={
+            "spearman": SpearmanLoss("published"),
+            "affinity": AffinityLoss("published"),
+            "head": Term(HeadLoss(published=True), between="output"),
+        },
+        teacher_batch_statistics=True,
+    )
+    layers = dict(zip((f"adapt_layer{stride}" for stride in CHANNELS), distiller.adapters, strict=True))
+    return run(distiller, layers, rgb_and_depth, recorded_targets)
 
 
 @pytest.fixture(scope="module")
-def monodistill(look: Callable[[str], Pair], recorded_targets: Targets) -> Recipe:
-    pair = look("monodistill")
+def monodistill(networks: Networks, rgb_and_depth: tuple[Tensor, Tensor], recorded_targets: Targets) -> Recipe:
+    state, student, teacher = networks("monodistill")
     strides = (8, 16, 32)
-    adapters = {stride: adapter(pair.state, stride) for stride in strides}
-    fusion = published_fusion(pair.state)
-    fused = fusion([pair.student.features[f"backbone.{stride}"] for stride in strides])
-    maps = [layer(x) for layer, x in zip(adapters.values(), fused, strict=True)]
-    goals = [pair.teacher.features[f"backbone.{stride}"] for stride in strides]
-    imitation = Foreground(ImitationLoss("published"), published=True)
-    terms = {
-        "foreground_imitation": imitation(student=maps, teacher=goals, targets=recorded_targets),
-        "affinity": AffinityLoss("published")(student=coarsest(maps), teacher=coarsest(goals)),
-    }
-    layers = {f"adapt_layer{stride}": layer for stride, layer in adapters.items()} | {"rgb_fs": fusion}
-    return finish(pair, terms, layers, recorded_targets)
+    fusion = published_fusion(state)
+    distiller = Distiller(
+        student,
+        teacher,
+        taps=[Tap(f"detector.backbone.{stride}", adapter=adapter(state, stride)) for stride in strides],
+        terms={
+            "foreground_imitation": Term(
+                Foreground(ImitationLoss("published"), published=True), weight=IMITATION_WEIGHT, resize="none"
+            ),
+            "affinity": AffinityLoss("published"),
+            "head": Term(HeadLoss(published=True), between="output"),
+        },
+        fusion=fusion,
+        teacher_batch_statistics=True,
+    )
+    layers = dict(zip((f"adapt_layer{stride}" for stride in strides), distiller.adapters, strict=True))
+    return run(distiller, layers | {"rgb_fs": fusion}, rgb_and_depth, recorded_targets)
 
 
-def finish(pair: Pair, terms: dict[str, Tensor], layers: Mapping[str, nn.Module], targets: Targets) -> Recipe:
-    """Add the head term and the weighted sum, and take the gradient."""
-    modules = {f"student_{theirs}": pair.detector.get_submodule(ours) for ours, theirs in STUDENT_MODULES.items()}
-    modules |= {"centernet_rgb": pair.detector, **layers}
-    parts = head_parts(pair, pair.student, targets)
-    values = terms | parts | {"head": torch.stack(list(parts.values())).sum()}
-    values["kd_total"] = total(terms, parts)
-    gradients = gradient_norms(values["kd_total"], modules)
-    other = gradient_norms(total(terms, head_parts(pair, mirrored(pair), targets)), modules)
+def run(
+    distiller: Distiller, layers: Mapping[str, nn.Module], inputs: tuple[Tensor, Tensor], targets: Targets
+) -> Recipe:
+    """One step of a recipe up to the gradient."""
+    rgb, depth = inputs
+    distilled = distiller.train()(rgb, teacher_inputs=depth, targets=targets)
+    parts = head_parts(distilled.student, distilled.teacher, targets)
+    detector = distiller.get_submodule("student.detector")
+    modules = {f"student_{theirs}": detector.get_submodule(ours) for ours, theirs in STUDENT_MODULES.items()}
+    modules |= {"centernet_rgb": detector, **layers}
+    gradients = gradient_norms(distilled.total, modules)
+    other_parts = head_parts(mirrored(distilled.student, distilled.teacher), distilled.teacher, targets)
+    other_total = distilled.total + sum(other_parts.values()) - sum(parts.values())
+    other = gradient_norms(other_total, modules)
+    values = distilled.terms | parts | {"kd_total": distilled.total}
     return Recipe(
         {name: float(value.detach()) for name, value in values.items()},
         gradients,
@@ -125,24 +150,19 @@ def finish(pair: Pair, terms: dict[str, Tensor], layers: Mapping[str, nn.Module]
     )
 
 
-def head_parts(pair: Pair, student: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
-    return HeadLoss(published=True).parts(student=student, teacher=pair.teacher, targets=targets)
+def head_parts(student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
+    return HeadLoss(published=True).parts(student=student, teacher=teacher, targets=targets)
 
 
-def total(terms: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
-    weighted = [term * (IMITATION_WEIGHT if name == "foreground_imitation" else 1) for name, term in terms.items()]
-    return torch.stack([*weighted, *parts.values()]).sum()
-
-
-def mirrored(pair: Pair) -> DetectorOutput:
+def mirrored(student: DetectorOutput, teacher: DetectorOutput) -> DetectorOutput:
     """The student's output with each value that equals the teacher's within rounding on the other side of it."""
 
-    def reflect(student: Tensor, teacher: Tensor) -> Tensor:
-        error = (student - teacher).detach()
-        return torch.where(error.abs() < ROUNDING * teacher.abs().max(), student - 2 * error, student)
+    def reflect(ours: Tensor, theirs: Tensor) -> Tensor:
+        error = (ours - theirs).detach()
+        return torch.where(error.abs() < ROUNDING * theirs.abs().max(), ours - 2 * error, ours)
 
-    heads = {name: reflect(value, pair.teacher.heads[name]) for name, value in pair.student.heads.items()}
-    return replace(pair.student, heads=heads)
+    heads = {name: reflect(value, teacher.heads[name]) for name, value in student.heads.items()}
+    return replace(student, heads=heads)
 
 
 def gradient_norms(loss: Tensor, modules: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -179,11 +199,6 @@ def published_fusion(state: Mapping[str, Tensor]) -> AttentionFusion:
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def coarsest(maps: list[Tensor]) -> list[Tensor]:
-    """All maps at the size of the last, as the original resizes them."""
-    return [interpolate(x, size=maps[-1].shape[2:], mode="bilinear", align_corners=False) for x in maps]
 
 
 def recorded(golden: Path, recipe: str) -> dict[str, float]:
