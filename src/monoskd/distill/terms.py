@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from monoskd.errors import InputError
 
 Resize: TypeAlias = Literal["coarsest", "teacher", "student", "none"]
-Loss: TypeAlias = Callable[..., Tensor]
+Loss: TypeAlias = nn.Module | Callable[..., Tensor]
 
 HINTS = ("mask", "targets")  # what a loss is given besides the two networks, if its signature names it
 
@@ -60,7 +60,7 @@ class Term:
     each: bool = False
     resize: Resize = "coarsest"
     between: Literal["taps", "output"] = "taps"
-    schedule: Callable[[float], float] | None = None
+    schedule: Ramp | Callable[[float], float] | None = None
     masked: bool = True
 
     def check(self, name: str, taps: Sequence[str]) -> None:
@@ -162,7 +162,11 @@ def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
+    """The loss's parameters by name; none where it does not tell, as some of torch's own functions."""
+    try:
+        return inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
+    except ValueError:
+        return {}
 
 
 def _signature(term: Term) -> str:
