@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from monoskd.data.files import read_bytes
 from monoskd.errors import InputError
 
+_TURNED_FORMAT = "JPEG"  # what cameras write; asking a PNG for its EXIF decodes the whole picture
 _EXIF_ORIENTATION = 0x0112
 _ON_ITS_SIDE = 5  # orientations from here on swap width and height
 _ENDS = {b"\x89PNG": b"IEND\xaeB\x60\x82", b"\xff\xd8\xff": b"\xff\xd9"}  # first bytes of PNG and JPEG to their last
@@ -17,7 +18,7 @@ _END_WITHIN = 4096  # [bytes] some writers append a little after the end
 
 
 def read_pixels(path: str | Path, *, mode: Literal["RGB", "I;16"]) -> NDArray[Any]:
-    """A picture as RGB H x W x 3 uint8, turned upright where its EXIF says so; or a 16-bit grey one as H x W uint16."""
+    """A picture as RGB H x W x 3 uint8, a JPEG turned upright as its EXIF says; or a 16-bit grey one as H x W uint16."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     data = read_bytes(path)
@@ -26,7 +27,7 @@ def read_pixels(path: str | Path, *, mode: Literal["RGB", "I;16"]) -> NDArray[An
         with Image.open(BytesIO(data)) as image:
             if mode == "I;16" and image.mode != mode:
                 raise InputError(f"{path}: expected a 16-bit grey PNG, got mode {image.mode}: replace the file")
-            upright = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image) if image.format == _TURNED_FORMAT else image
             return np.array(upright if upright.mode == mode else upright.convert(mode))
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: expected an image, got {len(data)} bytes that are none: replace the file") from error
@@ -45,7 +46,8 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
             file.seek(max(0, length - _END_WITHIN))
             _check_end(path, start=start, end=file.read())
             with Image.open(file) as image:
-                on_its_side = image.getexif().get(_EXIF_ORIENTATION, 1) >= _ON_ITS_SIDE
+                turned = image.format == _TURNED_FORMAT
+                on_its_side = turned and image.getexif().get(_EXIF_ORIENTATION, 1) >= _ON_ITS_SIDE
                 return (image.height, image.width) if on_its_side else image.size
     except (UnidentifiedImageError, SyntaxError) as error:
         raise InputError(f"{path}: expected an image, got something else: replace the file") from error

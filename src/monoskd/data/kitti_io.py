@@ -250,7 +250,7 @@ def write_depth(path: str | Path, depth_m: NDArray[Any]) -> None:
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """A picture as RGB H x W x 3, turned upright where its EXIF says so."""
+    """A picture as RGB H x W x 3, a JPEG turned upright as its EXIF says."""
     return read_pixels(path, mode="RGB")
 
 

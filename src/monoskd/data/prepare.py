@@ -175,7 +175,9 @@ def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> De
     """The dense depth map of one frame, height x width [m], from its sweep and calibration; size: (width, height)."""
     calibration = read_calibration(layout.calibration(frame), require=("R0_rect", "Tr_velo_to_cam"))
     xyz = read_velodyne(layout.velodyne(frame))[:, :3]
-    xyz = xyz[np.isfinite(xyz).all(axis=1)]  # some recordings mark a missing return with NaN
+    finite = np.isfinite(xyz)
+    if not finite.all():  # some recordings mark a missing return with NaN
+        xyz = xyz[finite.all(axis=1)]
     sparse = sparse_depth(calibration.velo_to_camera(xyz), camera=calibration.camera, size=size)
     if not sparse.any():
         raise InputError(
