@@ -6,7 +6,7 @@ loss = cross_entropy(out.student, labels) + out.total
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -22,21 +22,30 @@ from monoskd.errors import InputError
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """What a distilling forward pass gives.
+class Seen:
+    """What a forward pass of both networks showed.
 
-    student, teacher: what the two networks return, untouched. terms: each term's unweighted scalar. weights: the
-    factors they are added up with. total: the sum, ready to be added to the task loss. maps: what each tap saw.
-    hints: the mask and targets that were given.
+    student, teacher: what the two return, untouched. maps: what each tap gave, by name. hints: the mask and targets
+    that came along.
     """
 
     student: Any
     teacher: Any
+    maps: dict[str, Tapped] = field(repr=False)
+    hints: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Distilled(Seen):
+    """What a distilling forward pass gives besides.
+
+    terms: each term's scalar, unweighted. weights: their factors at this point of the training. total: the weighted
+    sum, to be added to the task loss.
+    """
+
     terms: dict[str, Tensor]
     weights: dict[str, float]
     total: Float[Tensor, ""]
-    maps: dict[str, Tapped] = field(repr=False)
-    hints: dict[str, Any] = field(repr=False)
 
 
 class Distiller(nn.Module):
@@ -112,13 +121,11 @@ class Distiller(nn.Module):
         """
         if mask is not None and not any(term.takes_mask for term in self.terms.values()):
             raise InputError(f"a mask was given and none of the terms takes one: {', '.join(self.terms)}")
-        hints = {"mask": mask, "targets": targets}
-        student, teacher, maps = self._run(inputs, teacher_inputs)
-        seen = Distilled(student, teacher, {}, {}, torch.zeros(()), maps, hints)
+        seen = self._look(inputs, teacher_inputs, hints={"mask": mask, "targets": targets})
         terms = {name: self._evaluate(name, term, seen) for name, term in self.terms.items()}
         weights = {name: term.factor(self.progress) for name, term in self.terms.items()}
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        return replace(seen, terms=terms, weights=weights, total=total)
+        return Distilled(**vars(seen), terms=terms, weights=weights, total=total)
 
     @torch.no_grad()
     def materialize(self, *inputs: Any, teacher_inputs: Any = None) -> Self:
@@ -127,37 +134,36 @@ class Distiller(nn.Module):
         self.eval()
         self.teacher_batch_statistics = False
         try:
-            self._run(inputs, teacher_inputs)
+            self._look(inputs, teacher_inputs, hints={})
         finally:
             _restore(modes)
             self.teacher_batch_statistics = drifting
         return self
 
     @torch.no_grad()
-    def floor(self, distilled: Distilled) -> dict[str, Tensor]:
+    def floor(self, seen: Seen) -> dict[str, Tensor]:
         """What each term on taps would be for a student that knows the teacher's habits and nothing of the image.
 
         Its maps are the means of the teacher's maps of the *other* images of the batch; a student has learned something
         about images only as far as its loss lies below. Empty for a batch of one image.
         """
-        terms = {name: term for name, term in self.terms.items() if term.on == "taps"}
-        if any(len(one.teacher) < 2 for one in distilled.maps.values()):
+        terms = {name: term for name, term in self.terms.items() if term.between == "taps"}
+        if any(len(one.teacher) < 2 for one in seen.maps.values()):
             return {}
         modes = _modes(self.losses)
         self.losses.eval()  # running means must not learn from what no student said
         try:
-            return {name: self._floor(name, term, distilled) for name, term in terms.items()}
+            return {name: self._floor(name, term, seen) for name, term in terms.items()}
         finally:
             _restore(modes)
 
-    def maps(self, name: str, distilled: Distilled) -> tuple[list[Tensor], list[Tensor]]:
+    def maps(self, name: str, seen: Seen) -> tuple[list[Tensor], list[Tensor]]:
         """The student's and the teacher's maps as the term of that name compares them: adapted and resized."""
         term = self.terms[name]
-        seen = [distilled.maps[tap] for tap in self._taps_of(term)]
-        return resized(seen, policy=term.resize, where=f'term "{name}"')
+        return resized([seen.maps[tap] for tap in self._taps_of(term)], policy=term.resize, where=f'term "{name}"')
 
-    def _run(self, inputs: Any, teacher_inputs: Any) -> tuple[Any, Any, dict[str, Tapped]]:
-        """Both outputs and what the taps saw."""
+    def _look(self, inputs: tuple[Any, ...], teacher_inputs: Any, *, hints: dict[str, Any]) -> Seen:
+        """One pass of both networks."""
         self._freeze()
         shown = inputs if teacher_inputs is None else teacher_inputs
         with torch.no_grad(), watched(self.teacher, self._teacher_probes, role="teacher"):
@@ -174,30 +180,27 @@ class Distiller(nn.Module):
             if isinstance(adapter, Adapter):
                 adapter.fit(x, channels=goal.shape[1], grid=one.map.ndim == 4, where=f'tap "{name}"')
             tapped[name] = Tapped(one.source, adapter(x), goal, grid=one.map.ndim == 4)
-        return student, teacher, tapped
+        return Seen(student, teacher, tapped, hints)
 
-    def _evaluate(self, name: str, term: Term, distilled: Distilled) -> Float[Tensor, ""]:
+    def _evaluate(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's value."""
-        if term.on == "output":
-            return term.value(name, student=distilled.student, teacher=distilled.teacher, hints=distilled.hints)
-        students, teachers = self.maps(name, distilled)
-        return term.value(name, student=students, teacher=teachers, hints=distilled.hints)
+        student, teacher = (seen.student, seen.teacher) if term.between == "output" else self.maps(name, seen)
+        return term.value(name, student=student, teacher=teacher, hints=seen.hints)
 
-    def _floor(self, name: str, term: Term, distilled: Distilled) -> Float[Tensor, ""]:
+    def _floor(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's floor: as its loss defines it, else the loss with the mean maps for a student."""
-        _, teachers = self.maps(name, distilled)
+        _, teachers = self.maps(name, seen)
         if isinstance(term.loss, MapLoss):
-            hints = term.hints(name, distilled.hints)
-            return term.loss.floor(teacher=teachers, mask=hints.get("mask"))
+            return term.loss.floor(teacher=teachers, mask=term.hints(name, seen.hints).get("mask"))
         priors = [static_prior(goal) for goal in teachers]
-        return term.value(name, student=priors, teacher=teachers, hints=distilled.hints)
+        return term.value(name, student=priors, teacher=teachers, hints=seen.hints)
 
     def _taps_of(self, term: Term) -> list[str]:
         return list(self.taps) if term.taps is None else list(term.taps)
 
     def _read(self) -> set[str]:
         """Taps that some term looks at; the others need no adapter."""
-        return {tap for term in self.terms.values() if term.on == "taps" for tap in self._taps_of(term)}
+        return {tap for term in self.terms.values() if term.between == "taps" for tap in self._taps_of(term)}
 
     def _freeze(self) -> None:
         """The teacher's modes, whatever was done to it since."""

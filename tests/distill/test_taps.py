@@ -1,0 +1,138 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from monoskd.distill.taps import Outlet, Probe, Tap, TokensAsMap, as_map, channels_first, find_module, watched
+from monoskd.errors import InputError
+
+
+class Branches(nn.Module):
+    """Returns what users' modules return: a dict of lists, and an object."""
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        return {"maps": [x, x + 1], "info": "text", 3: x + 2}
+
+
+def caught(network: nn.Module, outlet: Outlet, x: Tensor) -> Tensor:
+    probe = Probe(outlet, role="student")
+    with watched(network, [probe], role="student"):
+        network(x)
+    return probe.take().map
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.arange(8.0).view(2, 1, 2, 2)
+
+
+@pytest.mark.parametrize(("path", "added"), [("0:maps:0", 0), ("0:maps:-1", 1), ("0:3", 2), (":maps:1", 1)])
+def test_a_key_picks_from_nested_outputs(path: str, added: int, x: Tensor) -> None:
+    torch.testing.assert_close(caught(nn.Sequential(Branches()), Outlet(path), x), x + added)
+
+
+def test_a_key_picks_an_attribute(x: Tensor) -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return torch.return_types.max((x, x.long()))  # a named tuple
+
+    torch.testing.assert_close(caught(nn.Sequential(Named()), Outlet("0:values"), x), x)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("0", 'is dict with keys .* not a tensor: choose one, as in "0:maps"'),
+        ("0:maps", 'is list of 2, not a tensor: choose one, as in "0:maps:0"'),
+        ("0:info", "is str, not a tensor"),
+        ("0:maps:2", 'there is no "2" in list of 2'),
+        ("0:map", "there is no \"map\" in dict with keys 'maps', 'info', 3"),
+        ("0:maps:0:T", 'there is no "T" in Tensor'),
+    ],
+)
+def test_what_is_no_tensor_is_an_error_that_says_how_to_choose(path: str, message: str, x: Tensor) -> None:
+    network = nn.Sequential(Branches())
+    with pytest.raises(InputError, match=message):
+        caught(network, Outlet(path), x)
+    assert hooks(network) == 0
+
+
+def test_an_unknown_path_names_the_nearest() -> None:
+    network = nn.ModuleDict({"layer1": nn.Linear(1, 1), "layer2": nn.Linear(1, 1), "head": nn.Linear(1, 1)})
+    with pytest.raises(
+        InputError, match=r'the teacher \(ModuleDict\) has no module "layr2"; nearest: "layer2", "layer1"'
+    ):
+        find_module(network, "layr2", role="teacher")
+    with pytest.raises(InputError, match='nearest: "layer1", "layer2", "head"'):
+        find_module(network, "qqqq", role="teacher")
+
+
+def test_paths_are_seen_through_compile() -> None:
+    network = nn.Sequential(nn.Linear(1, 1))
+    assert find_module(torch.compile(network), "0", role="student") is network[0]
+
+
+def test_a_module_that_runs_twice_needs_to_be_told_which_call(x: Tensor) -> None:
+    relu = nn.Hardtanh(-1, 5)
+    network = nn.Sequential(relu, nn.Flatten(), nn.Unflatten(1, (1, 2, 2)), relu)
+    with pytest.raises(InputError, match=r'"0" of the student ran 2 times .* Outlet\("0", call=-1\)'):
+        caught(network, Outlet("0"), x)
+    torch.testing.assert_close(caught(network, Outlet("0", call=0), x), x.clamp(max=5))
+    with pytest.raises(InputError, match="there is no call 2"):
+        caught(network, Outlet("0", call=2), x)
+
+
+def test_a_module_that_never_runs_is_an_error(x: Tensor) -> None:
+    network = nn.Sequential(nn.ModuleList([nn.Identity()]), nn.Identity())
+    network.forward = lambda x: network[1](x)
+    with pytest.raises(InputError, match='"0" of the student did not run'):
+        caught(network, Outlet("0"), x)
+
+
+def test_a_map_that_is_overwritten_in_place_is_an_error_and_a_copy_is_not(x: Tensor) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(inplace=True))
+    with pytest.raises(InputError, match='"0" of the student is overwritten in place'):
+        caught(network, Outlet("0"), x)
+    torch.testing.assert_close(caught(network, Outlet("0", view=torch.clone), x), network[0](x))
+
+
+def test_hooks_are_gone_when_the_call_is_over_even_if_it_fails(x: Tensor) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1))
+    probe = Probe(Outlet("0"), role="student")
+    with pytest.raises(RuntimeError), watched(network, [probe], role="student"):
+        assert hooks(network) == 1
+        network(x[:, :, :, None])
+    assert hooks(network) == 0
+    network(x)
+    assert not probe.caught
+
+
+def test_tokens_become_the_map_they_were_cut_from() -> None:
+    picture = torch.randn(2, 3, 4, 5)
+    tokens = torch.cat([torch.zeros(2, 2, 3), picture.flatten(2).transpose(1, 2)], 1)
+    torch.testing.assert_close(TokensAsMap(prefix=2, height=4)(tokens), picture)
+    square = picture[..., :4].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(TokensAsMap()(square), picture[..., :4])
+
+
+@pytest.mark.parametrize("view", [TokensAsMap(), TokensAsMap(height=6), TokensAsMap(prefix=30)])
+def test_tokens_that_fill_no_map_are_an_error(view: TokensAsMap) -> None:
+    with pytest.raises(InputError, match="20 tokens do not fill such a map"):
+        view(torch.zeros(1, 20, 3))
+
+
+def test_everything_a_tap_gives_is_a_map() -> None:
+    assert as_map(torch.zeros(2, 7, 3), where="x").shape == (2, 3, 7, 1)
+    assert as_map(torch.zeros(2, 3), where="x").shape == (2, 3, 1, 1)
+    assert channels_first(torch.zeros(2, 4, 5, 3)).shape == (2, 3, 4, 5)
+    with pytest.raises(InputError, match=r"x has shape \(2, 3, 4, 5, 6\); expected B x C x H x W"):
+        as_map(torch.zeros(2, 3, 4, 5, 6), where="x")
+
+
+def test_a_tap_is_called_as_the_students_path_and_looks_there_in_both() -> None:
+    tap = Tap("layer2")
+    assert (tap.label, tap.student_outlet, tap.teacher_outlet) == ("layer2", Outlet("layer2"), Outlet("layer2"))
+    assert Tap("a", Outlet("b", call=-1), name="c").label == "c"
