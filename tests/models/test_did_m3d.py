@@ -71,6 +71,21 @@ def test_every_weight_learns(
     assert all(name.startswith("regional.") and name.endswith(".0.bias") for name in still)
 
 
+def test_twenty_steps_on_one_batch_lower_every_loss(
+    detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
+) -> None:
+    targets, optimizer = random_targets(6), torch.optim.Adam(detector.parameters(), 3e-3)
+    history = []
+    for _ in range(21):
+        losses = detector.loss(detector(images(), cameras, letterbox, targets.rois), targets)
+        history.append({name: loss.detach() for name, loss in losses.items()})
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    for name, first in history[0].items():
+        assert history[-1][name] < 0.9 * first, name
+
+
 def test_a_batch_without_objects_gives_finite_zeros_with_a_gradient(
     detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
 ) -> None:
