@@ -144,7 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from monoskd.engine.demo import demo
+    from monoskd.demo.story import demo
 
     report = demo(options.out, frames=options.frames, seed=options.seed, size=options.size, say=_say)
     _say(f"report: {report}")

@@ -15,8 +15,7 @@ import yaml
 from torch import nn
 
 from monoskd.data.transforms import Augmentation, PublishedData
-from monoskd.distill.distiller import Term
-from monoskd.distill.taps import Tap
+from monoskd.distill import Tap, Term
 from monoskd.engine.schedule import LearningRateSchedule
 from monoskd.errors import InputError
 
@@ -185,7 +184,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     except (Exception, SystemExit) as error:  # jsonargparse raises many kinds; each is the user's input
         raise InputError(f"{path}: {_first_words(error)}") from error
     namespace.pop("config")
-    return LoadedConfig(namespace.seed, parser.dump(namespace, skip_none=False), parser, namespace)
+    return LoadedConfig(namespace.seed, parser.dump(namespace, skip_unset=False), parser, namespace)
 
 
 def find_config(path: Path) -> Path:

@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from monoskd.distill.distiller import Distiller
+from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.callbacks import Manifest, ModelFile, PlainLines
 from monoskd.engine.config import LoadedConfig, RunConfig, dataset_class
 from monoskd.engine.measure import Measurement
@@ -68,7 +68,7 @@ def build_student(config: RunConfig) -> Any:
 
 def build_training(config: RunConfig, student: Any) -> Training:
     """The Lightning module of a run, with its distiller if it has one."""
-    distiller = None
+    distiller = recorder = None
     if (recipe := config.distillation) is not None:
         teacher: Any = load_model(recipe.teacher)
         distiller = Distiller(
@@ -79,11 +79,13 @@ def build_training(config: RunConfig, student: Any) -> Training:
             fusion=recipe.fusion,
             teacher_batch_statistics=recipe.teacher_batch_statistics,
         )
+        recorder = FlightRecorder(distiller, every=recipe.record_every) if recipe.record_every else None
     return Training(
         student,
         optimizer=config.optimizer,
         epochs=config.epochs,
         distiller=distiller,
+        recorder=recorder,
         task_weights=TaskWeights() if config.task_learning else None,
         shifted_task_names=config.shifted_task_names,
         measurement=Measurement(classes=config.validation.classes, min_heights_px=config.validation.min_heights_px),

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from monoskd.distill.distiller import Distilled, Distiller
+from monoskd.distill import Distilled, Distiller, FlightRecorder
 from monoskd.engine.config import OptimizerConfig
 from monoskd.engine.measure import Measurement, measure_batch
 from monoskd.engine.schedule import TaskWeights, shift_names
@@ -18,7 +18,8 @@ class Training(pl.LightningModule):
     """A detector that learns from labels, and from a teacher if there is a distiller.
 
     student: the detector, a module that is a `structures.Detector`. distiller: a `Distiller` around this very student,
-    or None. task_weights: hierarchical task learning, or None for a weight of 1 each.
+    or None; recorder: what weighs its terms against the task now and then. task_weights: hierarchical task learning,
+    or None for a weight of 1 each.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Training(pl.LightningModule):
         optimizer: OptimizerConfig,
         epochs: int,
         distiller: Distiller | None = None,
+        recorder: FlightRecorder | None = None,
         task_weights: TaskWeights | None = None,
         shifted_task_names: bool = False,
         measurement: Measurement | None = None,
@@ -35,6 +37,7 @@ class Training(pl.LightningModule):
         super().__init__()
         self.student = student
         self.distiller = distiller
+        self.recorder = recorder
         self.optimizer_config = optimizer
         self.epochs = epochs
         self.task_weights = task_weights
@@ -51,6 +54,8 @@ class Training(pl.LightningModule):
         task_loss = torch.stack([self.weights.get(name, 1.0) * loss for name, loss in tasks.items()]).sum()
         loss = task_loss if distilled is None else task_loss + distilled.total
 
+        if self.recorder is not None and distilled is not None:
+            self.log_dict(self.recorder.record(distilled, task=task_loss, step=self.global_step))
         self._remember(tasks, distilled)
         self.log_dict({f"train/{name}": value.detach() for name, value in self._named(tasks, distilled, loss).items()})
         return loss

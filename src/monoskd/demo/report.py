@@ -193,7 +193,7 @@ def _flight(report: Report) -> str:
     charts = []
     for kind, title in (
         ("gradient_share", "share of the gradient at the neck"),
-        ("cosine", "cosine with the task gradient"),
+        ("task_cosine", "cosine with the task gradient"),
     ):
         chosen = {
             name.split("/")[1]: curve
@@ -204,9 +204,18 @@ def _flight(report: Report) -> str:
             charts.append(line_chart(chosen, title=title, x_label="step", y_label=kind.replace("_", " ")))
     if not charts:
         return ""
+    floors = ""
+    for name, curve in curves.items():
+        if name.startswith("flight/") and name.endswith("/floor"):
+            term = name.split("/")[1]
+            reached, floor = curves[f"flight/{term}/loss"].y[-1], curve.y[-1]
+            floors += f"<tr><td>{html.escape(term)}</td><td>{_number(reached, 3)}</td><td>{_number(floor, 3)}</td></tr>"
     return (
         "<h2>Flight recorder</h2><p class='note'>How much each term moves the student's shared features, and whether "
         f"it pulls the way of the detection task.</p><div class='charts'>{''.join(charts)}</div>"
+        "<p class='note'>The floor is what a student would get that shows the teacher's mean map of the other images, "
+        "and so knows nothing of this one. A term that is not below its floor has taught nothing about images yet.</p>"
+        f"<table><thead><tr><th>term</th><th>student, last reading</th><th>floor</th></tr></thead>{floors}</table>"
     )
 
 

@@ -21,7 +21,7 @@ from monoskd.data.prepare import prepare
 from monoskd.data.synthetic import synthesize
 from monoskd.engine.callbacks import versions
 from monoskd.engine.measure import Measurement, labelled_batches, measure
-from monoskd.engine.report import Report, RunResult, Scene, write_report
+from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.errors import InputError
 from monoskd.models.weights import load_model
 
