@@ -18,7 +18,7 @@ _END_WITHIN = 4096  # [bytes] some writers append a little after the end
 
 
 def read_pixels(path: str | Path, *, mode: Literal["RGB", "I;16"]) -> NDArray[Any]:
-    """A picture as RGB H x W x 3 uint8, a JPEG turned upright as its EXIF says; or a 16-bit grey one as H x W uint16."""
+    """RGB as H x W x 3 uint8, a JPEG turned upright as its EXIF says; a 16-bit grey picture as H x W uint16."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     data = read_bytes(path)
