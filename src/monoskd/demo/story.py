@@ -19,9 +19,9 @@ from monoskd.data.kitti_io import read_calibration, read_image, read_split
 from monoskd.data.layout import KittiLayout
 from monoskd.data.prepare import prepare
 from monoskd.data.synthetic import synthesize
+from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.engine.callbacks import versions
 from monoskd.engine.measure import Measurement, labelled_batches, measure
-from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.errors import InputError
 from monoskd.models.weights import load_model
 
