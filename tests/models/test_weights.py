@@ -73,6 +73,11 @@ def test_nothing_half_written_is_left(tmp_path: Path, detector: DidM3D) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_no_place_for_a_model(tmp_path: Path, detector: DidM3D) -> None:
+    with pytest.raises(InputError, match="expected a file to write the model to, got a folder"):
+        save_model(detector, tmp_path, provenance={})
+
+
 def drop(name: str) -> Edit:
     return lambda _said, state: state.pop(name)
 

@@ -42,6 +42,7 @@ def test_the_model_file_carries_the_network_and_where_it_is_from(tmp_path: Path,
         used=len(did) - CLASSIFIER - PROJECTIONS,
         unused={"ImageNet classifier": CLASSIFIER, "projection that the backbone never calls": PROJECTIONS},
     )
+    assert str(account).endswith("not used: 12 (projection that the backbone never calls), 2 (ImageNet classifier)")
     said = describe_model(tmp_path / "student.safetensors")
     assert said["config"]["geometry"] == "published"
     assert said["config"]["backbone"] == "dla34"

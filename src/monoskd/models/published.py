@@ -67,6 +67,10 @@ class Account:
     used: int
     unused: dict[str, int]
 
+    def __str__(self) -> str:
+        unused = ", ".join(f"{count} ({reason})" for reason, count in self.unused.items()) or "none"
+        return f"{self.used} tensors used; not used: {unused}"
+
 
 def convert(source: str | Path, out: str | Path, *, part: Part = "student") -> Account:
     """Write the published checkpoint `source` as the model file `out`.

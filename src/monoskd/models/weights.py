@@ -52,6 +52,8 @@ def save_model(detector: Detector, path: str | Path, *, provenance: Mapping[str,
         )
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
     target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target}: expected a file to write the model to, got a folder; give a file name")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
