@@ -73,15 +73,15 @@ def tallies(scene: Scene, contest: Contest, min_heights: tuple[float, float, flo
     pairs = pairs[(pairs.overlap > contest.least_overlap) & alike[pairs.truth]]
     height_px = truth.boxes_2d[:, 3] - truth.boxes_2d[:, 1]
     matchings = {least: _match(scene, contest.class_name, pairs, least_px=least) for least in set(min_heights)}
-    tallies = []
+    counts = []
     for least, occlusion, truncation in zip(min_heights, MAX_OCCLUSION, MAX_TRUNCATION, strict=True):
         visible = (truth.occlusion <= occlusion) & (truth.truncation <= truncation) & (height_px > least)
         matching = matchings[least]
         blamed = matching.counted & scope.detections
         if contest.geometry == "bbox":
             blamed &= scene.dont_care_share <= contest.least_overlap
-        tallies.append(_count(scene, matching, valid=own & visible & scope.truth, blamed=blamed))
-    return tallies
+        counts.append(_count(scene, matching, valid=own & visible & scope.truth, blamed=blamed))
+    return counts
 
 
 def _match(scene: Scene, class_name: str, pairs: Pairs, *, least_px: float) -> Matching:
@@ -93,7 +93,10 @@ def _match(scene: Scene, class_name: str, pairs: Pairs, *, least_px: float) -> M
 
 
 def _count(scene: Scene, matching: Matching, *, valid: Bool, blamed: Bool) -> Tally:
-    """What the matching means if only `valid` objects must be found and only `blamed` detections are false alarms."""
+    """What the matching means if `valid` objects must be found and `blamed` detections are errors unless taken.
+
+    So a detection is one false alarm more from its own score on, and one less for as long as an object has taken it.
+    """
     truth, detected, pairs, scores = scene.truth, scene.detections, matching.pairs, scene.scores
     is_hit = valid[pairs.truth] & matching.counted[pairs.detection]
     hits = pairs.detection[matching.best_scored[is_hit[matching.best_scored]]]
@@ -103,15 +106,16 @@ def _count(scene: Scene, matching: Matching, *, valid: Bool, blamed: Bool) -> Ta
     turned = truth.objects.alpha[closing.truth] - detected.objects.alpha[closing.detection]
     gained = changes.sign * is_hit[changes.pair]
     excused = changes.sign * blamed[closing.detection]
-    alone = np.flatnonzero(blamed)
-    none = np.zeros(len(alone), np.int64)
-    order = np.argsort(-np.concatenate([changes.score, scores[alone]]), kind="stable")
+    alarms = np.flatnonzero(blamed)
+    none = np.zeros(len(alarms), np.int64)
+    change_scores = np.concatenate([changes.score, scores[alarms]])
+    order = np.argsort(-change_scores, kind="stable")
     return Tally(
         objects=truth.frame[valid],
         hit_scores=scores[hits],
         hit_frames=detected.frame[hits],
-        change_scores=np.concatenate([changes.score, scores[alone]])[order],
-        change_frames=np.concatenate([detected.frame[closing.detection], detected.frame[alone]])[order],
+        change_scores=change_scores[order],
+        change_frames=detected.frame[np.concatenate([closing.detection, alarms])][order],
         hits=np.concatenate([gained, none])[order],
         false_alarms=np.concatenate([-excused, none + 1])[order],
         agreement=np.concatenate([gained * (1 + np.cos(turned)) / 2, none])[order],
