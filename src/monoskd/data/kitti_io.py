@@ -78,7 +78,7 @@ def read_calibration(path: str | Path, *, require: Sequence[str] = ()) -> Calibr
         if key in _MATRIX_SHAPES:
             if key in matrices:
                 raise InputError(f"{path}, line {number}: expected {key} once, got it again: remove one")
-            matrices[key] = _matrix(words[1:], _MATRIX_SHAPES[key], where=f"{path}, line {number}, {key}")
+            matrices[key] = parse_matrix(words[1:], shape=_MATRIX_SHAPES[key], where=f"{path}, line {number}, {key}")
     missing = [key for key in dict.fromkeys(("P2", *require)) if key not in matrices]
     if missing:
         found = ", ".join(matrices) or "no matrix"
@@ -87,7 +87,8 @@ def read_calibration(path: str | Path, *, require: Sequence[str] = ()) -> Calibr
     return Calibration(**matrices)
 
 
-def _matrix(words: Sequence[str], shape: tuple[int, int], *, where: str) -> FloatArray:
+def parse_matrix(words: Sequence[str], *, shape: tuple[int, int], where: str) -> FloatArray:
+    """A matrix written row by row; `where` is what errors call its place."""
     size = shape[0] * shape[1]
     if len(words) != size:
         raise InputError(f"{where}: expected {size} numbers, got {len(words)}: the line is damaged or cut off")
