@@ -207,6 +207,16 @@ def test_faults_of_splits_are_named(healthy):
     assert_found(healthy, "warning", "no split", "ImageSets: expected lists of frames")
 
 
+def test_unlabelled_frames_need_no_label(healthy):
+    healthy.label("000001").unlink()
+    write_split(healthy.split("train"), FRAMES[:1])
+    write_split(healthy.split("unlabelled"), FRAMES[1:2])
+    assert examine(healthy.root).findings == []
+    write_split(healthy.split("unlabelled"), FRAMES[:3])
+    assert_found(healthy, "warning", "unlabelled split", "unlabelled.txt: .* got one for 000000, 000002")
+    assert_found(healthy, "error", "leak", "expected no frame of unlabelled in val, got 000002")
+
+
 def test_a_file_by_another_name_is_noticed(healthy):
     (healthy.folder("calib") / "17.txt").write_text("")
     assert_found(healthy, "warning", "strange file", "expected file names of six digits, got 17.txt")

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from monoskd.errors import InputError
 KINDS = ("image_2", "calib", "label_2", "velodyne", "depth_2")
 
 _LIDAR_FRAMES = 100  # sweeps whose points are looked at, spread over the data set
-_LABELLED_SPLITS = {"train", "val", "trainval"}
+_LABELLED_SPLITS = ("train", "val", "trainval")
+_UNLABELLED = "unlabelled"
 _EXAMPLES = 3
 _LEAST_PROJECTION_IOU = 0.7  # of the data set's median box; KITTI's is 0.97
 _MOST_ALPHA_GAP_RAD = 0.2  # the same; KITTI's is 0.005
@@ -49,7 +50,7 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
         facts.append(examine_frame(layout, frame, lidar=frame in sampled))
         if progress is not None:
             progress(len(facts), len(everything))
-    splits, split_findings = _splits(layout, frames)
+    splits, damaged_splits = _read_splits(layout)
     sizes = Counter(f"{width}x{height}" for one in facts if one.image_size for width, height in [one.image_size])
     classes = sum((one.classes for one in facts), Counter[str]())
     return Report(
@@ -61,8 +62,13 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
         projection_iou=_median([iou for one in facts for iou in one.projection_ious]),
         lidar_error_m=_median([error for one in facts for error in one.lidar_errors_m]),
         seconds=time.perf_counter() - started,
-        findings=[*_counts(layout, frames), *split_findings, *_agreement(facts)]
-        + [finding for one in facts for finding in one.findings],
+        findings=[
+            *_counts(layout, frames, unlabelled=splits.get(_UNLABELLED, [])),
+            *damaged_splits,
+            *_splits(layout, frames, splits),
+            *_agreement(facts),
+            *(finding for one in facts for finding in one.findings),
+        ],
     )
 
 
@@ -81,13 +87,14 @@ def _some(frames: Sequence[str]) -> str:
     return ", ".join(frames[:_EXAMPLES]) + more
 
 
-def _counts(layout: KittiLayout, frames: dict[str, list[str]]) -> list[Finding]:
-    """Does every picture have what belongs to it, and every other file a picture?"""
+def _counts(layout: KittiLayout, frames: dict[str, list[str]], *, unlabelled: Sequence[str]) -> list[Finding]:
+    """Does every picture have what belongs to it, and every other file a picture? `unlabelled` ones need no label."""
     findings = []
     images = set(frames["image_2"])
     for kind, (severity, advice) in _IF_MISSING.items():
         where = str(layout.folder(kind))
-        if missing := sorted(images - set(frames[kind])):
+        excused = set(unlabelled) if kind == "label_2" else set()
+        if missing := sorted(images - set(frames[kind]) - excused):
             what = f"expected one file for each of {len(images)} images, got none for {_some(missing)}"
             findings.append(Finding(severity, f"no {kind}", what, advice, where))
         if extra := sorted(set(frames[kind]) - images):
@@ -102,34 +109,36 @@ def _counts(layout: KittiLayout, frames: dict[str, list[str]]) -> list[Finding]:
     return findings
 
 
-def _splits(layout: KittiLayout, frames: dict[str, list[str]]) -> tuple[dict[str, list[str]], list[Finding]]:
-    """The frames of each split, and what is wrong with them."""
-    splits, findings = {}, []
-    for path in sorted(layout.split("any").parent.glob("*.txt")):
+def _read_splits(layout: KittiLayout) -> tuple[dict[str, list[str]], list[Finding]]:
+    """The frames of each split that can be read, and findings about those that cannot."""
+    folder, splits, broken = layout.split("any").parent, {}, FrameFacts()
+    for path in sorted(folder.glob("*.txt")):
         try:
             splits[path.stem] = read_split(path)
         except InputError as error:
-            broken = FrameFacts()
             broken.damaged("damaged split", path, error)
-            findings += broken.findings
-    if not splits and not findings:
-        folder = str(layout.split("any").parent)
+    if not splits and not broken.findings:
         what = "expected lists of frames such as train.txt and val.txt, got none"
-        findings.append(Finding("warning", "no split", what, "add them: training and evaluation need them", folder))
+        broken.note("warning", "no split", folder, what, "add them: training and evaluation need them")
+    return splits, broken.findings
+
+
+def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str, list[str]]) -> Iterator[Finding]:
+    """Do the splits name frames that are there and labelled as they should be, and none twice?"""
     images, labels = set(frames["image_2"]), set(frames["label_2"])
-    for name in sorted(_LABELLED_SPLITS & splits.keys()):
-        for kind, missing in (
-            ("image_2", [frame for frame in splits[name] if frame not in images]),
-            ("label_2", [frame for frame in splits[name] if frame in images and frame not in labels]),
-        ):
-            if missing:
-                what = f"expected each frame of the split in {kind}, got none of {_some(missing)}"
-                where = str(layout.split(name))
-                findings.append(Finding("error", f"split without {kind}", what, "add the files or unlist them", where))
-    if both := sorted(set(splits.get("train", [])) & set(splits.get("val", []))):
-        what = f"expected no frame of train in val, got {_some(both)}"
-        findings.append(Finding("error", "leak", what, "take them out of one", str(layout.split("val"))))
-    return splits, findings
+    for name in (*_LABELLED_SPLITS, _UNLABELLED):
+        listed, where = set(splits.get(name, [])), str(layout.split(name))
+        lacking = {"image_2": listed - images, "label_2": (listed & images) - labels}
+        for kind, missing in lacking.items():
+            if missing and (kind == "image_2" or name in _LABELLED_SPLITS):
+                what = f"expected each frame of the split in {kind}, got none of {_some(sorted(missing))}"
+                yield Finding("error", f"split without {kind}", what, "add the files or unlist them", where)
+        if name == _UNLABELLED and (labelled := sorted(listed & labels)):
+            what = f"expected frames without a label, got one for {_some(labelled)}"
+            yield Finding("warning", "unlabelled split", what, "list them in a labelled split instead", where)
+        if name in ("train", _UNLABELLED) and (both := sorted(listed & set(splits.get("val", [])))):
+            what = f"expected no frame of {name} in val, got {_some(both)}"
+            yield Finding("error", "leak", what, "take them out of one", str(layout.split("val")))
 
 
 def _agreement(facts: Sequence[FrameFacts]) -> list[Finding]:
