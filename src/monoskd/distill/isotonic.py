@@ -9,12 +9,14 @@ below that edge becomes one block. A halving search finds all edges of a round a
 stretches, so that no shape depends on the data and nothing waits for the device. docs/ranks.md has the proofs.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 class Masses(Protocol):
@@ -129,3 +131,28 @@ def block_starts(masses: Masses, points: Int64[Tensor, "rows points"]) -> Int64[
         start, stop = torch.where(inside, first, start), torch.where(inside, last, stop)
         half *= 2
     return start[:, :n]
+
+
+def project(
+    values: Float[Tensor, "rows n"], strength: Float64[Tensor, "rows 1"], *, kl: bool
+) -> tuple[Float64[Tensor, "rows n"], Int64[Tensor, "rows n"]]:
+    """Soft ranks of ascending rows, and the position at which each value's block starts."""
+    rows, n = values.shape
+    points = torch.arange(n + 1, device=values.device).expand(rows, n + 1)
+    target = points[:, 1:].double()
+    # No block bridges a gap as wide as this (docs/ranks.md): narrowing it keeps the digits of the rest.
+    widest = math.log(n) + 1 if kl else n / 2 + 1
+    limit = torch.finfo(values.dtype).max
+    theta = pad((values.clamp(-limit, limit).double().diff() / strength).clamp(max=widest), (1, 0)).cumsum(-1)
+
+    def summed(mass: Tensor, start: Tensor) -> Tensor:
+        return torch.zeros_like(mass).scatter_add_(-1, start, mass).gather(-1, start)
+
+    if not kl:
+        y = target - theta
+        start = block_starts(MeanMasses(pad(y.cumsum(-1), (1, 0)), points.double()), points)
+        return theta + summed(y, start) / summed(torch.ones_like(y), start), start
+    logs = pad(theta.logcumsumexp(-1), (1, 0), value=-math.inf)
+    start = block_starts(LogMasses(pad(target.cumsum(-1), (1, 0)), logs), points)
+    mass = (theta - theta.gather(-1, start)).exp()
+    return mass * summed(target, start) / summed(mass, start), start

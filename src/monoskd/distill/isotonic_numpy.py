@@ -45,16 +45,17 @@ def sort_rows(x: Floats, order: I64) -> Floats:
 def ascending_ranks(values: Floats, ranks: Floats) -> None:
     """Fill `ranks` with those of ascending rows, ties averaged; a row with a NaN has NaN ranks."""
     rows, n = values.shape
-    apart = np.empty((rows, n), np.bool_)
-    np.not_equal(values[:, :-1], values[:, 1:], out=apart[:, :-1])
-    apart[:, -1] = True
-    if apart.all():
-        ranks[:] = np.arange(1, n + 1)
-    else:
-        ends = np.flatnonzero(apart)
-        lengths = np.diff(ends, prepend=-1)
-        shared = ends % n - (lengths - 3) / 2
-        ranks[:] = np.repeat(shared.astype(ranks.dtype), lengths).reshape(rows, n)
+    ranks[:] = np.arange(1, n + 1)
+    tied = np.zeros((rows, n), np.bool_)  # with the next
+    np.equal(values[:, :-1], values[:, 1:], out=tied[:, :-1])
+    at = np.flatnonzero(tied)
+    if len(at):
+        breaks = np.flatnonzero(np.diff(at) != 1)
+        first, last = at[np.append(0, breaks + 1)], at[np.append(breaks, len(at) - 1)] + 1
+        width = last - first + 1
+        inside = np.arange(width.sum()) + np.repeat(first - width.cumsum() + width, width)
+        shared = (first % n + last % n) / 2 + 1
+        ranks.ravel()[inside] = np.repeat(shared, width)
     ranks[_with_nan(values)] = np.nan
 
 

@@ -7,11 +7,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.nn.functional import pad
 
-from monoskd.distill.isotonic import LogMasses, MeanMasses, block_starts
+from monoskd.distill.isotonic import project
 from monoskd.distill.isotonic_numpy import ascending_ranks, ascending_soft_ranks, largest_blocks, sort_rows
 from monoskd.errors import InputError
 
@@ -31,7 +30,7 @@ def _as_rows(x: Tensor, name: str) -> Tensor:
     """Rows x n in float32 at least: half types cannot hold a rank above 2048."""
     if not x.is_floating_point() or x.ndim == 0:
         raise InputError(f"{name}: expected floats with at least one axis, got {x.dtype} of shape {tuple(x.shape)}")
-    return x.reshape(-1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _like(rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -62,7 +61,7 @@ def rank(x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
     As `scipy.stats.rankdata(x, axis=-1)`: a row with a NaN has NaN ranks. float64 stays; every other type is ranked in
     float32, in which ranks are exact up to 2^23. No gradient.
     """
-    rows = _as_rows(x, "rank")
+    rows = _as_rows(x.detach(), "rank")
     if rows.numel() == 0:
         return torch.zeros_like(rows).view(x.shape)
     if _on_host(rows):
@@ -74,9 +73,9 @@ def rank(x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
 
         _for_chunks(fill, rows)
         return torch.empty_like(ascending).scatter_(-1, order, ascending).view(x.shape)
-    values = rows.sort(dim=-1).values
-    below = torch.searchsorted(values, rows)
-    up_to = torch.searchsorted(values, rows, right=True)
+    values, queries = rows.sort(dim=-1).values.contiguous(), rows.contiguous()
+    below = torch.searchsorted(values, queries)
+    up_to = torch.searchsorted(values, queries, right=True)
     ranks = (below + up_to + 1).to(rows.dtype) / 2
     return torch.where(values[:, -1:].isnan(), torch.nan, ranks).view(x.shape)
 
@@ -90,79 +89,70 @@ def _strengths(
         if not 0 < strength < math.inf:
             raise InputError(f'soft_rank: expected a strength above 0 or "auto", got {strength!r}')
         return rows.new_full((len(rows), 1), strength, dtype=torch.float64)
-    span = rows.double().std(dim=-1, correction=0, keepdim=True)
+    above = rows.double() - rows.amin(dim=-1, keepdim=True)
+    variance = torch.linalg.vecdot(above, above) / rows.shape[-1] - above.mean(dim=-1).square()
+    span = variance.clamp(min=0).sqrt()[:, None]
     scaled = span * _AUTO_STRENGTH[regularization] / (rows.shape[-1] if regularization == "l2" else 1)
     return torch.where(scaled > 0, scaled, math.inf)
 
 
-def _project(
-    values: Float[Tensor, "rows n"], strength: Float64[Tensor, "rows 1"], regularization: Regularization
-) -> tuple[Float64[Tensor, "rows n"], Int64[Tensor, "rows n"]]:
-    """Soft ranks of ascending rows, and the position at which each value's block starts."""
-    rows, n = values.shape
-    points = torch.arange(n + 1, device=values.device).expand(rows, n + 1)
-    target = points[:, 1:].double()
-    # No block bridges a gap as wide as this (docs/ranks.md): narrowing it keeps the digits of the rest.
-    widest = n / 2 + 1 if regularization == "l2" else math.log(n) + 1
-    limit = torch.finfo(values.dtype).max
-    theta = pad((values.clamp(-limit, limit).double().diff() / strength).clamp(max=widest), (1, 0)).cumsum(-1)
-
-    def summed(mass: Tensor, start: Tensor) -> Tensor:
-        return torch.zeros_like(mass).scatter_add_(-1, start, mass).gather(-1, start)
-
-    if regularization == "l2":
-        y = target - theta
-        start = block_starts(MeanMasses(pad(y.cumsum(-1), (1, 0)), points.double()), points)
-        return theta + summed(y, start) / summed(torch.ones_like(y), start), start
-    logs = pad(theta.logcumsumexp(-1), (1, 0), value=-math.inf)
-    start = block_starts(LogMasses(pad(target.cumsum(-1), (1, 0)), logs), points)
-    mass = (theta - theta.gather(-1, start)).exp()
-    return mass * summed(target, start) / summed(mass, start), start
-
-
 class _SoftRank(torch.autograd.Function):
-    """ranks of rows; the gradient is that of each block, whose members are fixed almost everywhere."""
+    """Ranks of rows; almost everywhere a block keeps its members, and the gradient is that of its few formulas."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, strength: Tensor, regularization: Regularization) -> Tensor:
-        """Soft ranks, in the type of rows."""
+    def forward(ctx: Any, rows: Tensor, strength: Tensor, regularization: Regularization, hard: bool) -> Tensor:
+        """Soft ranks, or hard ones to which the gradient of the soft ones is lent."""
+        rows = rows.detach()  # a thread of its own would ask for its gradient
+        weights: list[Tensor] = []
         if regularization == "l2" and _on_host(rows):
-            ranks, block, size = _soft_rank_host(rows, strength)
+            ranks, block, size = _rank_host(rows, strength, hard=hard)
         else:
-            values, order = rows.sort(dim=-1)
-            ascending, start = _project(values, strength, regularization)
-            ascending = torch.where(values[:, -1:].isnan(), math.nan, ascending).to(rows.dtype)
-            ranks = torch.empty_like(ascending).scatter_(-1, order, ascending)
-            offset = torch.arange(0, rows.numel(), rows.shape[-1], device=rows.device)[:, None]
-            block = torch.empty_like(order).scatter_(-1, order, start + offset)
-            # KL: how much rank a block holds; L2: how many values. Positions where no block starts hold nothing.
-            held = torch.ones_like(ranks) if regularization == "l2" else ranks
-            size = torch.zeros_like(held.flatten()).index_add_(0, block.flatten(), held.flatten())
-            size = torch.where(size > 0, size, 1)
-        ctx.save_for_backward(block, size, strength, *([ranks] if regularization == "kl" else []))
+            ranks, block, size = _rank_device(rows, strength, regularization)
+            weights = [ranks] if regularization == "kl" else []
+            ranks = rank(rows) if hard else ranks
+        ctx.save_for_backward(block, size, strength, *weights)
         return ranks
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         """The deviation of the gradient from its mean over the block (for KL weighted by the ranks)."""
-        block, size, strength, *ranks = ctx.saved_tensors
-        weighted = grad * ranks[0] if ranks else grad
+        block, size, strength, *weights = ctx.saved_tensors
+        weighted = grad * weights[0] if weights else grad
         flat = block.flatten()
         total = size.new_zeros(size.shape, dtype=torch.float64).index_add(0, flat, weighted.flatten().double())
         mean = (total / size).to(grad.dtype).index_select(0, flat).view_as(grad)
-        centred = weighted - (ranks[0] * mean if ranks else mean)
-        return centred / strength.to(grad.dtype), None, None
+        centred = weighted - (weights[0] * mean if weights else mean)
+        return centred / strength.to(grad.dtype), None, None, None
 
 
-def _soft_rank_host(rows: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Soft ranks, the blocks of the values, counted through all rows, and how many values each block holds."""
+def _rank_device(rows: Tensor, strength: Tensor, regularization: Regularization) -> tuple[Tensor, Tensor, Tensor]:
+    """Soft ranks, the blocks of the values, and what a block holds: values ("l2") or ranks ("kl").
+
+    A block is known by its first position among the sorted values of all rows; other positions hold a dummy 1.
+    """
+    values, order = rows.sort(dim=-1)
+    ascending, start = project(values, strength, kl=regularization == "kl")
+    ascending = torch.where(values[:, -1:].isnan(), math.nan, ascending).to(rows.dtype)
+    ranks = torch.empty_like(ascending).scatter_(-1, order, ascending)
+    offset = torch.arange(0, rows.numel(), rows.shape[-1], device=rows.device)[:, None]
+    block = torch.empty_like(order).scatter_(-1, order, start + offset)
+    held = ranks if regularization == "kl" else torch.ones_like(ranks)
+    size = torch.zeros_like(held).flatten().index_add_(0, block.flatten(), held.flatten())
+    return ranks, block, torch.where(size > 0, size, 1)
+
+
+def _rank_host(rows: Tensor, strength: Tensor, *, hard: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Ranks (soft unless hard), the blocks of the values, counted through all rows, and how many values each holds."""
     ascending, order, block = _like(rows, rows.dtype), _like(rows, torch.int64), _like(rows, torch.int32)
 
     def fill(chunk: slice) -> Tensor:
         values = sort_rows(rows[chunk].numpy(), order[chunk].numpy())
         scratch = np.empty((2, *values.shape))
+        ranks = ascending[chunk].numpy()
+        if hard:
+            ascending_ranks(values, ranks)
         size = ascending_soft_ranks(
-            values, strength[chunk].numpy(), ascending[chunk].numpy(), block[chunk].numpy(), scratch
+            values, strength[chunk].numpy(), None if hard else ranks, block[chunk].numpy(), scratch
         )
         return torch.from_numpy(size)
 
@@ -189,8 +179,7 @@ def soft_rank(
 
     Never waits for the device, with one exception: a strength given as a number asks it whether everything is pooled.
     """
-    if regularization not in _AUTO_STRENGTH:
-        raise InputError(f'soft_rank: expected regularization "l2" or "kl", got {regularization!r}')
+    _check_regularization(regularization)
     rows = _as_rows(x, "soft_rank")
     if rows.numel() == 0:
         return rows.view(x.shape)
@@ -198,8 +187,27 @@ def soft_rank(
     if strength != "auto" and regularization == "l2" and _all_pooled(rows, strengths):
         centred = rows.double() - rows.mean(dim=-1, keepdim=True, dtype=torch.float64)
         return (centred / strengths + (rows.shape[-1] + 1) / 2).to(rows.dtype).view(x.shape)
-    ranks: Tensor = _SoftRank.apply(rows, strengths, regularization)
+    ranks: Tensor = _SoftRank.apply(rows, strengths, regularization, False)
     return ranks.view(x.shape)
+
+
+def rank_with_soft_gradient(
+    x: Float[Tensor, "*rows n"],
+    strength: float | Literal["auto"] = "auto",
+    regularization: Regularization = "l2",
+) -> Float[Tensor, "*rows n"]:
+    """`rank(x)` to look at, `soft_rank(x, strength, regularization)` to differentiate, from one sort."""
+    _check_regularization(regularization)
+    rows = _as_rows(x, "rank_with_soft_gradient")
+    if rows.numel() == 0:
+        return rows.view(x.shape)
+    ranks: Tensor = _SoftRank.apply(rows, _strengths(rows, strength, regularization), regularization, True)
+    return ranks.view(x.shape)
+
+
+def _check_regularization(regularization: str) -> None:
+    if regularization not in _AUTO_STRENGTH:
+        raise InputError(f'soft rank: expected regularization "l2" or "kl", got {regularization!r}')
 
 
 @torch.no_grad()
@@ -222,7 +230,8 @@ def degeneracy(
     1: the soft rank is the value itself, shifted, and its correlation Pearson's. 1 / n: it is the hard rank, and has
     no gradient.
     """
-    rows = _as_rows(x, "degeneracy")
+    _check_regularization(regularization)
+    rows = _as_rows(x.detach(), "degeneracy")
     if rows.numel() == 0:
         return rows.new_zeros(x.shape[:-1])
     strengths = _strengths(rows, strength, regularization)
@@ -232,7 +241,7 @@ def degeneracy(
         parts = _for_chunks(lambda chunk: largest_blocks(rows[chunk].numpy(), strengths[chunk].numpy()), rows)
         largest = torch.cat([torch.from_numpy(part) for part in parts]).to(rows.dtype)
     else:
-        _, start = _project(rows.sort(dim=-1).values, strengths, regularization)
+        _, start = project(rows.sort(dim=-1).values, strengths, kl=regularization == "kl")
         largest = torch.zeros_like(rows).scatter_add_(-1, start, torch.ones_like(rows)).amax(dim=-1)
     return (largest / rows.shape[-1]).view(x.shape[:-1])
 
@@ -240,19 +249,21 @@ def degeneracy(
 _KEPT_AXES: dict[str, int] = {"batch": 0, "sample": 1, "channel": 2}
 
 
-def _standardised(x: Float[Tensor, "... n"], weight: Tensor | None) -> Float[Tensor, "... n"]:
-    """Centred (with the weights) and scaled to a largest deviation of 1; a constant row is exactly 0."""
+def _centred(x: Float[Tensor, "*groups n"], weight: Tensor | None) -> Float[Tensor, "*groups n"]:
+    """Deviations from the weighted mean, in units of about the largest; a constant group is exactly 0."""
+    if weight is not None:
+        x = torch.where(weight > 0, x, 0)
     seen = x[..., :1] if weight is None else x.gather(-1, weight.argmax(dim=-1, keepdim=True))
-    shifted = x - seen.detach()  # exact 0 for a constant, and no digits lost to an offset
+    x = x - seen.detach()  # exactly 0 for a constant, and no digits lost to an offset
+    if weight is not None:
+        x = torch.where(weight > 0, x, 0)
+    low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
+    largest = torch.maximum(-low, high)
+    x = x / torch.where(largest > 0, largest, 1)  # squares stay in range
     if weight is None:
-        centred = shifted - shifted.mean(dim=-1, keepdim=True)
-    else:
-        shifted = torch.where(weight > 0, shifted, 0)
-        total = weight.sum(dim=-1, keepdim=True)
-        mean = (weight * shifted).sum(dim=-1, keepdim=True) / torch.where(total > 0, total, 1)
-        centred = torch.where(weight > 0, shifted - mean, 0)
-    largest = centred.detach().abs().amax(dim=-1, keepdim=True)
-    return centred / torch.where(largest > 0, largest, 1)
+        return x - x.mean(dim=-1, keepdim=True)
+    total = weight.sum(dim=-1, keepdim=True)
+    return x - (weight * x).sum(dim=-1, keepdim=True) / torch.where(total > 0, total, 1)
 
 
 def correlation(
@@ -280,7 +291,7 @@ def correlation(
     if math.prod(shape) == 0:
         return (a.to(dtype) * b.to(dtype)).reshape(shape).sum(dim=-1)
     weights = None if weight is None else weight.to(dtype).expand(a.shape).reshape(shape)
-    left, right = (_standardised(side.to(dtype).reshape(shape), weights) for side in (a, b))
+    left, right = (_centred(side.to(dtype).reshape(shape), weights) for side in (a, b))
     weighted = right if weights is None else weights * right
     covariance = (left * weighted).sum(dim=-1)
     left_square = (left * (left if weights is None else weights * left)).sum(dim=-1)
