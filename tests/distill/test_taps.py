@@ -102,9 +102,14 @@ def test_a_map_that_is_overwritten_in_place_is_an_error_and_a_copy_is_not(x: Ten
 def test_hooks_are_gone_when_the_call_is_over_even_if_it_fails(x: Tensor) -> None:
     network = nn.Sequential(nn.Conv2d(1, 1, 1))
     probe = Probe(Outlet("0"), role="student")
-    with pytest.raises(RuntimeError), watched(network, [probe], role="student"):
-        assert hooks(network) == 1
-        network(x[:, :, :, None])
+
+    def fail() -> None:
+        with watched(network, [probe], role="student"):
+            assert hooks(network) == 1
+            network(x[:, :, :, None])
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert hooks(network) == 0
     network(x)
     assert not probe.caught

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from monoskd.distill.adapters import Adapter, make_adapter
 from monoskd.distill.maps import MapLoss, static_prior
-from monoskd.distill.taps import Probe, Tap, as_map, find_module, watched
+from monoskd.distill.taps import Probe, Tap, find_module, watched
 from monoskd.distill.terms import Loss, Tapped, Term, resized
 from monoskd.errors import InputError
 
@@ -170,17 +170,19 @@ class Distiller(nn.Module):
             teacher = self.teacher(*(shown if isinstance(shown, tuple) else (shown,)))
         with watched(self.student, self._student_probes, role="student"):
             student = self.student(*inputs)
+        return Seen(student, teacher, self._tapped(), hints)
+
+    def _tapped(self) -> dict[str, Tapped]:
+        """What the probes caught in this pass, the student's maps fused and adapted."""
         caught = [probe.take() for probe in self._student_probes]
-        goals = [as_map(probe.take().map, where=probe.where) for probe in self._teacher_probes]
-        maps = [as_map(one.map, where=probe.where) for one, probe in zip(caught, self._student_probes, strict=True)]
-        if self.fusion is not None:
-            maps = list(self.fusion(maps))
+        goals = [probe.take() for probe in self._teacher_probes]
+        maps = [one.map for one in caught] if self.fusion is None else self.fusion([one.map for one in caught])
         tapped = {}
         for name, one, x, goal, adapter in zip(self.taps, caught, maps, goals, self.adapters, strict=True):
             if isinstance(adapter, Adapter):
-                adapter.fit(x, channels=goal.shape[1], grid=one.map.ndim == 4, where=f'tap "{name}"')
-            tapped[name] = Tapped(one.source, adapter(x), goal, grid=one.map.ndim == 4)
-        return Seen(student, teacher, tapped, hints)
+                adapter.fit(x, channels=goal.map.shape[1], grid=one.grid, where=f'tap "{name}"')
+            tapped[name] = Tapped(one.source, adapter(x), goal.map, grid=one.grid and goal.grid)
+        return tapped
 
     def _evaluate(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's value."""

@@ -107,11 +107,22 @@ def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
 
 @dataclass(frozen=True)
 class Caught:
-    """One map on its way out: `source` as it left the module (part of the graph), `map` as the view sees it."""
+    """One map on its way out: `source` as it left the module, part of the graph; `seen` as the view made it."""
 
     source: Tensor
-    map: Tensor
+    seen: Tensor
     version: int | None
+    where: str
+
+    @property
+    def map(self) -> Float[Tensor, "b c h w"]:
+        """What was seen, as a map."""
+        return as_map(self.seen, where=self.where)
+
+    @property
+    def grid(self) -> bool:
+        """Whether rows and columns are places; not so for tokens and vectors."""
+        return self.seen.ndim == 4
 
 
 class Probe:
@@ -138,7 +149,7 @@ class Probe:
         if not isinstance(seen, Tensor):
             raise InputError(f"{self.where} is {_describe(seen)}, not a tensor: {_advice(self.outlet, seen)}")
         source = picked if isinstance(picked, Tensor) else seen
-        self.caught.append(Caught(source, seen, _version(seen)))
+        self.caught.append(Caught(source, seen, _version(seen), self.where))
 
     def take(self) -> Caught:
         """The map of the call that was watched. Raises InputError where there is none, several, or a spoilt one."""
@@ -157,7 +168,7 @@ class Probe:
         if not -len(caught) <= call < len(caught):
             raise InputError(f"{self.where} ran {len(caught)} times in one forward pass: there is no call {call}")
         chosen = caught[call]
-        if chosen.version is not None and chosen.map._version != chosen.version:
+        if chosen.version is not None and chosen.seen._version != chosen.version:
             raise InputError(
                 f"{self.where} is overwritten in place by a module after it: tap that module instead, or keep a copy "
                 f'with Outlet("{self.outlet.path}", view=torch.clone)'

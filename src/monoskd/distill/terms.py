@@ -148,9 +148,10 @@ def resized(seen: Sequence[Tapped], *, policy: Resize, where: str) -> tuple[list
     }[policy]
     for one, size in zip(seen, sizes, strict=True):
         if not one.grid and {one.student.shape[2:], one.teacher.shape[2:]} != {size}:
+            sizes_now = " and ".join(f"{tuple(x.shape[2:])}" for x in (one.student, one.teacher))
             raise InputError(
-                f"{where}: tokens or vectors of {one.student.shape[2]} and {one.teacher.shape[2]} places cannot be "
-                'resized: make maps of them with Outlet(path, view=TokensAsMap()), or use Term(..., resize="none")'
+                f"{where}: tokens and vectors cannot be resized, got {sizes_now} places: "
+                'make maps of them with Outlet(path, view=TokensAsMap()), or use Term(..., resize="none")'
             )
     return [_resize(x, size) for x, size in zip(students, sizes, strict=True)], [
         _resize(x, size) for x, size in zip(teachers, sizes, strict=True)
