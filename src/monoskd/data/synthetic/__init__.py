@@ -99,7 +99,8 @@ def _each(task: Callable[[int], None], items: Sequence[int], workers: int) -> It
     """Run the task on every item, in `workers` processes; yields once for each that is done."""
     if workers == 1 or len(items) < 2:
         for item in items:
-            yield task(item)
+            task(item)
+            yield
         return
     # Spawned, not forked: a fork of a process with threads (torch, OpenCV) can hang.
     context = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""The colour of the ground: asphalt, lane markings, kerb, pavement, verge; soft at its edges as far as a pixel reaches."""
+"""The colour of the ground: asphalt, lane markings, kerb, pavement, verge; edges as soft as a pixel is large."""
 
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ _PAINT = np.array([0.62, 0.62, 0.60])
 
 @cache
 def noise() -> NDArray[np.float32]:
-    """A tile of 1024 x 1024 values of mean 0 and deviation 1 that repeats without a seam: octaves from 1 to 256 texels."""
+    """A seamless tile of 1024 x 1024 values of mean 0 and deviation 1, with octaves from 1 to 256 texels."""
     rng = np.random.default_rng(20)
     total = np.zeros((_NOISE_SIZE, _NOISE_SIZE), np.float32)
     for octave in range(9):
@@ -31,7 +31,7 @@ def noise() -> NDArray[np.float32]:
         large = cv2.resize(wrapped, None, fx=1 << octave, fy=1 << octave, interpolation=cv2.INTER_LINEAR)
         edge = 2 << octave
         total += large[edge : edge + _NOISE_SIZE, edge : edge + _NOISE_SIZE] * np.float32(0.75 + 0.12 * octave)
-    return (total - total.mean()) / total.std()
+    return np.asarray((total - total.mean()) / total.std(), np.float32)
 
 
 def sample_noise(a: Any, b: Any, *, texel: float) -> NDArray[np.float32]:
@@ -39,7 +39,8 @@ def sample_noise(a: Any, b: Any, *, texel: float) -> NDArray[np.float32]:
     scale = np.float32(1 / texel)
     column = (np.asarray(a, np.float32) * scale).astype(np.int64) & (_NOISE_SIZE - 1)
     row = (np.asarray(b, np.float32) * scale).astype(np.int64) & (_NOISE_SIZE - 1)
-    return noise()[row, column]
+    values: NDArray[np.float32] = noise()[row, column]
+    return values
 
 
 def stripe(distance: Any, half_width: float, footprint: Any) -> Any:
@@ -70,15 +71,16 @@ def ground_colour(street: Street, x: Floats, z: Floats, *, across: Floats, along
     colour += road[:, None] * (asphalt - colour)
     paint = _markings(street, d, s, side, across, along) * (0.80 + 0.12 * np.clip(fine, -1, 1))
     colour += paint[:, None] * (_PAINT - colour)
-    return np.clip(colour, 0.005, 1)
+    return np.asarray(np.clip(colour, 0.005, 1), np.float64)
 
 
 def _verge(street: Street, x: Floats, z: Floats, broad: Any) -> Floats:
     if street.verge == "paved":
-        return _YARD * (1 + 0.10 * broad)[:, None]
+        return np.asarray(_YARD * (1 + 0.10 * broad)[:, None])
     patches = np.clip(0.5 + 0.35 * sample_noise(x, z, texel=0.23), 0, 1)[:, None]
     blades = sample_noise(z, x, texel=0.05)
-    return (_GRASS + patches * np.array([0.035, 0.012, 0.012])) * (1 + 0.20 * blades)[:, None]
+    lawn = _GRASS + patches * np.array([0.035, 0.012, 0.012])
+    return np.asarray(lawn * (1 + 0.20 * blades)[:, None])
 
 
 def _joints(coordinate: Floats, spacing: float, half_width: float, footprint: Floats) -> Any:

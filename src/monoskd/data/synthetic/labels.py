@@ -1,5 +1,7 @@
 """From what is seen of each object to its row in `label_2`."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,18 +13,18 @@ from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import alpha_from_yaw
 from monoskd.objects import Objects
 
-# Shares of an object's own pixels that must be seen for KITTI's levels 0 (fully visible) and 1 (partly occluded), and to be
-# labelled at all; below it, or with fewer samples than a person could recognise, a row says DontCare.
-VISIBLE_0 = 0.80
-VISIBLE_1 = 0.45
-VISIBLE_2 = 0.12
+# Shares of an object's own pixels that must be seen for KITTI's levels 0 (fully visible) and 1 (partly occluded), and
+# to be labelled at all; below it, or with fewer samples than a person could recognise, a row says DontCare.
+VISIBLE_0 = 0.90
+VISIBLE_1 = 0.50
+VISIBLE_2 = 0.10
 MIN_HEIGHT_SHARE = 0.016  # of the image: 6 px of KITTI's 375
 DONT_CARE_SHARE = 0.02
 _EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 
 
 def visible_share(found: Fragments, owner: NDArray[np.int64], seen: NDArray[np.int64], *, count: int) -> Floats:
-    """Of the samples that each of `count` objects covers inside the image, the share that no other thing hides; 0 for none.
+    """Of the samples that each of `count` objects covers in the image, the share that nothing else hides; 0 for none.
 
     owner: of each triangle; seen: the triangle at each sample, -1 for none.
     """
@@ -37,27 +39,39 @@ def visible_share(found: Fragments, owner: NDArray[np.int64], seen: NDArray[np.i
 
 
 def outline(boxes: Boxes3D, camera: Camera) -> Floats:
-    """2D boxes n x 4 (left, top, right, bottom) [px] of the 3D boxes' parts in front of the camera, not clipped to the image.
+    """2D boxes n x 4 (left, top, right, bottom) [px] of what of the 3D boxes lies before the camera, not clipped.
 
     Edges that pass the camera's plane are cut there, `NEAR_M` in front of it. Boxes wholly behind give zeros.
     """
     corners = boxes.corners()
-    a, b = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]
+    a, b = (np.take(corners, ends, 1) for ends in _EDGES.T)
     step = b[..., 2] - a[..., 2]
     share = np.clip((NEAR_M - a[..., 2]) / np.where(step == 0, 1.0, step), 0, 1)
     cut = a + share[..., None] * (b - a)
     points = np.concatenate([corners, cut], 1)
-    front = points[..., 2] >= NEAR_M - 1e-9
+    front = np.asarray(points[..., 2] >= NEAR_M - 1e-9)
     uv = camera.project(np.where(front[..., None], points, [0.0, 0.0, 1.0]))
     low = np.where(front[..., None], uv, np.inf).min(1)
     high = np.where(front[..., None], uv, -np.inf).max(1)
     return np.where(front.any(1)[:, None], np.concatenate([low, high], 1), 0.0)
 
 
-def label(actors: list[Actor], shares: Floats, camera: Camera, *, width: int, height: int) -> Objects:
-    """The rows of a frame, in the order of the actors; who is hidden or too small becomes DontCare, who is out of sight nothing."""
+@dataclass(frozen=True)
+class Labels:
+    """The rows of a frame, and for each the actor that it is about (-1 for DontCare)."""
+
+    objects: Objects
+    actor: NDArray[np.int64]
+
+
+def label(actors: list[Actor], shares: Floats, camera: Camera, *, width: int, height: int) -> Labels:
+    """What a KITTI annotator would have written, in the order of the actors.
+
+    shares: of each actor, what is seen of it. Whoever is largely hidden or too small is DontCare; whoever is out of
+    sight is not there.
+    """
     if not actors:
-        return Objects.empty()
+        return Labels(Objects.empty(), np.zeros(0, np.int64))
     boxes = Boxes3D(
         np.array([actor.bottom for actor in actors]),
         np.array([actor.dimensions for actor in actors]),
@@ -80,7 +94,8 @@ def label(actors: list[Actor], shares: Floats, camera: Camera, *, width: int, he
         yaw=boxes.yaw,
     )
     ignored = objects[~recognisable & (shares > DONT_CARE_SHARE) & (_area(inside) > 0)]
-    return _with_dont_care(objects[recognisable], ignored.boxes_2d)
+    actor = np.append(np.flatnonzero(recognisable), np.full(len(ignored), -1))
+    return Labels(_with_dont_care(objects[recognisable], ignored.boxes_2d), actor)
 
 
 def _area(boxes: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """A LiDAR sweep of a scene: 64 beams from the roof, what they hit, how well, and what comes back.
 
-The sensor looks from its own place (see `rig`), so it sees past some things that hide others from the camera. Which triangle a
-beam hits is read from a picture rendered from there; where it hits it is then computed exactly.
+The sensor looks from its own place (see `rig`), so it sees past some things that hide others from the camera. Which
+triangle a beam hits is read from a picture rendered from there; where it hits it is then computed exactly.
 """
 
 from functools import cache
@@ -31,26 +31,36 @@ def sweep(rng: Generator, scene: Scene) -> NDArray[np.float32]:
     """Points n x 4 (x forward, y left, z up [m], reflectance in [0, 1]) of the sector that the camera sees."""
     beams = _beams()
     triangle = _hit_triangles(scene, beams)
-    mesh, street = scene.mesh, scene.street
-    origin = CAMERA_FROM_LIDAR[:, 3]
-    rays = beams @ CAMERA_FROM_LIDAR[:, :3].T
-    corners = mesh.corners[triangle]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-    ground = np.array([street.ground[0], -1.0, street.ground[1]])
-    normal = np.where((triangle >= 0)[:, None], normal, ground / np.linalg.norm(ground))
-    anchor = np.where((triangle >= 0)[:, None], corners[:, 0], [0, street.ground[2], 0])
-    incidence = (normal * rays).sum(1)
+    origin, rays = CAMERA_FROM_LIDAR[:, 3], beams @ CAMERA_FROM_LIDAR[:, :3].T
+    normal, offset, low, high = (table[triangle] for table in _surfaces(scene))
+    incidence = np.einsum("ij,ij->i", normal, rays)
     with np.errstate(divide="ignore", invalid="ignore"):
-        distance = (normal * (anchor - origin)).sum(1) / incidence
-    hit = origin + rays * np.where(np.isfinite(distance), distance, 0.0)[:, None]
-    beside = np.maximum(corners.min(1) - hit, hit - corners.max(1)).max(1)  # beams that graze an outline can miss
-    kept = (triangle < 0) | (beside < _OUTLINE_M)
-    kept &= (distance > 2.0) & (distance < RANGE_M) & (np.abs(incidence) > 0.01)
+        distance = (offset - normal @ origin) / incidence
+    kept = (distance > 2.0) & (distance < RANGE_M) & (np.abs(incidence) > 0.01)
+    # A beam that grazes an outline may pass the triangle that the picture shows there.
+    hit = origin + rays * np.where(kept, distance, 0.0)[:, None]
+    kept &= ((hit > low) & (hit < high)).all(1)
     kept &= rng.random(len(rays)) > _dropout(scene, triangle, distance, np.abs(incidence))
     noise = RANGE_NOISE_M * rng.normal(size=len(rays))
     points = beams[kept] * (distance + noise)[kept, None]
     return np.concatenate([points, _reflectance(rng, scene, triangle, incidence)[kept, None]], 1).astype(np.float32)
+
+
+def _surfaces(scene: Scene) -> tuple[Floats, Floats, Floats, Floats]:
+    """Of each triangle, and last (index -1) of the ground: unit normal n, offset n . x, slightly widened bounds."""
+    corners = scene.mesh.corners
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+    lean, tilt, height = scene.street.ground
+    plane = np.array([lean, -1.0, tilt]) / np.linalg.norm([lean, -1.0, tilt])
+    offset = np.einsum("ij,ij->i", normal, corners[:, 0])
+    everywhere = np.full((1, 3), np.inf)
+    return (
+        np.concatenate([normal, plane[None]]),
+        np.append(offset, plane[1] * height),
+        np.concatenate([corners.min(1) - _OUTLINE_M, -everywhere]),
+        np.concatenate([corners.max(1) + _OUTLINE_M, everywhere]),
+    )
 
 
 @cache
@@ -73,7 +83,8 @@ def _hit_triangles(scene: Scene, beams: Floats) -> NDArray[np.int64]:
     planes = plane_matrices(P, scene.mesh.corners)
     seen = nearest(fragments(P, scene.mesh.corners, planes, width=width, height=height), width=width, height=height)
     column, row = np.floor(uv - low).astype(np.int64).T
-    return seen[row, column]
+    hit: NDArray[np.int64] = seen[row, column]
+    return hit
 
 
 def _dropout(scene: Scene, triangle: NDArray[np.int64], distance: Floats, incidence: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """Triangle meshes and the few shapes that streets are made of.
 
-Local frame of an object, as of a box in `monoskd.geometry.boxes`: x forward, y down, z sideways, the origin in the middle
-of its bottom. Colours are linear RGB in [0, 1].
+Local frame of an object, as of a box in `monoskd.geometry.boxes`: x forward, y down, z sideways, the origin in the
+middle of its bottom. Colours are linear RGB in [0, 1].
 """
 
 from collections.abc import Sequence
@@ -60,6 +60,11 @@ class Mesh:
         unit = (self.corners - low) / (high - low) - np.array([0.5, 1.0, 0.5])
         return replace(self, corners=unit * goal)
 
+    def painted(self, colour: Floats) -> "Mesh":
+        """The same with its paint, which models have in white, in this colour."""
+        coat = (self.material == Material.PAINT)[:, None]
+        return replace(self, colour=np.where(coat, self.colour * colour, self.colour))
+
     def placed(self, position: Floats, *, yaw: float) -> "Mesh":
         """Turned about +y by yaw [rad], then moved to `position` [m]."""
         cos, sin = np.cos(yaw), np.sin(yaw)
@@ -81,7 +86,7 @@ def surface(
     if closed:
         points = np.concatenate([points, points[:, :1]], 1)
     a, b, c, d = points[:-1, :-1], points[1:, :-1], points[1:, 1:], points[:-1, 1:]
-    face = np.cross(c - a, d - b)
+    face = _cross(c - a, d - b)
     face *= np.sign((face * ((a + b + c + d) / 4 - points.mean((0, 1)))).sum()) or 1.0
     normals = (
         _corner_normals(face, closed=closed)
@@ -106,7 +111,7 @@ def polygon(points: Any, colour: Any, material: Material = Material.MATTE, *, fa
     """A flat convex polygon of k points k x 3, its normal on the side of `facing`; uv: k x 2."""
     points = np.asarray(points, np.float64)
     fan = [[0, i, i + 1] for i in range(1, len(points) - 1)]
-    normal = _unit(np.cross(points[1] - points[0], points[2] - points[0]))
+    normal = _unit(_cross(points[1] - points[0], points[2] - points[0]))
     normal = normal * (np.sign(normal @ np.asarray(facing, np.float64)) or 1.0)
     mesh = _mesh(points[fan], np.broadcast_to(normal, (len(fan), 3, 3)), colour, material)
     return mesh if uv is None else replace(mesh, uv=np.asarray(uv, np.float64)[fan])
@@ -139,17 +144,21 @@ def ellipsoid(centre: Any, radii: Any, colour: Any, material: Material = Materia
 def cuboid(low: Any, high: Any, colour: Any, material: Material = Material.MATTE) -> Mesh:
     """A box between two opposite corners, without its bottom; uv in metres along and up its walls."""
     (x0, y0, z0), (x1, y1, z1) = low, high
-    ring = [(x0, z0), (x1, z0), (x1, z1), (x0, z1)]
-    outward = [(0, 0, -1), (1, 0, 0), (0, 0, 1), (-1, 0, 0)]
-    faces = []
-    for (xa, za), (xb, zb), facing in zip(ring, ring[1:] + ring[:1], outward, strict=True):
-        points = [(xa, y1, za), (xb, y1, zb), (xb, y0, zb), (xa, y0, za)]
-        length = abs(xb - xa) + abs(zb - za)
-        uv = [(0, 0), (length, 0), (length, y1 - y0), (0, y1 - y0)]
-        faces.append(polygon(points, colour, material, facing=facing, uv=uv))
-    lid = [(x0, y0, z0), (x1, y0, z0), (x1, y0, z1), (x0, y0, z1)]
-    top = Material.MATTE if material in (Material.FACADE, Material.RIBBON) else material
-    return Mesh.join([*faces, polygon(lid, colour, top, facing=(0, -1, 0))])
+    ring = np.array([(x0, z0), (x1, z0), (x1, z1), (x0, z1), (x0, z0)])
+    walls = np.empty((4, 4, 3))
+    walls[:, [0, 3]], walls[:, [1, 2]] = ring[:4, None, [0, 0, 1]], ring[1:, None, [0, 0, 1]]
+    walls[:, :2, 1], walls[:, 2:, 1] = y1, y0
+    lid = np.array([[(x0, y0, z0), (x1, y0, z0), (x1, y0, z1), (x0, y0, z1)]])
+    quads = np.concatenate([walls, lid])
+    outward = np.array([(0, 0, -1.0), (1, 0, 0), (0, 0, 1), (-1, 0, 0), (0, -1, 0)])
+    halves = quads[:, [[0, 1, 2], [0, 2, 3]]].reshape(-1, 3, 3)
+    mesh = _mesh(halves, np.repeat(outward, 2, 0)[:, None].repeat(3, 1), colour, material)
+    along = np.abs(np.diff(ring, axis=0)).sum(1)[:, None] * [0, 1, 1, 0]
+    uv = np.stack([along, np.broadcast_to([0, 0, y1 - y0, y1 - y0], (4, 4))], -1)
+    mesh.uv[:8] = uv[:, [[0, 1, 2], [0, 2, 3]]].reshape(-1, 3, 2)
+    if material in (Material.FACADE, Material.RIBBON):
+        mesh.material[8:] = Material.MATTE
+    return mesh
 
 
 def disc(
@@ -174,7 +183,15 @@ def _mesh(corners: Floats, normals: Floats, colour: Any, material: Any) -> Mesh:
 
 
 def _unit(vectors: Floats) -> Floats:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))[..., None]
+    unit: Floats = vectors / np.maximum(length, 1e-12)
+    return unit
+
+
+def _cross(a: Floats, b: Floats) -> Floats:
+    """As `numpy.cross`, which spends longer on finding the axes of a small array than on the products."""
+    product: Floats = a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
+    return product
 
 
 def _corner_normals(face: Floats, *, closed: bool) -> Floats:

@@ -51,10 +51,11 @@ def cyclist(rng: Generator, dimensions: Floats) -> Mesh:
         np.array([0.24 * length, -0.58 * height, 0]),
         np.array([-0.04 * length, -radius, 0]),
     )
+    handle = np.array([0, 0, 0.42 * width])
     parts = [_ring(wheel, radius) for wheel in (rear, front)]
     for a, b in ((rear, saddle), (rear, crank), (crank, saddle), (crank, bars), (saddle, bars), (bars, front)):
         parts.append(tube([a, b], [0.022, 0.022], frame, Material.PAINT, sides=4))
-    parts.append(tube([bars - [0, 0, 0.42 * width], bars + [0, 0, 0.42 * width]], [0.02, 0.02], _STEEL, sides=4))
+    parts.append(tube([bars - handle, bars + handle], [0.02, 0.02], _STEEL, sides=4))
     hip, shoulder = saddle - [0, 0.04 * height, 0], np.array([0.06 * length, -0.82 * height, 0])
     for side in (-1, 1):
         out = np.array([0, 0, side * 0.16 * width])
@@ -65,7 +66,7 @@ def cyclist(rng: Generator, dimensions: Floats) -> Mesh:
         arm = np.array([0, 0, side * 0.36 * width])
         parts.append(tube([shoulder + arm, bars + 1.15 * arm], [0.052, 0.04], jacket))
     parts += _torso(hip, shoulder, half_width=0.34 * width, colour=jacket)
-    parts += _head(rng, shoulder + [0.09, -0.105 * height, 0], size=0.072 * height)
+    parts += _head(rng, shoulder + np.array([0.09, -0.105 * height, 0]), size=0.072 * height)
     return Mesh.join(parts).fitted(dimensions)
 
 
@@ -83,7 +84,7 @@ def _head(rng: Generator, centre: Floats | tuple[float, ...], *, size: float) ->
     face, hair = _pick(rng, _SKIN), _pick(rng, _HAIR)
     return [
         ellipsoid(centre, (0.8 * size, size, 0.72 * size), face),
-        ellipsoid(centre + [-0.18 * size, -0.22 * size, 0], (0.78 * size, 0.9 * size, 0.78 * size), hair),
+        ellipsoid(centre - np.array([0.18 * size, 0.22 * size, 0]), (0.78 * size, 0.9 * size, 0.78 * size), hair),
     ]
 
 

@@ -1,7 +1,7 @@
 """What colour a sample has: light, materials, ground, sky. All in linear RGB.
 
-A sample is a point of the image with what is seen there: a triangle, the ground or the sky. Geometry is decided before, so
-every sample is shaded once, however many triangles lie behind it.
+A sample is a point of the image with what is seen there: a triangle, the ground or the sky. Geometry is decided
+before, so every sample is shaded once, however many triangles lie behind it.
 """
 
 from typing import Any
@@ -25,16 +25,16 @@ def shade(
 ) -> Floats:
     """Radiance n x 3 of samples.
 
-    planes: H^-1 of the scene's triangles; rays: n x 3, from the camera with third coordinate 1; uv: n x 2 [px]; triangle: n,
-    -1 where none is hit; shadow: n in [0, 1], how much of the sun is hidden if the sample is ground.
+    planes: H^-1 of the scene's triangles; rays: n x 3, from the camera with third coordinate 1; uv: n x 2 [px];
+    triangle: n, -1 where none is hit; shadow: n in [0, 1], how much of the sun is hidden if the sample is ground.
     """
     colour = np.empty((len(uv), 3))
     hit = triangle >= 0
-    descent = rays[:, 1] - rays[:, [0, 2]] @ scene.street.ground[:2]
-    ground = ~hit & (descent > 1e-3)
+    depth = scene.street.ground_depth(rays)
+    ground = ~hit & (depth > 0)
     sky = ~hit & ~ground
     colour[sky] = sky_colour(scene.weather, rays[sky])
-    colour[ground] = _shade_ground(scene, rays[ground], descent[ground], shadow[ground], focal_px=focal_px)
+    colour[ground] = _shade_ground(scene, rays[ground], depth[ground], shadow[ground], focal_px=focal_px)
     colour[hit] = _shade_triangles(scene, planes, rays[hit], uv[hit], triangle[hit], focal_px=focal_px)
     return colour
 
@@ -58,8 +58,7 @@ def sky_colour(weather: Weather, directions: Floats) -> Floats:
     return np.where((up < hill)[:, None], 0.55 * woods + 0.45 * weather.horizon_colour, colour)
 
 
-def _shade_ground(scene: Scene, rays: Floats, descent: Floats, shadow: Floats, *, focal_px: float) -> Floats:
-    depth = scene.street.ground[2] / descent
+def _shade_ground(scene: Scene, rays: Floats, depth: Floats, shadow: Floats, *, focal_px: float) -> Floats:
     x, z = rays[:, 0] * depth, depth
     across = depth / focal_px
     along = np.minimum(depth * depth / (focal_px * scene.street.ground[2]), 60.0)
@@ -70,7 +69,7 @@ def _shade_ground(scene: Scene, rays: Floats, descent: Floats, shadow: Floats, *
 
 
 def contact_shade(scene: Scene, x: Floats, z: Floats) -> Floats:
-    """How much of the sky the objects standing there hide from ground points, in [0, 0.85]: dark below, soft beside them."""
+    """How much of the sky objects hide from ground points, in [0, 0.85]: dark below them, soft beside them."""
     shade_ = np.zeros_like(x)
     for actor in scene.actors:
         height, width, length = actor.dimensions
@@ -90,10 +89,10 @@ def _shade_triangles(
 ) -> Floats:
     mesh, weather = scene.mesh, scene.weather
     weights, depth = barycentric(planes[triangle], uv)
-    normal = (weights[..., None] * mesh.normals[triangle]).sum(1)
+    normal = np.einsum("ij,ijk->ik", weights, mesh.normals[triangle])
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
     view = rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    facing = -(normal * view).sum(1)
+    facing = -np.einsum("ij,ij->i", normal, view)
     material = mesh.material[triangle]
     albedo = mesh.colour[triangle].copy()
     _facades(scene, albedo, material, weights, triangle, depth / focal_px / np.clip(np.abs(facing), 0.15, 1))
@@ -101,7 +100,8 @@ def _shade_triangles(
     if leaves.any():
         point = rays[leaves] * depth[leaves, None]
         speckle = sample_noise(point[:, 0] + 0.7 * point[:, 2], point[:, 1] - 0.4 * point[:, 2], texel=0.06)
-        albedo[leaves] *= np.clip(1 + 0.35 * speckle / (1 + 0.03 * depth[leaves]), 0.35, 1.9)[:, None]
+        fade = 1 / (1 + 0.03 * depth[leaves])
+        albedo[leaves] *= np.clip(1 + 0.55 * speckle * fade, 0.25, 2.2)[:, None]
     radiance = albedo * _light(weather, normal, sunlit=_sunlit(scene)[mesh.owner[triangle]])
     glossy = (material == Material.PAINT) | (material == Material.GLASS) | (material == Material.LAMP)
     if glossy.any():
@@ -112,11 +112,11 @@ def _shade_triangles(
 
 
 def _facades(scene: Scene, albedo: Floats, material: Any, weights: Floats, triangle: Any, footprint: Floats) -> None:
-    """Windows, their frames, doors and plinths on the walls, in place; `footprint` [m] of a pixel softens their edges."""
+    """Windows, frames, doors and plinths on the walls, in place; edges as soft as a pixel's `footprint` [m]."""
     walls = np.flatnonzero((material == Material.FACADE) | (material == Material.RIBBON))
     if not len(walls):
         return
-    cell = (weights[walls][..., None] * scene.mesh.uv[triangle[walls]]).sum(1)
+    cell = np.einsum("ij,ijk->ik", weights[walls], scene.mesh.uv[triangle[walls]])
     ribbon = material[walls] == Material.RIBBON
     soft = footprint[walls] / 2.9
     storey, window = np.floor(cell[:, 1]), np.floor(cell[:, 0])
@@ -138,7 +138,7 @@ def _facades(scene: Scene, albedo: Floats, material: Any, weights: Floats, trian
 
 
 def _window(distance: Floats, half_width: Any, soft: Floats) -> Floats:
-    return np.clip((half_width - np.abs(distance)) / np.maximum(soft, 0.01) + 0.5, 0, 1)
+    return np.asarray(np.clip((half_width - np.abs(distance)) / np.maximum(soft, 0.01) + 0.5, 0, 1))
 
 
 def _light(weather: Weather, normal: Floats, *, sunlit: Any) -> Floats:
@@ -147,7 +147,7 @@ def _light(weather: Weather, normal: Floats, *, sunlit: Any) -> Floats:
     sky = weather.sky * (0.6 * weather.sky_colour + 0.4)
     ambient = up * sky + (1 - up) * _GROUND_BOUNCE * (weather.sky + weather.sun)
     direct = np.clip(normal @ weather.to_sun, 0, None) * sunlit
-    return ambient + direct[:, None] * weather.sun * weather.sun_colour
+    return np.asarray(ambient + direct[:, None] * weather.sun * weather.sun_colour)
 
 
 def _gloss(weather: Weather, radiance: Floats, material: Any, normal: Floats, view: Floats, facing: Floats) -> Floats:

@@ -1,7 +1,8 @@
 """What kind of street it is: its course, its lanes, what lies beside it, the light.
 
-Everything is stated along the street: s [m] ahead of the camera, d [m] to the right of the road's middle. The street bends as
-a parabola, x = d + centre + slope s + curvature s^2 / 2, and the ground is a plane that tilts a little, so the horizon moves.
+Everything is stated along the street: s [m] ahead of the camera, d [m] to the right of the road's middle. The street
+bends as a parabola, x = d + centre + slope s + curvature s^2 / 2, and the ground is a plane that tilts a little, so
+the horizon moves.
 """
 
 from dataclasses import dataclass
@@ -16,16 +17,17 @@ from monoskd.data.synthetic.meshes import Floats
 CAMERA_HEIGHT_M = 1.65
 LANE_M = 3.3
 KERB_M = 0.18
+HORIZON = 1e-3  # rays that sink less than this a metre see the sky
 
 
 @dataclass(frozen=True)
 class Street:
     """The course of the road and its cross-section; widths in metres.
 
-    centre, slope, curvature: where the road's middle runs; lanes: in each direction; parking: width of the parking strip on
-    each side (0: none); pavement: width of the pavement; verge: "paved" up to the houses or "grass"; built, planted: how
-    dense houses and trees stand, in [0, 1]; crossing: s of a side street's middle, or None; busy: how many people and
-    vehicles there are. ground: (a, b, c) of the plane y = a x + b z + c in the camera frame.
+    centre, slope, curvature: where the road's middle runs; lanes: in each direction; parking: width of the parking
+    strip on each side (0: none); pavement: width of the pavement; verge: "paved" up to the houses or "grass"; built,
+    planted: how dense houses and trees stand, in [0, 1]; crossing: s of a side street's middle, or None; busy: how
+    many people and vehicles there are. ground: (a, b, c) of the plane y = a x + b z + c in the camera frame.
     """
 
     kind: str
@@ -60,6 +62,12 @@ class Street:
         """The ground's point [m] at (d, s), in the camera frame."""
         x = d + self.centre + self.slope * s + self.curvature * s * s / 2
         return np.array([x, self.ground @ [x, s, 1.0], s])
+
+    def ground_depth(self, rays: Floats) -> Floats:
+        """z [m] where rays n x 3 from the camera (third coordinate 1) meet the ground; 0 for those that see the sky."""
+        descent = rays[:, 1] - rays[:, [0, 2]] @ self.ground[:2]
+        depth: Floats = np.where(descent > HORIZON, self.ground[2] / np.maximum(descent, HORIZON), 0.0)
+        return depth
 
     def yaw(self, s: float) -> float:
         """Yaw [rad] of something that drives away from the camera along the street at s."""
@@ -134,10 +142,10 @@ def sample_weather(rng: Generator) -> Weather:
     clouds = rng.uniform(0.85, 1.0) if overcast else rng.uniform(0.0, 0.65)
     return Weather(
         to_sun=np.array([level * np.cos(azimuth), -np.sin(elevation), level * np.sin(azimuth)]),
-        sun=float(rng.uniform(0.0, 0.10) if overcast else rng.uniform(0.9, 1.35)),
-        sky=float(rng.uniform(0.72, 0.95) if overcast else rng.uniform(0.40, 0.60)),
+        sun=float(rng.uniform(0.0, 0.10) if overcast else rng.uniform(1.5, 2.3)),
+        sky=float(rng.uniform(0.72, 0.95) if overcast else rng.uniform(0.34, 0.48)),
         clouds=float(clouds),
-        haze=float(rng.uniform(0.001, 0.004)),
+        haze=float(rng.uniform(0.0005, 0.0025)),
         sun_colour=np.array([1.0, 0.95 - 0.10 * warm, 0.86 - 0.25 * warm]),
         sky_colour=grey if overcast else clear * rng.uniform(0.9, 1.1),
         seed=int(rng.integers(1 << 30)),

@@ -1,5 +1,8 @@
 """What stands beside the road and has no label: houses, trees, hedges, poles, signs, fences."""
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 from numpy.random import Generator
 
@@ -26,6 +29,7 @@ _LEAVES: tuple[Colour, ...] = (
 )
 _BARK: Colour = (0.09, 0.07, 0.05)
 _STEEL: Colour = (0.30, 0.31, 0.32)
+_PLANTS = 8  # models of each kind
 
 
 def sample_surroundings(rng: Generator, street: Street) -> list[Mesh]:
@@ -83,67 +87,72 @@ def _house(rng: Generator, length: float, depth: float, *, urban: bool) -> Mesh:
 
 
 def _trees(rng: Generator, street: Street, side: int) -> list[Mesh]:
+    """A row or scattered trees and bushes; wide open streets have a belt of woods behind."""
     parts = []
+    avenue, lawn = street.kind == "avenue", street.verge == "grass"
     s = rng.uniform(2, 14)
-    row = street.edge - 0.6 if street.kind == "avenue" else street.edge + 1.0
     while s < FAR_M:
         if rng.random() < street.planted and (street.crossing is None or abs(s - street.crossing) > 7):
-            d = side * (
-                row
-                + (rng.uniform(0, 9) if street.verge == "grass" and street.kind != "avenue" else rng.uniform(0, 0.4))
-            )
-            if rng.random() < (0.35 if street.verge == "grass" else 0.08):
-                parts.append(_bush(rng, rng.uniform(0.8, 2.6)).placed(street.position(d, s), yaw=street.yaw(s)))
+            scatter = rng.uniform(0, 9) if lawn and not avenue else rng.uniform(0, 0.4)
+            base = street.position(side * (street.edge + (-0.6 if avenue else 1.0) + scatter), s)
+            if rng.random() < (0.35 if lawn else 0.08):
+                parts.append(_grown(rng, "bush", rng.uniform(0.8, 1.8), base))
             else:
-                parts.append(_tree(rng, rng.uniform(5, 11)).placed(street.position(d, s), yaw=0.0))
+                parts.append(_grown(rng, "tree", rng.uniform(5, 11), base))
         s += rng.uniform(3.5, 12)
     if street.kind in ("country", "avenue"):
-        distance = street.edge + rng.uniform(10, 18)
-        for s in np.arange(rng.uniform(0, 8), FAR_M, 9.0):
-            d = side * (distance + rng.uniform(0, 4))
-            parts.append(_tree(rng, rng.uniform(7, 12), leaves=90).placed(street.position(d, s), yaw=0.0))
+        distance = street.edge + rng.uniform(9, 18)
+        for s in np.arange(rng.uniform(4, 10), FAR_M, 5.0):
+            base = street.position(side * (distance + rng.uniform(0, 4)), s)
+            bush = rng.random() < 0.45
+            parts.append(
+                _grown(rng, "bush" if bush else "tree", rng.uniform(2, 4) if bush else rng.uniform(6, 11), base)
+            )
     return parts
 
 
-def _tree(rng: Generator, height: float, leaves: int = 150) -> Mesh:
-    spread = height * rng.uniform(0.20, 0.32)
-    green = np.array(_LEAVES[rng.integers(len(_LEAVES))]) * rng.uniform(0.8, 1.25)
-    trunk = rng.uniform(0.25, 0.38) * height
-    parts = [
-        tube(
-            [(0, 0.2, 0), (0, -trunk, 0), (0, -0.7 * height, 0)],
-            [0.022 * height, 0.016 * height, 0.005 * height],
-            _BARK,
-        )
-    ]
-    middle, rise = -(trunk + height) / 2, (height - trunk) / 2
-    for _ in range(4):
-        shift = rng.normal(0, 0.32, 3) * [spread, rise, spread]
-        size = rng.uniform(0.52, 0.72)
-        parts.append(
-            _crown(rng, np.array([0, middle, 0]) + shift, np.array([spread, rise, spread]) * size, green, leaves // 4)
-        )
+def _grown(rng: Generator, kind: str, height: float, base: Floats) -> Mesh:
+    """A plant of the nursery, this high [m], at `base`; the nearer, the more leaves."""
+    detail = int(np.searchsorted([16.0, 38.0], base[2]))
+    model = _plant_model(kind, int(rng.integers(_PLANTS)), detail)
+    green = np.array(_LEAVES[rng.integers(len(_LEAVES))]) * rng.uniform(0.75, 1.25)
+    size = height * np.array([rng.uniform(0.85, 1.15), 1.0, rng.uniform(0.85, 1.15)])
+    leaves = (model.material == Material.FOLIAGE)[:, None]
+    grown = replace(model, corners=model.corners * size, colour=np.where(leaves, model.colour * green, model.colour))
+    return grown.placed(base, yaw=rng.uniform(0, 2 * np.pi))
+
+
+@cache
+def _plant_model(kind: str, variant: int, detail: int) -> Mesh:
+    """A tree or bush 1 m high with white leaves; detail 0 is the finest."""
+    rng = np.random.default_rng(variant)
+    leaves, sides, balls = ((240, 10, 5), (60, 8, 5), (14, 6, 3))[detail]
+    if kind == "bush":
+        crowns = [
+            (rng.normal(0, 0.22, 3) * [1.8, 0.4, 0.8] - [0, 0.42, 0], rng.uniform(0.34, 0.5, 3)) for _ in range(balls)
+        ]
+        return Mesh.join([_crown(rng, centre, radii, leaves=leaves, sides=sides) for centre, radii in crowns])
+    spread, trunk = rng.uniform(0.20, 0.30), rng.uniform(0.22, 0.34)
+    reach = np.array([spread, (1 - trunk) / 2, spread])
+    spine = [(0, 0.03, 0), (0, -trunk, 0), (rng.normal(0, 0.02), -0.7, 0)]
+    parts = [tube(spine, [0.022, 0.015, 0.005], _BARK)]
+    for _ in range(balls):
+        centre = rng.normal(0, 0.36, 3).clip(-0.55, 0.55) * reach - [0, (1 + trunk) / 2, 0]
+        parts.append(_crown(rng, centre, reach * rng.uniform(0.46, 0.66), leaves=leaves, sides=sides))
     return Mesh.join(parts)
 
 
-def _bush(rng: Generator, height: float) -> Mesh:
-    green = np.array(_LEAVES[rng.integers(len(_LEAVES))]) * rng.uniform(0.7, 1.2)
-    length = rng.uniform(0.8, 3.0)
-    radii = np.array([length, 0.62 * height, 0.5 * height])
-    return _crown(rng, np.array([0, -0.45 * height, 0]), radii, green, 70)
-
-
-def _crown(rng: Generator, centre: Floats, radii: Floats, green: Floats, leaves: int) -> Mesh:
+def _crown(rng: Generator, centre: Floats, radii: Floats, *, leaves: int, sides: int) -> Mesh:
     """A dark ball wrapped in tufts of leaves: triangles near its surface, lit as the ball is."""
-    core = ellipsoid(centre, 0.88 * radii, 0.75 * green, Material.FOLIAGE)
+    core = ellipsoid(centre, 0.85 * radii, (0.7, 0.7, 0.7), Material.FOLIAGE, sides=sides)
     out = rng.normal(size=(leaves, 3))
     out /= np.linalg.norm(out, axis=1, keepdims=True)
-    at = centre + out * radii * rng.uniform(0.80, 1.12, (leaves, 1))
-    tuft = 0.26 * radii.mean() * rng.uniform(0.6, 1.3, (leaves, 1, 1))
-    corners = at[:, None] + rng.normal(0, 1.0, (leaves, 3, 3)) * tuft
+    at = centre + out * radii * rng.uniform(0.80, 1.10, (leaves, 1))
+    tuft = min(1.4 / np.sqrt(leaves), 0.13) * radii.mean() * rng.uniform(0.6, 1.3, (leaves, 1, 1))
+    corners = at[:, None] + rng.normal(0, 1.0, (leaves, 3, 3)).clip(-1.5, 1.5) * tuft
     normals = np.repeat((0.8 * out + 0.2 * rng.normal(size=out.shape))[:, None], 3, 1)
     normals /= np.linalg.norm(normals, axis=2, keepdims=True)
-    colour = green * rng.uniform(0.65, 1.5, (leaves, 1)) * rng.uniform(0.9, 1.1, (leaves, 3))
+    colour = rng.uniform(0.65, 1.5, (leaves, 1)) * rng.uniform(0.9, 1.1, (leaves, 3))
     tufts = Mesh(
         corners, normals, np.zeros((leaves, 3, 2)), colour, np.full(leaves, Material.FOLIAGE), np.full(leaves, -1)
     )
@@ -154,8 +163,10 @@ def _furniture(rng: Generator, street: Street, side: int) -> list[Mesh]:
     parts = []
     line = side * (street.half_width + KERB_M + 0.45)
     lamps, start = rng.uniform(22, 38), rng.uniform(4, 25)
+    size = rng.uniform(5, 8) / 6
     for s in np.arange(start, FAR_M, lamps):
-        parts.append(_lamp(rng.uniform(5, 8), reach=-side * 1.4).placed(street.position(line, s), yaw=street.yaw(s)))
+        lamp = _lamp_model(-side)
+        parts.append(replace(lamp, corners=lamp.corners * size).placed(street.position(line, s), yaw=street.yaw(s)))
     for _ in range(rng.poisson(1.6)):
         s = rng.uniform(6, 60)
         parts.append(_sign(rng).placed(street.position(line, s), yaw=street.yaw(s)))
@@ -171,12 +182,13 @@ def _furniture(rng: Generator, street: Street, side: int) -> list[Mesh]:
     return parts
 
 
-def _lamp(height: float, reach: float) -> Mesh:
-    pole = tube([(0, 0.2, 0), (0, -height, 0)], [0.075, 0.05], _STEEL)
-    arm = tube([(0, -height, 0), (0, -height - 0.15, reach)], [0.04, 0.04], _STEEL, sides=4)
-    return Mesh.join(
-        [pole, arm, cuboid((-0.12, -height - 0.25, reach - 0.3), (0.12, -height - 0.1, reach + 0.3), (0.4, 0.4, 0.38))]
-    )
+@cache
+def _lamp_model(side: int) -> Mesh:
+    """A street lamp 6 m high whose arm reaches to `side` (z)."""
+    pole = tube([(0, 0.2, 0), (0, -6, 0)], [0.07, 0.045], _STEEL)
+    arm = tube([(0, -6, 0), (0, -6.15, 1.3 * side)], [0.04, 0.04], _STEEL, sides=4)
+    head = cuboid((-0.12, -6.25, 1.3 * side - 0.3), (0.12, -6.1, 1.3 * side + 0.3), (0.4, 0.4, 0.38))
+    return Mesh.join([pole, arm, head])
 
 
 def _sign(rng: Generator) -> Mesh:
@@ -209,5 +221,5 @@ def _fence(rng: Generator, street: Street, d: float, s0: float, s1: float) -> Me
         parts.append(
             polygon([a - [0, low, 0], b - [0, low, 0], b - [0, top, 0], a - [0, top, 0]], colour, facing=(-d, 0, 0))
         )
-        parts.append(tube([a + [0, 0.2, 0], a - [0, top, 0]], [0.07, 0.07], colour, sides=4))
+        parts.append(tube([a - [0, -0.2, 0], a - [0, top, 0]], [0.07, 0.07], colour, sides=4))
     return Mesh.join(parts)

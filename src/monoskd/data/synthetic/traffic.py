@@ -35,7 +35,7 @@ _EGO = (0.0, 0.0, 1.6)  # x, z, radius [m]: nobody stands in the camera's car
 
 @dataclass(frozen=True)
 class Actor:
-    """One labelled object: its class, box in the camera frame (bottom centre [m], (h, w, l) [m], yaw [rad]) and mesh."""
+    """An object with a label: class, box in the camera frame (bottom centre, (h, w, l) [m], yaw [rad]) and mesh."""
 
     name: str
     bottom: Floats
@@ -64,7 +64,7 @@ def sample_traffic(rng: Generator, street: Street) -> list[Actor]:
         *_riding(rng, street),
     ]
     taken = np.array([_EGO])
-    actors = []
+    actors: list[Actor] = []
     for wish in wishes:
         dimensions = sample_size(rng, wish.name)
         yaw = street.yaw(wish.s) + wish.turn
@@ -89,7 +89,7 @@ def sample_size(rng: Generator, name: str) -> Floats:
     shared = rng.normal() if name in ("Van", "Truck") else 0.0
     weight = 0.8 if name in ("Van", "Truck") else 0.0
     noise = weight * shared + np.sqrt(1 - weight**2) * rng.normal(size=3)
-    return np.maximum(mean + spread * np.clip(noise, -2.2, 2.2), _SMALLEST[name])
+    return np.asarray(np.maximum(mean + spread * np.clip(noise, -2.2, 2.2), _SMALLEST[name]))
 
 
 def build(rng: Generator, name: str, dimensions: Floats) -> Mesh:
@@ -113,7 +113,7 @@ def _circles(bottom: Floats, dimensions: Floats, yaw: float) -> Floats:
 
 
 def _vehicle(rng: Generator, *, trucks: float = 0.03) -> str:
-    return str(rng.choice(["Car", "Van", "Truck"], p=[0.90 - trucks, 0.10, trucks]))
+    return str(rng.choice(["Car", "Van", "Truck"], p=[0.91 - trucks, 0.09, trucks]))
 
 
 def _clear_of(street: Street, s: float, margin: float) -> bool:
@@ -123,17 +123,17 @@ def _clear_of(street: Street, s: float, margin: float) -> bool:
 def _parked(rng: Generator, street: Street) -> Iterator[_Wish]:
     """Rows along the kerb, and cars in drives and yards beside the street."""
     for side in (-1, 1):
-        full = rng.beta(1.2, 1.3) * (street.parking > 0)
+        full, end = rng.beta(1.0, 0.8) * (street.parking > 0), 8 + rng.exponential(26)
         s = rng.uniform(-3, 4)
-        while s < FAR_M * 0.75:
+        while s < min(end, FAR_M):
             if rng.random() < full and _clear_of(street, s, 8):
                 d = side * (street.half_width - 1.05 + rng.normal(0, 0.10))
                 turn = np.pi * (rng.random() < (0.85 if side < 0 else 0.08))
                 yield _Wish(_vehicle(rng, trucks=0.0), d, s, turn + rng.normal(0, 0.025))
             s += rng.uniform(4.9, 6.6)
-        if rng.random() < (0.5 if street.verge == "paved" else 0.35):
-            d = side * (street.edge + rng.uniform(1.5, 4.0))
-            s = rng.uniform(6, 50)
+        if rng.random() < (0.42 if street.verge == "paved" else 0.30):
+            d = side * (street.edge + rng.uniform(1.5, 9.0))
+            s = 6 + rng.exponential(18)
             for _ in range(rng.integers(1, 6)):
                 yield _Wish(
                     _vehicle(rng, trucks=0.01), d, s, side * np.pi / 2 * rng.choice([-1, 1]) + rng.normal(0, 0.08)
@@ -144,15 +144,15 @@ def _parked(rng: Generator, street: Street) -> Iterator[_Wish]:
 def _driving(rng: Generator, street: Street) -> Iterator[_Wish]:
     """Lanes both ways, with gaps that close in dense traffic."""
     fast = street.kind in ("country", "avenue")
-    mean_gap = (26.0 if fast else 40.0) / max(0.35, street.busy)
+    mean_gap = (30.0 if fast else 42.0) / max(0.3, street.busy)
     for lane in range(street.lanes):
         for side in (-1, 1):
-            s = rng.uniform(4, 12) + rng.exponential(mean_gap) * (1.2 if side > 0 else 0.7)
+            s = rng.uniform(4, 12) + rng.exponential(mean_gap) * (1.0 if side > 0 else 0.8)
             while s < FAR_M:
                 d = side * (lane + 0.5) * LANE_M + rng.normal(0, 0.22)
                 turn = (np.pi if side < 0 else 0.0) + rng.normal(0, 0.03)
-                yield _Wish(_vehicle(rng, trucks=0.09 if fast else 0.03), d, s, turn)
-                s += 6.5 + rng.exponential(mean_gap)
+                yield _Wish(_vehicle(rng, trucks=0.10 if fast else 0.03), d, s, turn)
+                s += 5.5 + rng.exponential(mean_gap * (0.35 + s / 35))
 
 
 def _crossing(rng: Generator, street: Street) -> Iterator[_Wish]:
@@ -161,7 +161,7 @@ def _crossing(rng: Generator, street: Street) -> Iterator[_Wish]:
         return
     for side in (-1, 1):
         d = rng.uniform(-4, 10)
-        for _ in range(rng.poisson(1.3 * street.busy)):
+        for _ in range(rng.poisson(0.9 * street.busy)):
             s = street.crossing + side * 1.7 + rng.normal(0, 0.25)
             turn = side * np.pi / 2 + rng.normal(0, 0.06) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
             yield _Wish(_vehicle(rng), -side * d, s, turn)
@@ -170,30 +170,30 @@ def _crossing(rng: Generator, street: Street) -> Iterator[_Wish]:
 
 def _on_foot(rng: Generator, street: Street) -> Iterator[_Wish]:
     """Groups on the pavements, at the crossing, now and then across the road."""
-    chance = {"plaza": 0.95, "urban": 0.62, "residential": 0.22, "avenue": 0.10, "country": 0.03}[street.kind]
+    chance = {"plaza": 0.85, "urban": 0.42, "residential": 0.17, "avenue": 0.08, "country": 0.03}[street.kind]
     if rng.random() > chance:
         return
-    for _ in range(1 + rng.poisson({"plaza": 3.0, "urban": 1.3}.get(street.kind, 0.5))):
-        s = 4 + rng.gamma(2.0, 6.5)
-        across = rng.random() < (0.35 if street.kind == "plaza" else 0.15)
-        side = rng.choice([-1, 1])
+    for _ in range(1 + rng.poisson({"plaza": 2.6, "urban": 1.0}.get(street.kind, 0.5))):
+        s = 3 + rng.gamma(1.3, 10.5)
+        across = rng.random() < (0.6 if street.kind == "plaza" else 0.3)
+        side = rng.choice([-1, 1], p=[0.35, 0.65])
         middle = (
-            rng.uniform(-1, 1) * street.half_width
+            rng.uniform(-0.7, 1.2) * street.half_width
             if across
             else side * (street.half_width + KERB_M + rng.uniform(0.4, max(0.6, street.pavement)))
         )
         heading = rng.choice([-1, 1]) * np.pi / 2 if across else rng.choice([0, np.pi])
         for _ in range(int(rng.choice([1, 2, 3, 4], p=[0.50, 0.30, 0.13, 0.07]))):
             turn = heading + rng.normal(0, 0.25) if rng.random() < 0.85 else rng.uniform(-np.pi, np.pi)
-            yield _Wish("Pedestrian", middle + rng.normal(0, 0.55), s + rng.normal(0, 0.8), turn)
+            yield _Wish("Pedestrian", middle + rng.normal(0, 0.5), s + rng.normal(0, 1.1), turn)
 
 
 def _riding(rng: Generator, street: Street) -> Iterator[_Wish]:
     """Cyclists at the road's edge or on the pavement."""
     for _ in range(
-        rng.poisson({"plaza": 0.5, "urban": 0.40, "residential": 0.20, "avenue": 0.2}.get(street.kind, 0.08))
+        rng.poisson({"plaza": 0.55, "urban": 0.45, "residential": 0.22, "avenue": 0.2}.get(street.kind, 0.08))
     ):
-        side = rng.choice([-1, 1])
+        side = rng.choice([-1, 1], p=[0.35, 0.65])
         d = side * (
             street.lanes * LANE_M
             - 0.5
@@ -201,4 +201,4 @@ def _riding(rng: Generator, street: Street) -> Iterator[_Wish]:
             + (street.pavement * 0.7 + street.parking) * (rng.random() < 0.4)
         )
         turn = (np.pi if side < 0 else 0.0) + rng.normal(0, 0.12)
-        yield _Wish("Cyclist", d, 5 + rng.gamma(2.2, 8.0), turn if rng.random() < 0.85 else rng.uniform(-np.pi, np.pi))
+        yield _Wish("Cyclist", d, 4 + rng.gamma(1.9, 12.0), turn if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi))
