@@ -207,8 +207,9 @@ def _join_stretches(ends: I64, lengths: I64, sums: F64, border: I64, n: int) -> 
         high = np.minimum(row_heads[row], np.append(border[1:], count))[::2]
         middle = border[::2]
         steps = sum(int(side.max()).bit_length() for side in (middle - low, high - middle))
-        low, middle, high = (torch.from_numpy(np.ascontiguousarray(edge)) for edge in (low, middle, high))
-        first, last = join(masses, start, stop, low=low, middle=middle, high=high, steps=steps)
+        edges = {"low": low, "middle": middle, "high": high}
+        lanes = {name: torch.from_numpy(np.ascontiguousarray(edge)) for name, edge in edges.items()}
+        first, last = join(masses, start, stop, steps=steps, **lanes)
         width = last - first
         inside = torch.arange(int(width.sum())) + (first - width.cumsum(0) + width).repeat_interleave(width)
         start[inside], stop[inside] = first.repeat_interleave(width), last.repeat_interleave(width)

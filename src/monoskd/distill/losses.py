@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monoskd.distill.maps import MapLoss, Maps, as_levels
-from monoskd.distill.ranks import Group, Regularization, correlation, degeneracy, rank, soft_rank
+from monoskd.distill.ranks import Group, Regularization, correlation, degeneracy, rank, rank_with_soft_gradient
 from monoskd.errors import InputError
 
 
@@ -111,8 +111,7 @@ class SpearmanLoss(MapLoss):
         """Hard ranks with the gradient of soft ones."""
 
         def straight_through(rows: Tensor) -> Tensor:
-            soft = soft_rank(rows, strength=self.strength, regularization=self.regularization)
-            return rank(rows.detach()) + (soft - soft.detach())
+            return rank_with_soft_gradient(rows, self.strength, self.regularization)
 
         return _within_groups(straight_through, student, self.group)
 

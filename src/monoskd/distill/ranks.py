@@ -19,7 +19,7 @@ Regularization: TypeAlias = Literal["l2", "kl"]
 Group: TypeAlias = Literal["sample", "channel", "batch"]
 
 # strength="auto" is this many standard deviations of the row, divided by n for "l2" (docs/ranks.md, measured).
-_AUTO_STRENGTH: dict[str, float] = {"l2": 2.0, "kl": 1.0}
+_AUTO_STRENGTH: dict[str, float] = {"l2": 2.0, "kl": 0.5}
 
 
 # Rows are handled so many values at a time on a CPU: what fits its cache.
