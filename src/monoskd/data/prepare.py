@@ -27,8 +27,6 @@ from monoskd.data.layout import KittiLayout
 from monoskd.errors import InputError
 from monoskd.objects import Objects
 
-_CHUNK = 4  # frames handed to a worker at a time
-
 
 @dataclass(frozen=True)
 class PrepareReport:
@@ -143,7 +141,7 @@ def _map_frames(task: Callable[[str], _Frame], frames: Sequence[str], *, workers
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(frames)), context, initializer=_start_worker) as pool:
         try:
-            yield from pool.map(task, frames, chunksize=_CHUNK)
+            yield from pool.map(task, frames)
         finally:
             pool.shutdown(cancel_futures=True)
 
