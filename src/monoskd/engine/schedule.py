@@ -16,6 +16,9 @@ PREREQUISITES: dict[str, tuple[str, ...]] = {
 }
 """The tasks that must have settled before a task counts in full (Lu et al., GUPNet, ICCV 2021, figure 4)."""
 
+PUBLISHED_ORDER = ("affinity", "head", "rank", "imitation")
+"""Distillation terms as the published runs list them before the tasks' losses; a recipe has the last or the one before."""
+
 
 @dataclass(frozen=True)
 class LearningRateSchedule:
@@ -102,7 +105,7 @@ def shift_names(losses: Mapping[str, float], distillation: Sequence[float]) -> d
 
     There the distillation terms stand in front of the task losses and the names are read by position, so that the 2D
     offset reads the first distillation term, the 2D size the second, and so on; the last tasks fall off the end.
-    losses: by task. distillation: the terms in the published order (affinity, head, rank).
+    losses: by task. distillation: the terms in `PUBLISHED_ORDER`.
     """
     published_order = ("offset_2d", "size_2d", "depth", "offset_3d", "size_3d", "heading", "heatmap")
     values = [*distillation, *(losses[task] for task in published_order)]

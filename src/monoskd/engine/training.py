@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from monoskd.distill import Distilled, Distiller, FlightRecorder
 from monoskd.engine.config import OptimizerConfig
 from monoskd.engine.measure import Measurement, measure_batch
-from monoskd.engine.schedule import TaskWeights, shift_names
+from monoskd.engine.schedule import PUBLISHED_ORDER, TaskWeights, shift_names
 from monoskd.structures import Batch, DetectorOutput
 
 
@@ -85,7 +85,7 @@ class Training(pl.LightningModule):
         means = {name: float(value) / self.trainer.num_training_batches for name, value in self._epoch_losses.items()}
         tasks = {name: value for name, value in means.items() if name in self.weights}
         if self.shifted_task_names:
-            tasks = shift_names(tasks, [means[name] for name in ("affinity", "head", "rank") if name in means])
+            tasks = shift_names(tasks, [means[name] for name in PUBLISHED_ORDER if name in means])
         self.weights = self.task_weights.advance(tasks, self.current_epoch + 1)
 
     def validation_step(self, batch: Batch, index: int) -> None:
