@@ -84,8 +84,9 @@ def ascending_soft_ranks(values: Floats, strength: F64, ranks: Floats | None, bl
 
 def largest_blocks(x: Floats, strength: F64) -> I64:
     """How many values the largest block of each row holds. strength: rows x 1."""
+    values: Floats = np.sort(x, axis=-1)  # type: ignore[assignment]
     theta, scratch = np.empty((2, *x.shape))
-    ends, lengths, _ = pool(reduced(np.sort(x, axis=-1), strength, theta), scratch)
+    ends, lengths, _ = pool(reduced(values, strength, theta), scratch)
     largest: I64 = np.maximum.reduceat(lengths, _row_heads(ends, x.shape[-1]))
     return largest
 

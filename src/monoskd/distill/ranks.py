@@ -1,4 +1,4 @@
-"""Ranks, differentiable ranks and correlations of plain tensors. The mathematics is in docs/ranks.md."""
+"""Ranks and differentiable ranks of plain tensors, and their correlation. The mathematics is in docs/ranks.md."""
 
 import math
 from collections.abc import Callable
@@ -10,20 +10,24 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from monoskd.distill.correlation import Group, correlation
 from monoskd.distill.isotonic import project
 from monoskd.distill.isotonic_numpy import ascending_ranks, ascending_soft_ranks, largest_blocks, sort_rows
 from monoskd.errors import InputError
 
+__all__ = ["Group", "Regularization", "correlation", "degeneracy", "rank", "rank_with_soft_gradient", "soft_rank"]
+
 _T = TypeVar("_T")
 Regularization: TypeAlias = Literal["l2", "kl"]
-Group: TypeAlias = Literal["sample", "channel", "batch"]
 
 # strength="auto" is this many standard deviations of the row, divided by n for "l2" (docs/ranks.md, measured).
 _AUTO_STRENGTH: dict[str, float] = {"l2": 2.0, "kl": 0.5}
 
 
 # Rows are handled so many values at a time on a CPU: what fits its cache.
-_CHUNK = 2**18
+_CHUNK = 2**15
+# Gradients are summed in float64 so many at a time.
+_PART = 2**18
 
 
 def _as_rows(x: Tensor, name: str) -> Tensor:
@@ -65,14 +69,16 @@ def rank(x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
     if rows.numel() == 0:
         return torch.zeros_like(rows).view(x.shape)
     if _on_host(rows):
-        ascending, order = _like(rows, rows.dtype), _like(rows, torch.int64)
+        ranks = _like(rows, rows.dtype)
 
         def fill(chunk: slice) -> None:
-            values = sort_rows(rows[chunk].numpy(), order[chunk].numpy())
-            ascending_ranks(values, ascending[chunk].numpy())
+            x = rows[chunk]
+            order, ascending = _like(x, torch.int64), _like(x, x.dtype)
+            ascending_ranks(sort_rows(x.numpy(), order.numpy()), ascending.numpy())
+            ranks[chunk].scatter_(-1, order, ascending)
 
         _for_chunks(fill, rows)
-        return torch.empty_like(ascending).scatter_(-1, order, ascending).view(x.shape)
+        return ranks.view(x.shape)
     values, queries = rows.sort(dim=-1).values.contiguous(), rows.contiguous()
     below = torch.searchsorted(values, queries)
     up_to = torch.searchsorted(values, queries, right=True)
@@ -89,9 +95,12 @@ def _strengths(
         if not 0 < strength < math.inf:
             raise InputError(f'soft_rank: expected a strength above 0 or "auto", got {strength!r}')
         return rows.new_full((len(rows), 1), strength, dtype=torch.float64)
-    above = rows.double() - rows.amin(dim=-1, keepdim=True)
-    variance = torch.linalg.vecdot(above, above) / rows.shape[-1] - above.mean(dim=-1).square()
-    span = variance.clamp(min=0).sqrt()[:, None]
+    spans: list[Tensor] = []
+    for part in rows.split(max(1, _CHUNK // rows.shape[-1])):
+        above = part.double() - part.amin(dim=-1, keepdim=True)
+        variance = torch.linalg.vecdot(above, above) / rows.shape[-1] - above.mean(dim=-1).square()
+        spans.append(variance.clamp(min=0).sqrt())
+    span = torch.cat(spans)[:, None]
     scaled = span * _AUTO_STRENGTH[regularization] / (rows.shape[-1] if regularization == "l2" else 1)
     return torch.where(scaled > 0, scaled, math.inf)
 
@@ -119,7 +128,9 @@ class _SoftRank(torch.autograd.Function):
         block, size, strength, *weights = ctx.saved_tensors
         weighted = grad * weights[0] if weights else grad
         flat = block.flatten()
-        total = size.new_zeros(size.shape, dtype=torch.float64).index_add(0, flat, weighted.flatten().double())
+        total = size.new_zeros(size.shape, dtype=torch.float64)
+        for at, part in zip(flat.split(_PART), weighted.flatten().split(_PART), strict=True):
+            total = total.index_add_(0, at, part.double())
         mean = (total / size).to(grad.dtype).index_select(0, flat).view_as(grad)
         centred = weighted - (weights[0] * mean if weights else mean)
         return centred / strength.to(grad.dtype), None, None, None
@@ -143,25 +154,32 @@ def _rank_device(rows: Tensor, strength: Tensor, regularization: Regularization)
 
 def _rank_host(rows: Tensor, strength: Tensor, *, hard: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Ranks (soft unless hard), the blocks of the values, counted through all rows, and how many values each holds."""
-    ascending, order, block = _like(rows, rows.dtype), _like(rows, torch.int64), _like(rows, torch.int32)
+    ranks, block = _like(rows, rows.dtype), _like(rows, torch.int32)
 
     def fill(chunk: slice) -> Tensor:
-        values = sort_rows(rows[chunk].numpy(), order[chunk].numpy())
-        scratch = np.empty((2, *values.shape))
-        ranks = ascending[chunk].numpy()
+        x = rows[chunk]
+        order, ascending, members = _like(x, torch.int64), _like(x, x.dtype), _like(x, torch.int32)
+        values = sort_rows(x.numpy(), order.numpy())
         if hard:
-            ascending_ranks(values, ranks)
+            ascending_ranks(values, ascending.numpy())
         size = ascending_soft_ranks(
-            values, strength[chunk].numpy(), None if hard else ranks, block[chunk].numpy(), scratch
+            values,
+            strength[chunk].numpy(),
+            None if hard else ascending.numpy(),
+            members.numpy(),
+            np.empty((2, *x.shape)),
         )
+        ranks[chunk].scatter_(-1, order, ascending)
+        block[chunk].scatter_(-1, order, members)
         return torch.from_numpy(size)
 
     sizes = _for_chunks(fill, rows)
+    count = 0
     step = max(1, _CHUNK // rows.shape[-1])
-    for index in range(1, len(sizes)):
-        block[index * step : (index + 1) * step] += sum(map(len, sizes[:index]))
-    ranks = torch.empty_like(ascending).scatter_(-1, order, ascending)
-    return ranks, torch.empty_like(block).scatter_(-1, order, block), torch.cat(sizes).to(rows.dtype)
+    for index, part in enumerate(torch.split(block, step)):
+        part += count
+        count += len(sizes[index])
+    return ranks, block, torch.cat(sizes).to(rows.dtype)
 
 
 def soft_rank(
@@ -244,58 +262,3 @@ def degeneracy(
         _, start = project(rows.sort(dim=-1).values, strengths, kl=regularization == "kl")
         largest = torch.zeros_like(rows).scatter_add_(-1, start, torch.ones_like(rows)).amax(dim=-1)
     return (largest / rows.shape[-1]).view(x.shape[:-1])
-
-
-_KEPT_AXES: dict[str, int] = {"batch": 0, "sample": 1, "channel": 2}
-
-
-def _centred(x: Float[Tensor, "*groups n"], weight: Tensor | None) -> Float[Tensor, "*groups n"]:
-    """Deviations from the weighted mean, in units of about the largest; a constant group is exactly 0."""
-    if weight is not None:
-        x = torch.where(weight > 0, x, 0)
-    seen = x[..., :1] if weight is None else x.gather(-1, weight.argmax(dim=-1, keepdim=True))
-    x = x - seen.detach()  # exactly 0 for a constant, and no digits lost to an offset
-    if weight is not None:
-        x = torch.where(weight > 0, x, 0)
-    low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
-    largest = torch.maximum(-low, high)
-    x = x / torch.where(largest > 0, largest, 1)  # squares stay in range
-    if weight is None:
-        return x - x.mean(dim=-1, keepdim=True)
-    total = weight.sum(dim=-1, keepdim=True)
-    return x - (weight * x).sum(dim=-1, keepdim=True) / torch.where(total > 0, total, 1)
-
-
-def correlation(
-    a: Float[Tensor, "b ..."],
-    b: Float[Tensor, "b ..."],
-    group: Group = "sample",
-    *,
-    weight: Tensor | None = None,
-) -> Float[Tensor, "..."]:
-    """Pearson correlation of a and b within each group: shape b per sample, b x c per channel, () over the batch.
-
-    weight: non-negative, broadcastable to a (a mask B x 1 x H x W, say); places of weight 0 do not count, whatever
-    stands there. Where a side is constant, or nothing has weight, the correlation is 0 and so is its gradient.
-    Computed in float32 at least.
-    """
-    if a.shape != b.shape:
-        raise InputError(f"correlation: expected two tensors of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    if group not in _KEPT_AXES:
-        raise InputError(f'correlation: expected group "sample", "channel" or "batch", got {group!r}')
-    kept = _KEPT_AXES[group]
-    if a.ndim < kept + (group != "batch"):
-        raise InputError(f'correlation: group "{group}" needs at least {kept + 1} axes, got shape {tuple(a.shape)}')
-    dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
-    shape = (*a.shape[:kept], math.prod(a.shape[kept:]))
-    if math.prod(shape) == 0:
-        return (a.to(dtype) * b.to(dtype)).reshape(shape).sum(dim=-1)
-    weights = None if weight is None else weight.to(dtype).expand(a.shape).reshape(shape)
-    left, right = (_centred(side.to(dtype).reshape(shape), weights) for side in (a, b))
-    weighted = right if weights is None else weights * right
-    covariance = (left * weighted).sum(dim=-1)
-    left_square = (left * (left if weights is None else weights * left)).sum(dim=-1)
-    right_square = (right * weighted).sum(dim=-1)
-    norm = left_square * right_square
-    defined = norm > 0
-    return torch.where(defined, covariance / torch.where(defined, norm, 1).sqrt(), 0)
