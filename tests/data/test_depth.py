@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.interpolate import NearestNDInterpolator
@@ -14,6 +14,7 @@ from monoskd.geometry.camera import Camera
 CAMERA = Camera.from_focal(10.0, width=8, height=6)
 
 
+@settings(deadline=None)
 @given(arrays(np.float64, st.tuples(st.integers(0, 60), st.just(3)), elements=st.floats(-6, 6)))
 def test_the_nearest_return_of_a_pixel_wins(points_m):
     expected = np.zeros((6, 8), np.float32)
@@ -120,3 +121,14 @@ def test_hidden_beams_are_found_again(kitti, frame):
     assert np.median(error_m) < 0.15
     assert np.median(error_m) < 0.5 * np.median(peer_m)
     assert error_m.mean() < peer_m.mean()
+
+
+def test_a_small_picture_keeps_outlines_as_sharp_as_its_beams():
+    truth = plane((40, 160), near_m=15, far_m=60)
+    truth[:12] = 0  # sky
+    truth[8:24, 60:90] = 10  # a van before it
+    sparse = beams(truth, rows=2, columns=1)
+    completed = complete_depth(sparse, focal_px=180)
+    assert (completed[:4] == 0).all()
+    np.testing.assert_allclose(completed[8:22, 60:90], 10, rtol=1e-5)
+    assert (complete_depth(sparse)[:4] > 0).any()  # as if the beams lay four times as far apart

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -79,6 +79,7 @@ def test_an_empty_file_holds_no_objects(tmp_path):
 finite = st.floats(-1e4, 1e4)
 
 
+@settings(deadline=None)
 @given(
     columns=st.integers(0, 5).flatmap(lambda n: arrays(np.float64, (n, 15), elements=finite)),
     scored=st.booleans(),
@@ -186,6 +187,7 @@ def test_a_required_matrix_must_be_there(tmp_path):
         read_calibration(path).velo_to_camera(np.zeros((1, 3)))
 
 
+@settings(deadline=None)
 @given(arrays(np.float64, (3, 4), elements=st.floats(-1e6, 1e6)), arrays(np.float64, (3, 3), elements=finite))
 def test_calibration_survives_a_round_trip(tmp_path_factory, projection, rotation):
     path = tmp_path_factory.mktemp("calib") / "c.txt"
@@ -221,6 +223,7 @@ def test_a_damaged_split_is_named(tmp_path, text, message):
 # --- depth maps, images, sweeps ---
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (4, 7), elements=st.floats(0, 255, width=32)))
 def test_depth_survives_a_round_trip(tmp_path_factory, depth_m):
     path = tmp_path_factory.mktemp("depth") / "d.png"
@@ -285,6 +288,7 @@ def test_pictures_that_are_none_are_named(tmp_path):
             read(tmp_path / "i.jpg")
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, st.tuples(st.integers(0, 9), st.just(4)), elements=st.floats(-100, 100, width=32)))
 def test_sweeps_survive_a_round_trip(tmp_path_factory, points):
     path = tmp_path_factory.mktemp("velodyne") / "v.bin"

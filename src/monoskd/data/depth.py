@@ -19,18 +19,17 @@ DepthMap: TypeAlias = NDArray[np.float32]
 
 MIN_DEPTH_M = 0.1
 
-# All of these were chosen on 25 real frames by the error on hidden returns: `benchmarks/depth.py`, docs/data.md.
-_OCCLUSION_WINDOW = (11, 5)  # rows, columns [px]: a return enclosed by nearer ones of this window is seen through them
+# Pixels at KITTI's focal length; a shorter one sees the LiDAR's beams closer together, and all of them shrink with it.
+# They were chosen on 25 real frames by the error on hidden returns: `benchmarks/depth.py`, docs/data.md.
+_FOCAL_PX = 721.5
+_OCCLUSION_ROWS, _OCCLUSION_COLUMNS = 11, 5  # a return enclosed by nearer ones of this window is seen through them
 _OCCLUSION_RATIO = 0.85  # ... if its inverse depth is less than this share of theirs
-_ALONG_BEAM_GAP = 11  # [px] the widest gap that is interpolated along a row
+_ALONG_BEAM_GAP = 11  # the widest gap that is interpolated along a row
 _ALONG_BEAM_TOLERANCE = 0.1  # relative difference in inverse depth up to which two returns lie on one surface
 _ACROSS_BEAMS_GAP = 30  # the same along a column, where returns are sparser
 _ACROSS_BEAMS_TOLERANCE = 0.3
-_DIAMOND = np.array([[0, 0, 1, 0, 0], [0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 1, 1, 1, 0], [0, 0, 1, 0, 0]], np.uint8)
-_CLOSING = np.ones((5, 5), np.uint8)
-_SMALL_HOLE = np.ones((7, 7), np.uint8)
-_LARGE_HOLE = np.ones((31, 31), np.uint8)
-_MEDIAN = 3  # [px]
+_DIAMOND, _CLOSING, _SMALL_HOLE, _LARGE_HOLE = 5, 5, 7, 31
+_MEDIAN = 3
 
 
 def sparse_depth(points_m: NDArray[Any], *, camera: Camera, size: tuple[int, int]) -> DepthMap:
@@ -50,35 +49,41 @@ def sparse_depth(points_m: NDArray[Any], *, camera: Camera, size: tuple[int, int
     return sparse
 
 
-def complete_depth(sparse_m: DepthMap) -> DepthMap:
+def complete_depth(sparse_m: DepthMap, *, focal_px: float = _FOCAL_PX) -> DepthMap:
     """A dense depth map from the sparse one, both height x width [m], 0 where unknown.
 
     1. drop returns of what the camera cannot see (the LiDAR sits elsewhere and looks over objects);
     2. interpolate between agreeing returns, along each row, then along each column;
     3. fill what is left below each column's highest return: dilate, close, dilate again until no hole remains;
     4. take the median of 3 x 3 pixels, against specks.
+
+    focal_px: of the camera, which says how many pixels lie between two beams of the LiDAR.
     """
+    scale = focal_px / _FOCAL_PX
     inverse = np.divide(1, sparse_m, out=np.zeros_like(sparse_m), where=sparse_m > 0)
-    inverse = _without_occluded(inverse)
-    along = _interpolate_columns(np.ascontiguousarray(inverse.T), gap=_ALONG_BEAM_GAP, tolerance=_ALONG_BEAM_TOLERANCE)
-    inverse = _interpolate_columns(
-        np.ascontiguousarray(along.T), gap=_ACROSS_BEAMS_GAP, tolerance=_ACROSS_BEAMS_TOLERANCE
+    inverse = _without_occluded(inverse, scale=scale)
+    along = _interpolate_columns(
+        np.ascontiguousarray(inverse.T), gap=_ALONG_BEAM_GAP * scale, tolerance=_ALONG_BEAM_TOLERANCE
     )
-    inverse = _fill_holes(inverse)
+    inverse = _interpolate_columns(
+        np.ascontiguousarray(along.T), gap=_ACROSS_BEAMS_GAP * scale, tolerance=_ACROSS_BEAMS_TOLERANCE
+    )
+    inverse = _fill_holes(inverse, scale=scale)
     inverse = np.where(inverse > 0, cv2.medianBlur(inverse, _MEDIAN), 0)
     return np.divide(1, inverse, out=np.zeros_like(inverse), where=inverse > 0)
 
 
-def _without_occluded(inverse: DepthMap) -> DepthMap:
+def _without_occluded(inverse: DepthMap, *, scale: float) -> DepthMap:
     """Returns that are enclosed by much nearer ones on opposite sides, set to unknown.
 
     A closing raises exactly those pixels to the value of what encloses them.
     """
-    closed = cv2.morphologyEx(inverse, cv2.MORPH_CLOSE, np.ones(_OCCLUSION_WINDOW, np.uint8))
+    window = np.ones((_odd(_OCCLUSION_ROWS * scale), _odd(_OCCLUSION_COLUMNS * scale)), np.uint8)
+    closed = cv2.morphologyEx(inverse, cv2.MORPH_CLOSE, window)
     return np.where(inverse < _OCCLUSION_RATIO * closed, np.float32(0), inverse)
 
 
-def _interpolate_columns(inverse: DepthMap, *, gap: int, tolerance: float) -> DepthMap:
+def _interpolate_columns(inverse: DepthMap, *, gap: float, tolerance: float) -> DepthMap:
     """Fill gaps of at most `gap` pixels down each column, linearly, where the values at their ends agree."""
     height = len(inverse)
     row = np.arange(height, dtype=np.int32)[:, None]
@@ -97,12 +102,28 @@ def _interpolate_columns(inverse: DepthMap, *, gap: int, tolerance: float) -> De
     return filled
 
 
-def _fill_holes(inverse: DepthMap) -> DepthMap:
+def _fill_holes(inverse: DepthMap, *, scale: float) -> DepthMap:
     """Fill what interpolation left, nearest surface first; only the sky above each column's highest value stays 0."""
-    inverse = np.where(inverse > 0, inverse, cv2.dilate(inverse, _DIAMOND))
-    inverse = np.where(inverse > 0, inverse, cv2.morphologyEx(inverse, cv2.MORPH_CLOSE, _CLOSING))
-    inverse = np.where(inverse > 0, inverse, cv2.dilate(inverse, _SMALL_HOLE))
+    inverse = np.where(inverse > 0, inverse, cv2.dilate(inverse, _diamond(_odd(_DIAMOND * scale))))
+    inverse = np.where(inverse > 0, inverse, cv2.morphologyEx(inverse, cv2.MORPH_CLOSE, _square(_CLOSING * scale)))
+    inverse = np.where(inverse > 0, inverse, cv2.dilate(inverse, _square(_SMALL_HOLE * scale)))
     below_top = np.maximum.accumulate(inverse > 0, axis=0)
+    large = _square(_LARGE_HOLE * scale)
     while (hole := below_top & (inverse == 0)).any():
-        inverse = np.where(hole, cv2.dilate(inverse, _LARGE_HOLE), inverse)
+        inverse = np.where(hole, cv2.dilate(inverse, large), inverse)
     return inverse
+
+
+def _odd(side: float) -> int:
+    """The nearest odd number of pixels, at least 3: kernels have a middle and reach beyond it."""
+    return max(3, 2 * round((side - 1) / 2) + 1)
+
+
+def _square(side: float) -> NDArray[np.uint8]:
+    return np.ones((_odd(side), _odd(side)), np.uint8)
+
+
+def _diamond(side: int) -> NDArray[np.uint8]:
+    """The pixels within side // 2 steps of the middle."""
+    step = np.abs(np.arange(side) - side // 2)
+    return (step[:, None] + step <= side // 2).astype(np.uint8)

@@ -182,7 +182,7 @@ def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> De
             f"{layout.velodyne(frame)}: expected LiDAR returns inside the image, got none of {len(xyz)}: "
             f"check Tr_velo_to_cam in {layout.calibration(frame)}"
         )
-    return complete_depth(sparse)
+    return complete_depth(sparse, focal_px=float(calibration.camera.focal_px))
 
 
 def _existing(path: Path, size: tuple[int, int]) -> DepthMap | None:
