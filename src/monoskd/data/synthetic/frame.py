@@ -9,7 +9,7 @@ from monoskd.data.kitti_io import Calibration
 from monoskd.data.synthetic.labels import Labels, label, visible_share
 from monoskd.data.synthetic.lidar import sweep
 from monoskd.data.synthetic.photograph import SAMPLES, expose, photograph, pixel_rays
-from monoskd.data.synthetic.raster import barycentric, fragments, nearest, plane_matrices
+from monoskd.data.synthetic.raster import Projected, barycentric, fragments, nearest, project_triangles
 from monoskd.data.synthetic.rig import calibration as rig_calibration
 from monoskd.data.synthetic.scene import Scene, sample_scene
 from monoskd.objects import Objects
@@ -36,14 +36,14 @@ class RenderedFrame:
 class _View:
     """A scene seen by camera 2 on a grid of SAMPLES x SAMPLES samples a pixel: the geometry, before any colour.
 
-    P: 3 x 4 to samples; planes: of all triangles, see `raster`; seen: the triangle at each sample, -1 for ground and
+    P: 3 x 4 to samples; projected: all triangles; seen: the triangle at each sample, -1 for ground and
     sky.
     """
 
     scene: Scene
     rig: Calibration
     P: NDArray[np.float64]
-    planes: NDArray[np.float64]
+    projected: Projected
     seen: NDArray[np.int64]
     labels: Labels
 
@@ -57,7 +57,7 @@ def render_frame(seed: int, index: int, size: tuple[int, int]) -> RenderedFrame:
     labelled = view.labels.actor >= 0
     row_of_actor[view.labels.actor[labelled]] = np.flatnonzero(labelled)
     return RenderedFrame(
-        image=expose(image_rng, photograph(view.scene, view.P, view.planes, view.seen)),
+        image=expose(image_rng, photograph(view.scene, view.P, view.projected, view.seen)),
         points=sweep(sweep_rng, view.scene),
         calibration=view.rig,
         objects=view.labels.objects,
@@ -76,11 +76,11 @@ def _look(seed: int, index: int, size: tuple[int, int]) -> _View:
     scene = sample_scene(seed, index)
     rig = rig_calibration(width=width, height=height)
     P = np.diag([SAMPLES, SAMPLES, 1.0]) @ rig.P2
-    planes = plane_matrices(P, scene.mesh.corners)
-    found = fragments(P, scene.mesh.corners, planes, width=SAMPLES * width, height=SAMPLES * height)
+    projected = project_triangles(P, scene.mesh.corners)
+    found = fragments(projected, width=SAMPLES * width, height=SAMPLES * height)
     seen = nearest(found, width=SAMPLES * width, height=SAMPLES * height)
     shares = visible_share(found, scene.mesh.owner, seen, count=len(scene.actors))
-    return _View(scene, rig, P, planes, seen, label(scene.actors, shares, rig.camera, width=width, height=height))
+    return _View(scene, rig, P, projected, seen, label(scene.actors, shares, rig.camera, width=width, height=height))
 
 
 def _truth(view: _View) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -92,6 +92,6 @@ def _truth(view: _View) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     depth = view.scene.street.ground_depth(pixel_rays(view.P, uv))
     hit = flat >= 0
     # Homogeneous depth is measured from the camera's plane, p23 [m] from the frame's origin.
-    depth[hit] = barycentric(view.planes[flat[hit]], uv[hit])[1] - view.P[2, 3]
+    depth[hit] = barycentric(view.projected, flat[hit], uv[hit])[1] - view.P[2, 3]
     actor = np.where(hit, view.scene.mesh.owner[flat], -1)
     return depth.reshape(rows, columns).astype(np.float32), actor.reshape(rows, columns)

@@ -53,7 +53,8 @@ def outline(boxes: Boxes3D, camera: Camera) -> Floats:
     uv = camera.project(np.where(front[..., None], points, [0.0, 0.0, 1.0]))
     low = np.where(front[..., None], uv, np.inf).min(1)
     high = np.where(front[..., None], uv, -np.inf).max(1)
-    return np.where(front.any(1)[:, None], np.concatenate([low, high], 1), 0.0)
+    before = np.any(front, 1, keepdims=True)
+    return np.where(before, np.concatenate([low, high], 1), 0.0)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from monoskd.data.synthetic.meshes import Floats, Material
-from monoskd.data.synthetic.raster import fragments, nearest, plane_matrices
+from monoskd.data.synthetic.meshes import Floats, Material, cross, unit
+from monoskd.data.synthetic.raster import fragments, nearest, project_triangles
 from monoskd.data.synthetic.rig import CAMERA_FROM_LIDAR, LIDAR_FROM_CAMERA
 from monoskd.data.synthetic.scene import Scene
 
@@ -39,7 +39,8 @@ def sweep(rng: Generator, scene: Scene) -> NDArray[np.float32]:
     kept = (distance > 2.0) & (distance < RANGE_M) & (np.abs(incidence) > 0.01)
     # A beam that grazes an outline may pass the triangle that the picture shows there.
     hit = origin + rays * np.where(kept, distance, 0.0)[:, None]
-    kept &= ((hit > low) & (hit < high)).all(1)
+    inside = (hit > low) & (hit < high)
+    kept &= inside[:, 0] & inside[:, 1] & inside[:, 2]
     kept &= rng.random(len(rays)) > _dropout(scene, triangle, distance, np.abs(incidence))
     noise = RANGE_NOISE_M * rng.normal(size=len(rays))
     points = beams[kept] * (distance + noise)[kept, None]
@@ -48,18 +49,17 @@ def sweep(rng: Generator, scene: Scene) -> NDArray[np.float32]:
 
 def _surfaces(scene: Scene) -> tuple[Floats, Floats, Floats, Floats]:
     """Of each triangle, and last (index -1) of the ground: unit normal n, offset n . x, slightly widened bounds."""
-    corners = scene.mesh.corners
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+    a, b, c = scene.mesh.corners.swapaxes(0, 1)
+    normal = unit(cross(b - a, c - a))
     lean, tilt, height = scene.street.ground
     plane = np.array([lean, -1.0, tilt]) / np.linalg.norm([lean, -1.0, tilt])
-    offset = np.einsum("ij,ij->i", normal, corners[:, 0])
+    offset = np.einsum("ij,ij->i", normal, a)
     everywhere = np.full((1, 3), np.inf)
     return (
         np.concatenate([normal, plane[None]]),
         np.append(offset, plane[1] * height),
-        np.concatenate([corners.min(1) - _OUTLINE_M, -everywhere]),
-        np.concatenate([corners.max(1) + _OUTLINE_M, everywhere]),
+        np.concatenate([np.minimum(np.minimum(a, b), c) - _OUTLINE_M, -everywhere]),
+        np.concatenate([np.maximum(np.maximum(a, b), c) + _OUTLINE_M, everywhere]),
     )
 
 
@@ -80,8 +80,8 @@ def _hit_triangles(scene: Scene, beams: Floats) -> NDArray[np.int64]:
     width, height = (int(size) for size in np.ceil(uv.max(0) - low) + 2)
     to_grid = np.array([[_GRID_F_PX, 0, -low[0]], [0, _GRID_F_PX, -low[1]], [0, 0, 1]])
     P = to_grid @ np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]]) @ LIDAR_FROM_CAMERA
-    planes = plane_matrices(P, scene.mesh.corners)
-    seen = nearest(fragments(P, scene.mesh.corners, planes, width=width, height=height), width=width, height=height)
+    found = fragments(project_triangles(P, scene.mesh.corners), width=width, height=height)
+    seen = nearest(found, width=width, height=height)
     column, row = np.floor(uv - low).astype(np.int64).T
     hit: NDArray[np.int64] = seen[row, column]
     return hit

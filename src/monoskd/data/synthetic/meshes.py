@@ -86,12 +86,12 @@ def surface(
     if closed:
         points = np.concatenate([points, points[:, :1]], 1)
     a, b, c, d = points[:-1, :-1], points[1:, :-1], points[1:, 1:], points[:-1, 1:]
-    face = _cross(c - a, d - b)
+    face = cross(c - a, d - b)
     face *= np.sign((face * ((a + b + c + d) / 4 - points.mean((0, 1)))).sum()) or 1.0
     normals = (
         _corner_normals(face, closed=closed)
         if smooth
-        else np.broadcast_to(_unit(face)[:, :, None], (*face.shape[:2], 4, 3))
+        else np.broadcast_to(unit(face)[:, :, None], (*face.shape[:2], 4, 3))
     )
     corners = np.stack([a, b, c, d], 2).reshape(-1, 4, 3)
     normals = normals.reshape(-1, 4, 3)
@@ -111,7 +111,7 @@ def polygon(points: Any, colour: Any, material: Material = Material.MATTE, *, fa
     """A flat convex polygon of k points k x 3, its normal on the side of `facing`; uv: k x 2."""
     points = np.asarray(points, np.float64)
     fan = [[0, i, i + 1] for i in range(1, len(points) - 1)]
-    normal = _unit(_cross(points[1] - points[0], points[2] - points[0]))
+    normal = unit(cross(points[1] - points[0], points[2] - points[0]))
     normal = normal * (np.sign(normal @ np.asarray(facing, np.float64)) or 1.0)
     mesh = _mesh(points[fan], np.broadcast_to(normal, (len(fan), 3, 3)), colour, material)
     return mesh if uv is None else replace(mesh, uv=np.asarray(uv, np.float64)[fan])
@@ -122,9 +122,9 @@ def tube(spine: Any, radii: Any, colour: Any, material: Material = Material.MATT
     spine = np.asarray(spine, np.float64)
     radius = np.asarray(radii, np.float64)
     radius = np.stack([radius, radius], -1) if radius.ndim == 1 else radius
-    axis = _unit(spine[-1] - spine[0])
+    axis = unit(spine[-1] - spine[0])
     across = np.array([1.0, 0, 0]) if abs(axis[0]) < 0.8 else np.array([0, 1.0, 0])
-    first = _unit(across - axis * (across @ axis))
+    first = unit(across - axis * (across @ axis))
     second = np.cross(axis, first)
     turn = np.arange(sides) * 2 * np.pi / sides
     ring = np.cos(turn)[:, None] * first, np.sin(turn)[:, None] * second
@@ -182,13 +182,14 @@ def _mesh(corners: Floats, normals: Floats, colour: Any, material: Any) -> Mesh:
     )
 
 
-def _unit(vectors: Floats) -> Floats:
+def unit(vectors: Floats) -> Floats:
+    """Vectors ... x 3 as directions; zero stays zero."""
     length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))[..., None]
-    unit: Floats = vectors / np.maximum(length, 1e-12)
-    return unit
+    directions: Floats = vectors / np.maximum(length, 1e-12)
+    return directions
 
 
-def _cross(a: Floats, b: Floats) -> Floats:
+def cross(a: Floats, b: Floats) -> Floats:
     """As `numpy.cross`, which spends longer on finding the axes of a small array than on the products."""
     product: Floats = a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
     return product
@@ -203,5 +204,5 @@ def _corner_normals(face: Floats, *, closed: bool) -> Floats:
     if closed:
         at[:, 0] += at[:, -1]
         at[:, -1] = at[:, 0]
-    at = _unit(at)
+    at = unit(at)
     return np.stack([at[:-1, :-1], at[1:, :-1], at[1:, 1:], at[:-1, 1:]], 2)

@@ -8,7 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from monoskd.data.synthetic.meshes import Floats
-from monoskd.data.synthetic.raster import fragments, plane_matrices
+from monoskd.data.synthetic.raster import Projected, fragments, project_triangles
 from monoskd.data.synthetic.scene import Scene
 from monoskd.data.synthetic.shading import shade
 
@@ -16,21 +16,21 @@ SAMPLES = 2  # each way within a pixel, shaded apart where they do not all see t
 _SHADOWLESS = 0.2  # strength of the sun below which nothing casts a shadow
 
 
-def photograph(scene: Scene, P: Floats, planes: Floats, seen: NDArray[np.int64]) -> Floats:
+def photograph(scene: Scene, P: Floats, projected: Projected, seen: NDArray[np.int64]) -> Floats:
     """Radiance H x W x 3 from the triangles `seen` at SAMPLES H x SAMPLES W samples; P projects to samples.
 
     A pixel whose samples all see one triangle is shaded once, in its middle; any other is the mean of its samples.
     """
     rows, columns = (extent // SAMPLES for extent in seen.shape)
     quad = seen.reshape(rows, SAMPLES, columns, SAMPLES).transpose(0, 2, 1, 3).reshape(rows * columns, SAMPLES**2)
-    mixed = (quad != quad[:, :1]).any(1)
+    mixed = (quad[:, 1] != quad[:, 0]) | (quad[:, 2] != quad[:, 0]) | (quad[:, 3] != quad[:, 0])
     corner = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * float(SAMPLES)
     within = np.stack(np.meshgrid(np.arange(SAMPLES), np.arange(SAMPLES)), -1).reshape(-1, 2) + 0.5
     uv = np.concatenate([corner[~mixed] + SAMPLES / 2, (corner[mixed, None] + within).reshape(-1, 2)])
     triangle = np.concatenate([quad[~mixed, 0], quad[mixed].reshape(-1)])
     column, row = (uv / SAMPLES).astype(np.int64).T
     shadow = ground_shadow(scene, P, rows=rows, columns=columns)[row, column]
-    colour = shade(scene, planes, pixel_rays(P, uv), uv, triangle, shadow, focal_px=P[0, 0] / SAMPLES)
+    colour = shade(scene, projected, pixel_rays(P, uv), uv, triangle, shadow, focal_px=P[0, 0] / SAMPLES)
     image = np.empty((rows * columns, 3))
     once = len(mixed) - np.count_nonzero(mixed)
     image[~mixed] = colour[:once]
@@ -59,15 +59,15 @@ def ground_shadow(scene: Scene, P: Floats, *, rows: int, columns: int) -> NDArra
     slide = (corners @ level + height) / (scene.weather.to_sun @ level)
     flat = corners - slide[..., None] * scene.weather.to_sun
     to_pixels = np.diag([1 / SAMPLES, 1 / SAMPLES, 1.0]) @ P
-    planes = plane_matrices(to_pixels, flat)
+    covered = fragments(project_triangles(to_pixels, flat), width=columns, height=rows)
     mask = np.zeros(rows * columns, np.float32)
-    mask[fragments(to_pixels, flat, planes, width=columns, height=rows).pixel] = 1.0
+    mask[covered.pixel] = 1.0
     return np.asarray(cv2.blur(mask.reshape(rows, columns), (3, 3)), np.float32)
 
 
 def expose(rng: Generator, radiance: Floats) -> NDArray[np.uint8]:
     """Radiance to 8-bit RGB: exposure, white balance, a slight blur, shot and read noise, a shoulder, gamma."""
-    level = np.percentile(radiance.mean(2), 60)
+    level = np.percentile(radiance[::2, ::2].mean(2), 60)
     exposure = (0.34 / max(level, 0.02)) ** 0.6 * rng.uniform(0.9, 1.15)
     balance = exposure * (1 + rng.normal(0, 0.02, 3))
     light = np.asarray(cv2.GaussianBlur((radiance * balance).astype(np.float32), (3, 3), 0.45))

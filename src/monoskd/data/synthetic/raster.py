@@ -17,6 +17,18 @@ _EDGE_ON = 1e-12
 
 
 @dataclass(frozen=True)
+class Projected:
+    """t triangles before a camera. The triangle axis is last: numpy works slowly along short last axes.
+
+    points: (x, y, w) x corner x t, homogeneous pixels; planes: (u, v, 1) x corner x t, the coefficients of H^-1, 0 for
+    triangles seen edge-on.
+    """
+
+    points: NDArray[np.float64]
+    planes: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Fragments:
     """Every sample that every triangle covers, hidden or not.
 
@@ -28,22 +40,21 @@ class Fragments:
     nearness: NDArray[np.float32]
 
 
-def plane_matrices(P: NDArray[np.float64], corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """H^-1 of each triangle, t x 3 x 3, from corners t x 3 x 3 [m] and a 3 x 4 projection; 0 if seen edge-on."""
-    points = corners @ P[:, :3].T + P[:, 3]
-    rows = np.stack([np.cross(points[:, (i + 1) % 3], points[:, (i + 2) % 3]) for i in range(3)], 1)
-    determinant = (points[:, 0] * rows[:, 0]).sum(-1)
+def project_triangles(P: NDArray[np.float64], corners: NDArray[np.float64]) -> Projected:
+    """Triangles t x 3 x 3 [m] through the projection P, 3 x 4."""
+    flat = corners.transpose(2, 1, 0).reshape(3, -1)
+    points = (P[:, :3] @ flat + P[:, 3:]).reshape(3, 3, -1)
+    a, b, c = points.swapaxes(0, 1)
+    rows = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)], 1)
+    determinant = (a * rows[:, 0]).sum(0)
     seen = np.abs(determinant) > _EDGE_ON
-    return np.where(seen[:, None, None], rows / np.where(seen, determinant, 1.0)[:, None, None], 0.0)
+    return Projected(points, rows * (seen / np.where(seen, determinant, 1.0)))
 
 
-def fragments(
-    P: NDArray[np.float64], corners: NDArray[np.float64], planes: NDArray[np.float64], *, width: int, height: int
-) -> Fragments:
+def fragments(projected: Projected, *, width: int, height: int) -> Fragments:
     """What the triangles cover on a grid of width x height pixels, sampled at the pixels' centres."""
-    triangle, row = _rows(P, corners, planes, width=width, height=height)
-    # Corner axis first: numpy reduces a short last axis slowly.
-    slope, per_row, constant = (planes[:, :, i].T[:, triangle] for i in range(3))
+    triangle, row = _rows(projected, width=width, height=height)
+    slope, per_row, constant = projected.planes[:, :, triangle]
     offset = per_row * (row + 0.5) + constant
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = -offset / slope
@@ -69,27 +80,31 @@ def nearest(found: Fragments, *, width: int, height: int) -> NDArray[np.int64]:
     return ((buffer & 0xFFFFFFFF) - 1).reshape(height, width)
 
 
-def barycentric(planes: NDArray[np.float64], uv: NDArray[Any]) -> tuple[Any, Any]:
-    """Barycentric coordinates n x 3 and depth n [m] of the points seen at pixels n x 2 of the triangles `planes`."""
-    scaled = planes[:, :, 0] * uv[:, :1] + planes[:, :, 1] * uv[:, 1:] + planes[:, :, 2]
-    depth = 1 / (scaled[:, 0] + scaled[:, 1] + scaled[:, 2])
-    return scaled * depth[:, None], depth
+def barycentric(projected: Projected, triangle: NDArray[np.int64], uv: NDArray[Any]) -> tuple[Any, Any]:
+    """Of the points seen at pixels n x 2 on these triangles: barycentric coordinates 3 x n, and depth w n [m]."""
+    slope, per_row, constant = projected.planes[:, :, triangle]
+    scaled = slope * uv[:, 0] + per_row * uv[:, 1] + constant
+    depth = 1 / scaled.sum(0)
+    return scaled * depth, depth
 
 
-def _rows(
-    P: NDArray[np.float64], corners: NDArray[np.float64], planes: NDArray[np.float64], *, width: int, height: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _rows(projected: Projected, *, width: int, height: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(triangle, row) for every row of pixels that a triangle may touch."""
-    u, v, depth = np.moveaxis(corners @ P[:, :3].T + P[:, 3], 0, -1).swapaxes(0, 1)  # each 3 x t
+    x, y, depth = projected.points
     front = depth > NEAR_M
     whole = front.all(0)
     safe = np.where(front, depth, 1.0)
-    u, v = u / safe, v / safe
+    u, v = x / safe, y / safe
     top, bottom = v.min(0), v.max(0)
     inside = (u.max(0) >= 0) & (u.min(0) <= width) & (bottom >= 0) & (top <= height)
-    drawn = np.where(whole, inside, front.any(0)) & (planes[:, :, 0] != 0).any(1)
+    drawn = np.where(whole, inside, front.any(0)) & projected.planes.any((0, 1))
     first = np.where(whole, np.ceil(top.clip(0, height) - 0.5), 0).astype(np.int64)
     last = np.where(whole, np.floor(bottom.clip(0, height) - 0.5), height - 1).astype(np.int64)
     count = np.where(drawn, (last - first + 1).clip(0), 0)
-    triangle = np.repeat(np.arange(len(corners)), count)
+    triangle = np.repeat(np.arange(len(count)), count)
     return triangle, np.arange(len(triangle)) + np.repeat(first - np.cumsum(count) + count, count)
+
+
+def _cross(a: Any, b: Any) -> Any:
+    """Cross products of 3 x n."""
+    return np.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from monoskd.data.synthetic.ground import ground_colour, sample_noise
-from monoskd.data.synthetic.meshes import Floats, Material
-from monoskd.data.synthetic.raster import barycentric
+from monoskd.data.synthetic.meshes import Floats, Material, unit
+from monoskd.data.synthetic.raster import Projected, barycentric
 from monoskd.data.synthetic.scene import Scene
 from monoskd.data.synthetic.street import Weather
 
@@ -21,11 +21,11 @@ _DOOR = np.array([0.12, 0.07, 0.05])
 
 
 def shade(
-    scene: Scene, planes: Floats, rays: Floats, uv: Floats, triangle: Any, shadow: Any, *, focal_px: float
+    scene: Scene, projected: Projected, rays: Floats, uv: Floats, triangle: Any, shadow: Any, *, focal_px: float
 ) -> Floats:
     """Radiance n x 3 of samples.
 
-    planes: H^-1 of the scene's triangles; rays: n x 3, from the camera with third coordinate 1; uv: n x 2 [px];
+    projected: the scene's triangles; rays: n x 3, from the camera with third coordinate 1; uv: n x 2 [px];
     triangle: n, -1 where none is hit; shadow: n in [0, 1], how much of the sun is hidden if the sample is ground.
     """
     colour = np.empty((len(uv), 3))
@@ -35,24 +35,24 @@ def shade(
     sky = ~hit & ~ground
     colour[sky] = sky_colour(scene.weather, rays[sky])
     colour[ground] = _shade_ground(scene, rays[ground], depth[ground], shadow[ground], focal_px=focal_px)
-    colour[hit] = _shade_triangles(scene, planes, rays[hit], uv[hit], triangle[hit], focal_px=focal_px)
+    colour[hit] = _shade_triangles(scene, projected, rays[hit], uv[hit], triangle[hit], focal_px=focal_px)
     return colour
 
 
 def sky_colour(weather: Weather, directions: Floats) -> Floats:
     """The sky, its clouds, the sun's glow, and hills along the horizon, in directions n x 3 (any length)."""
-    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    up = np.clip(-unit[:, 1], 0, 1)
+    towards = unit(directions)
+    up = np.clip(-towards[:, 1], 0, 1)
     fade = np.exp(-5.0 * up)[:, None]
     colour = weather.sky_colour * (1 - fade) + weather.horizon_colour * fade
     reach = 1 / (up + 0.08)
     shift = weather.seed % 1024
-    cover = sample_noise(unit[:, 0] * reach + shift, unit[:, 2] * reach, texel=0.012)
+    cover = sample_noise(towards[:, 0] * reach + shift, towards[:, 2] * reach, texel=0.012)
     cloud = np.clip((cover * 0.55 + 2.4 * weather.clouds - 1.2) * 0.8, 0, 1) * np.clip(up * 9, 0, 1)
     colour += (0.9 * cloud)[:, None] * (np.array([0.90, 0.91, 0.93]) * (0.86 + 0.05 * cover[:, None]) - colour)
-    glow = np.clip(unit @ weather.to_sun, 0, 1)
+    glow = np.clip(towards @ weather.to_sun, 0, 1)
     colour += min(weather.sun, 1.0) * (0.5 * glow**40 + 0.18 * glow**6)[:, None] * weather.sun_colour
-    azimuth = np.arctan2(unit[:, 0], unit[:, 2]) * 40
+    azimuth = np.arctan2(towards[:, 0], towards[:, 2]) * 40
     hill = 0.012 + 0.010 * sample_noise(azimuth, np.full_like(azimuth, shift), texel=0.11)
     woods = np.array([0.16, 0.22, 0.20]) * (0.5 + weather.sky)
     return np.where((up < hill)[:, None], 0.55 * woods + 0.45 * weather.horizon_colour, colour)
@@ -85,13 +85,12 @@ def contact_shade(scene: Scene, x: Floats, z: Floats) -> Floats:
 
 
 def _shade_triangles(
-    scene: Scene, planes: Floats, rays: Floats, uv: Floats, triangle: Any, *, focal_px: float
+    scene: Scene, projected: Projected, rays: Floats, uv: Floats, triangle: Any, *, focal_px: float
 ) -> Floats:
     mesh, weather = scene.mesh, scene.weather
-    weights, depth = barycentric(planes[triangle], uv)
-    normal = np.einsum("ij,ijk->ik", weights, mesh.normals[triangle])
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-    view = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    weights, depth = barycentric(projected, triangle, uv)
+    normal = np.einsum("in,nij->nj", weights, mesh.normals[triangle])
+    normal, view = unit(normal), unit(rays)
     facing = -np.einsum("ij,ij->i", normal, view)
     material = mesh.material[triangle]
     albedo = mesh.colour[triangle].copy()
@@ -116,7 +115,7 @@ def _facades(scene: Scene, albedo: Floats, material: Any, weights: Floats, trian
     walls = np.flatnonzero((material == Material.FACADE) | (material == Material.RIBBON))
     if not len(walls):
         return
-    cell = np.einsum("ij,ijk->ik", weights[walls], scene.mesh.uv[triangle[walls]])
+    cell = np.einsum("in,nij->nj", weights[:, walls], scene.mesh.uv[triangle[walls]])
     ribbon = material[walls] == Material.RIBBON
     soft = footprint[walls] / 2.9
     storey, window = np.floor(cell[:, 1]), np.floor(cell[:, 0])
