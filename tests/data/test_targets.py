@@ -122,6 +122,14 @@ def test_an_object_is_supervised_up_to_hard(column: str, hard: object, too_hard:
         assert is_supervised(changed, CLASSES).tolist() == [expected]
 
 
+def test_on_small_pictures_small_objects_count() -> None:
+    small = replace(make_object(), boxes_2d=np.array([[0.0, 100, 50, 107]]))
+    assert not is_supervised(small, CLASSES).any()
+    assert is_supervised(small, CLASSES, min_height_px=25 * 96 / 375).all()
+    assert len(targets_of(small, min_height_px=8.0).label) == 1
+    assert len(targets_of(small, min_height_px=8.1).label) == 0
+
+
 def test_what_the_crop_leaves_out_and_what_is_too_hard_is_counted() -> None:
     left_out = make_object(x=-30)
     targets = targets_of(join(make_object(), left_out, make_object(name="DontCare")))

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from monoskd.data.kitti_io import read_calibration, read_depth, read_image, read_objects, read_split
 from monoskd.data.layout import KittiLayout
-from monoskd.data.targets import make_targets
+from monoskd.data.targets import MIN_HEIGHT_PX, make_targets
 from monoskd.data.transforms import (
     Augmentation,
     Draw,
@@ -39,7 +39,8 @@ class KittiDataset(Dataset[Sample]):
     root: the folder with `ImageSets` and `training` (split "test": `testing`). input_size: (width, height) of the
     network's image. classes: what is supervised, in the order of the network's labels; mean_sizes: their (h, w, l) [m].
     augmentation: None for none. depth, labels: whether those files are read; prediction needs neither, and without
-    labels there are no targets. cache: keep the decoded files in memory (of each worker). published: quirks; none by
+    labels there are no targets. min_height_px: of the 2D boxes of supervised objects [original px]; scale it down with
+    pictures smaller than KITTI's. cache: keep the decoded files in memory (of each worker). published: quirks; none by
     default.
 
     What a sample looks like depends on seed, epoch and index alone, not on the number of workers.
@@ -56,6 +57,7 @@ class KittiDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         depth: bool = True,
         labels: bool = True,
+        min_height_px: float = MIN_HEIGHT_PX,
         cache: bool = False,
         seed: int = 0,
         published: PublishedData | None = None,
@@ -77,6 +79,7 @@ class KittiDataset(Dataset[Sample]):
         self.augmentation = augmentation
         self.depth = depth
         self.labels = labels
+        self.min_height_px = min_height_px
         self.seed = seed
         self.published = published or PublishedData()
         self._cache: dict[str, Frame] | None = {} if cache else None
@@ -118,6 +121,7 @@ class KittiDataset(Dataset[Sample]):
             input_size=self.input_size,
             classes=self.classes,
             mean_sizes=self.mean_sizes,
+            min_height_px=self.min_height_px,
             published=self.published,
         )
 
@@ -150,6 +154,7 @@ def make_sample(
     draw: Draw | None = None,
     classes: tuple[str, ...] = tuple(KITTI_MEAN_SIZES),
     mean_sizes: Mapping[str, tuple[float, float, float]] = KITTI_MEAN_SIZES,
+    min_height_px: float = MIN_HEIGHT_PX,
     published: PublishedData | None = None,
 ) -> Sample:
     """What a network gets to see of a frame, and what it should say where the frame has labels."""
@@ -171,6 +176,7 @@ def make_sample(
             classes=classes,
             mean_sizes=mean_sizes,
             depth_m=depth_m,
+            min_height_px=min_height_px,
             published=published,
         )
     if depth_m is not None and published.double_depth_scale:

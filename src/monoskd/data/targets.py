@@ -18,7 +18,7 @@ from monoskd.objects import Objects
 from monoskd.structures import HEAD_STRIDE, ROI_CELLS, Targets
 
 # An object is asked of the network if it is at least as easy as KITTI's "hard", and not so near as to be a fragment.
-MIN_HEIGHT_PX = 25
+MIN_HEIGHT_PX = 25.0  # on pictures of KITTI's size
 MAX_TRUNCATION = 0.5
 MAX_OCCLUSION = 2
 MIN_DEPTH_M = 2
@@ -36,17 +36,19 @@ def make_targets(
     mean_sizes: Mapping[str, tuple[float, float, float]],
     depth_m: DepthMap | None,
     published: PublishedData,
+    min_height_px: float = MIN_HEIGHT_PX,
 ) -> Targets:
     """The targets of one image (all with image index 0).
 
     objects, camera: in original pixels; letterbox: to network pixels; mean_sizes: (h, w, l) [m] of each class;
-    depth_m: the depth map in network pixels, 0 where unknown, or None: then there is no visual depth anywhere.
+    depth_m: the depth map in network pixels, 0 where unknown, or None: then there is no visual depth anywhere;
+    min_height_px: of the 2D box of an object that is supervised, in original pixels.
     """
     columns, rows = letterbox.size[0] // HEAD_STRIDE, letterbox.size[1] // HEAD_STRIDE
     centres = _cells(camera.project(objects.boxes_3d.centres), letterbox)
     cells = np.trunc(centres) if published.truncated_cells else np.floor(centres)
     inside = ((cells >= 0) & (cells < (columns, rows))).all(-1)
-    keep = is_supervised(objects, classes) & inside
+    keep = is_supervised(objects, classes, min_height_px=min_height_px) & inside
 
     kept, centre, cell = objects[keep], centres[keep], cells[keep]
     label = np.array([list(classes).index(name) for name in kept.names], np.int64)
@@ -79,12 +81,14 @@ def make_targets(
     )
 
 
-def is_supervised(objects: Objects, classes: Sequence[str]) -> NDArray[np.bool_]:
+def is_supervised(
+    objects: Objects, classes: Sequence[str], *, min_height_px: float = MIN_HEIGHT_PX
+) -> NDArray[np.bool_]:
     """Which objects the network is asked for, as far as their labels say; they must also lie in the crop."""
     height = objects.boxes_2d[:, 3] - objects.boxes_2d[:, 1]
     return (
         np.isin(objects.names, list(classes))
-        & (height + 1 >= MIN_HEIGHT_PX)
+        & (height + 1 >= min_height_px)
         & (objects.truncation <= MAX_TRUNCATION)
         & (objects.occlusion <= MAX_OCCLUSION)
         & (objects.bottom[:, 2] >= MIN_DEPTH_M)

@@ -74,7 +74,8 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
         folder = out / "runs" / name
         measurement = Measurement(min_heights_px=min_heights_px(size))
         detector = load_model(folder / "model.safetensors")
-        measure(detector, labelled_batches(detector, data, split="val"), measurement)
+        batches = labelled_batches(detector, data, split="val", min_height_px=min_heights_px(size)[-1])
+        measure(detector, batches, measurement)
         runs[name] = RunResult(
             folder=folder,
             results=measurement.evaluation().rows(),
@@ -134,6 +135,7 @@ def train_command(name: str, *, out: Path, seed: int, size: tuple[int, int]) -> 
         "data.root": str(out / "data"),
         "out": str(runs / name),
         "seed": str(seed),
+        "data.min_height_px": str(min_heights_px(size)[-1]),
         "validation.min_heights_px": json.dumps(min_heights_px(size)),
     }
     if name in STAGES[0]:

@@ -14,10 +14,13 @@ from typing import Any, Literal
 import yaml
 from torch import nn
 
+from monoskd.data.targets import MIN_HEIGHT_PX
 from monoskd.data.transforms import Augmentation, PublishedData
 from monoskd.distill import Tap, Term
 from monoskd.engine.schedule import LearningRateSchedule
 from monoskd.errors import InputError
+
+MOST_SEEDS = 2**32  # numpy's
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class DataConfig:
         batch_size: images a step, over all devices together.
         workers: loader processes a device; 0 loads in the training process.
         cache: keep decoded frames in memory (small data sets only).
+        min_height_px: least height of the 2D boxes of supervised objects; scale it with pictures smaller than KITTI's.
         augmentation: what is drawn for each training frame; null for none.
         published: quirks of the published data pipeline; none by default.
     """
@@ -43,8 +47,13 @@ class DataConfig:
     batch_size: int = 16
     workers: int = 2
     cache: bool = False
+    min_height_px: float = MIN_HEIGHT_PX
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     published: PublishedData = field(default_factory=PublishedData)
+
+    def __post_init__(self) -> None:
+        _at_least(1, batch_size=self.batch_size)
+        _at_least(0, workers=self.workers)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,9 @@ class OptimizerConfig:
     schedule: LearningRateSchedule = field(default_factory=LearningRateSchedule)
     weight_decay: float = 1e-5
     gradient_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(0, weight_decay=self.weight_decay, gradient_clip=self.gradient_clip or 0.0)
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,9 @@ class DistillationConfig:
     teacher_batch_statistics: bool = False
     record_every: int = 50
 
+    def __post_init__(self) -> None:
+        _at_least(0, record_every=self.record_every)
+
 
 @dataclass(frozen=True)
 class ValidationConfig:
@@ -96,6 +111,10 @@ class ValidationConfig:
     every: int = 10
     classes: tuple[str, ...] = ("Pedestrian", "Car", "Cyclist")
     min_heights_px: tuple[float, float, float] = (40.0, 25.0, 25.0)
+
+    def __post_init__(self) -> None:
+        _at_least(0, every=self.every)
+        check_classes(self.classes)
 
 
 @dataclass(frozen=True)
@@ -138,6 +157,10 @@ class RunConfig:
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     threads: int = 0
 
+    def __post_init__(self) -> None:
+        _at_least(1, epochs=self.epochs, log_every=self.log_every, devices=self.devices)
+        _at_least(0, threads=self.threads)
+
 
 @dataclass(frozen=True)
 class LoadedConfig:
@@ -152,10 +175,8 @@ class LoadedConfig:
         """The configuration with its modules made, their weights drawn from torch's global generator."""
         try:
             parsed = self.parser.instantiate(self.namespace)
-        except ValueError as error:
-            if isinstance(error.__cause__, InputError):
-                raise error.__cause__ from None
-            raise
+        except (ValueError, TypeError) as error:
+            raise InputError(f"config: {_first_words(error)}") from error
         return RunConfig(**{one.name: getattr(parsed, one.name) for one in fields(RunConfig)})
 
 
@@ -184,7 +205,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     except (Exception, SystemExit) as error:  # jsonargparse raises many kinds; each is the user's input
         raise InputError(f"{path}: {_first_words(error)}") from error
     namespace.pop("config")
+    if not 0 <= namespace.seed < MOST_SEEDS:
+        raise InputError(f"{path}: seed: expected 0 to {MOST_SEEDS - 1}, got {namespace.seed}")
     return LoadedConfig(namespace.seed, parser.dump(namespace, skip_unset=False), parser, namespace)
+
+
+def _at_least(least: float, **values: float) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise InputError(f"{name}: expected at least {least}, got {value}")
 
 
 def find_config(path: Path) -> Path:
@@ -236,11 +265,12 @@ def _import(class_path: str, where: str) -> Any:
 
 def _first_words(error: BaseException) -> str:
     """One line out of a parser's many, which tell of every union it tried: the innermost key and what it expected."""
-    cause = error.__cause__ if isinstance(error.__cause__, InputError) else error
-    lines = [line.strip(" -") for line in str(cause).splitlines() if line.strip()]
+    while error.__cause__ is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     keys = [index for index, line in enumerate(lines) if line.startswith("Parser key")]
     if not keys:
-        return lines[0] if lines else f"{type(cause).__name__}; see `--debug`"
+        return lines[0] if lines else f"{type(error).__name__}; see `--debug`"
     path = ".".join(lines[index].split('"')[1] for index in keys)
     return f"{path}: {lines[min(keys[-1] + 1, len(lines) - 1)]}"
 

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from monoskd.data.kitti import KittiDataset
+from monoskd.data.targets import MIN_HEIGHT_PX
 from monoskd.data.transforms import PublishedData
 from monoskd.evaluation.kitti_ap import Evaluation, evaluate_kitti
 from monoskd.models.decode import merge_depth
@@ -91,8 +92,10 @@ def evaluate_model(model: Path, *, root: Path, split: str = "val", device: str =
     return evaluate_kitti(measurement.ground_truth, measurement.detections, **options)
 
 
-def labelled_batches(detector: Any, root: Path, *, split: str, batch_size: int = 8) -> DataLoader[Any]:
-    """Every labelled frame of a split, in order, as this detector wants it."""
+def labelled_batches(
+    detector: Any, root: Path, *, split: str, batch_size: int = 8, min_height_px: float = MIN_HEIGHT_PX
+) -> DataLoader[Any]:
+    """Every labelled frame of a split, in order, as this detector wants it; see `KittiDataset` for `min_height_px`."""
     published = detector.config.geometry == "published"
     dataset = KittiDataset(
         root,
@@ -101,6 +104,7 @@ def labelled_batches(detector: Any, root: Path, *, split: str, batch_size: int =
         classes=detector.classes,
         mean_sizes=detector.config.mean_sizes,
         depth=detector.modality == "depth",
+        min_height_px=min_height_px,
         published=PublishedData.all() if published else None,
     )
     return DataLoader(dataset, batch_size=batch_size, collate_fn=Batch.collate)

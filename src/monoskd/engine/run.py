@@ -136,6 +136,7 @@ class Frames(pl.LightningDataModule):
             "classes": student.classes,
             "mean_sizes": student.config.mean_sizes,
             "published": config.data.published,
+            "min_height_px": config.data.min_height_px,
             "cache": config.data.cache,
         }
         # Even a student that sees no depth maps is trained with them: the targets' visual depth is read from them.

@@ -17,7 +17,7 @@ PREREQUISITES: dict[str, tuple[str, ...]] = {
 """The tasks that must have settled before a task counts in full (Lu et al., GUPNet, ICCV 2021, figure 4)."""
 
 PUBLISHED_ORDER = ("affinity", "head", "rank", "imitation")
-"""Distillation terms as the published runs list them before the tasks' losses; a recipe has the last or the one before."""
+"""Distillation terms as the published runs list them before the tasks' losses; a recipe has one of the last two."""
 
 
 @dataclass(frozen=True)
