@@ -212,8 +212,7 @@ def warp_published(pixels: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
 
     It aliases where the picture shrinks, and unknown depth is averaged in as 0. PIL's affine transform, which the
     recordings of the original were made with: they agree but for one grey level at 1 value in 10 000. OpenCV's, at the
-    same positions, rounds otherwise: a grey level or more at 43 % of the values of real frames, and more than 0.1 m at
-    0.2 % of their depths.
+    same positions, rounds otherwise: it is a grey level away at 44 % of the colours of real frames (docs/published.md).
     """
     (u, v), step = (-letterbox.shift / letterbox.scale).tolist(), float(1 / letterbox.scale)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
