@@ -3,8 +3,8 @@
     python benchmarks/ranks.py [--threads 1]
 
 B = 4 rows, forward and backward, the best of several runs of each, taken in turns. Ratios above 1 mean that ours is
-faster. Memory: the peak of the process while one call runs, less what it held before, in multiples of the student's
-tensor (the teacher's is as large and not counted), in a process of its own.
+faster. Memory: the peak of the process while the first call of its size runs, less what it held before, in multiples of
+what the case is given (student and teacher for the losses, one tensor else), in a process of its own.
 """
 
 import argparse
@@ -77,13 +77,14 @@ def _status_kib(key: str) -> int:
 
 
 def print_peak(name: str, n: int) -> None:
-    """Run one case once and print the multiple of the student's tensor that it needed."""
+    """Run one case once and print the multiple of its input that it needed."""
     cases(min(LENGTHS))[name]()  # whatever is loaded on first use
     run = cases(n)[name]
     Path("/proc/self/clear_refs").write_text("5")  # peak := now
     before = _status_kib("VmRSS")
     run()
-    print((_status_kib("VmHWM") - before) * 1024 / (ROWS * n * 4))
+    inputs = 2 if name in ("published", "pearson", "spearman") else 1
+    print((_status_kib("VmHWM") - before) * 1024 / (inputs * ROWS * n * 4))
 
 
 def peak(name: str, n: int, threads: int) -> float:
@@ -106,7 +107,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), {ROWS} rows, float32, forward and backward")
     if torchsort is None:
         print("torchsort cannot be imported here: its sort stands in for it, and the ratio is a lower bound")
-    print(f"{'n':>8} {'case':<11} {'ms':>8} {'torch.sort / it':>16} {peer + ' / it':>16} {'peak / student':>15}")
+    print(f"{'n':>8} {'case':<11} {'ms':>8} {'torch.sort / it':>16} {peer + ' / it':>16} {'peak / input':>15}")
     for n in LENGTHS:
         seconds = best_seconds(cases(n))
         for name, value in seconds.items():

@@ -96,7 +96,7 @@ def _strengths(
             raise InputError(f'soft_rank: expected a strength above 0 or "auto", got {strength!r}')
         return rows.new_full((len(rows), 1), strength, dtype=torch.float64)
     spans: list[Tensor] = []
-    for part in rows.split(max(1, _CHUNK // rows.shape[-1])):
+    for part in torch.split(rows, max(1, _CHUNK // rows.shape[-1])):
         above = part.double() - part.amin(dim=-1, keepdim=True)
         variance = torch.linalg.vecdot(above, above) / rows.shape[-1] - above.mean(dim=-1).square()
         spans.append(variance.clamp(min=0).sqrt())
