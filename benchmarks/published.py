@@ -64,6 +64,9 @@ def loss_of(term: str, **arguments: Any) -> dict[str, Any]:
 
 
 DOUBLE_SCALE = {"data": {"published": {"double_depth_scale": True}}}
+DIVIDE_BY_Z = {
+    "data": {"published": {"divide_by_z": True}}
+}  # alone it does nothing here: rendered cameras have p23 = 0
 ORDINARY: dict[str, dict[str, Any]] = {
     "data.published.per_axis_decoding": {
         "data": {"published": {"per_axis_decoding": True}},
@@ -103,7 +106,7 @@ THEN = {
     "corrected, task_learning": Run(LEARNING),
     "shifted_task_names": Run(SHIFTED, against="corrected, task_learning"),
     "all together": Run(
-        merged(DOUBLE_SCALE, *ORDINARY.values(), SHIFTED),
+        merged(DOUBLE_SCALE, DIVIDE_BY_Z, *ORDINARY.values(), SHIFTED),
         teacher="teacher, double_depth_scale",
         against="corrected, task_learning",
     ),

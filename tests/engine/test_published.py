@@ -137,6 +137,10 @@ def test_with_shifted_names_a_3d_task_waits_for_the_affinity() -> None:
     assert free == 1.0
 
 
+def test_task_learning_spans_the_run_as_it_spanned_the_published_one() -> None:
+    assert [TaskWeights.over(epochs).epochs for epochs in (150, 60, 2)] == [140, 56, 6]
+
+
 def test_shifted_names_read_by_position() -> None:
     tasks = {name: float(index) for index, name in enumerate(TASKS)}
     shifted = shift_names(tasks, [10.0, 11.0, 12.0])

@@ -86,7 +86,7 @@ def build_training(config: RunConfig, student: Any) -> Training:
         epochs=config.epochs,
         distiller=distiller,
         recorder=recorder,
-        task_weights=TaskWeights() if config.task_learning else None,
+        task_weights=TaskWeights.over(config.epochs) if config.task_learning else None,
         shifted_task_names=config.shifted_task_names,
         measurement=Measurement(classes=config.validation.classes, min_heights_px=config.validation.min_heights_px),
     )

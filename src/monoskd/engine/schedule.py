@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from monoskd.errors import InputError
+
 PREREQUISITES: dict[str, tuple[str, ...]] = {
     "heatmap": (),
     "size_2d": (),
@@ -37,6 +39,12 @@ class LearningRateSchedule:
     milestones_after_warmup: bool = False
     once_an_epoch: bool = False
 
+    def __post_init__(self) -> None:
+        if min(self.base, self.warmup_start, self.decay) <= 0 or self.warmup_epochs < 0:
+            raise InputError(
+                f"schedule: expected rates and decay above 0 and no negative number of warm-up epochs, got {self}"
+            )
+
     def rate(self, epoch: float) -> float:
         """The learning rate at `epoch`, which may be a fraction: 2.5 is the middle of the third epoch."""
         if self.once_an_epoch:
@@ -65,6 +73,11 @@ class TaskWeights:
     history: int = 5
     past: list[dict[str, float]] = field(default_factory=list)
     first_trend: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def over(cls, epochs: int) -> "TaskWeights":
+        """For a run of so many epochs: t reaches 1 after 14 / 15 of them, as at epoch 140 of the published 150."""
+        return cls(epochs=max(round(epochs * 14 / 15), cls.history + 1))
 
     def start(self) -> dict[str, float]:
         """The weights of the first epoch, before anything is known."""
