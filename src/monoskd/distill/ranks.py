@@ -25,7 +25,7 @@ _AUTO_STRENGTH: dict[str, float] = {"l2": 2.0, "kl": 0.5}
 
 
 # Rows are handled so many values at a time on a CPU: what fits its cache.
-_CHUNK = 2**15
+_CHUNK = 2**17
 # Gradients are summed in float64 so many at a time.
 _PART = 2**18
 
