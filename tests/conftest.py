@@ -22,3 +22,15 @@ def kitti(shared: Path) -> Path:
     if not (shared / "kitti").is_dir():
         pytest.skip(f"no KITTI frames at {shared / 'kitti'}")
     return shared / "kitti"
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six rendered frames with depth maps in KITTI layout, four to train on and two to validate. Not to be changed."""
+    from monoskd.data.prepare import prepare
+    from monoskd.data.synthetic import synthesize
+
+    root = tmp_path_factory.mktemp("scenes") / "data"
+    synthesize(root, frames=6, val=1 / 3, seed=3, size=(416, 128), workers=1)
+    prepare(root, workers=1)
+    return root

@@ -14,11 +14,12 @@ import torch
 
 from monoskd import __version__
 from monoskd.engine.training import Training
+from monoskd.errors import InputError
 from monoskd.models.weights import save_model
 
 
 class ModelFile(pl.Callback):
-    """Writes `model.safetensors`, the student alone, when training ends or is interrupted."""
+    """Writes `model.safetensors`, the student alone, when training ends, is interrupted or meets a damaged file."""
 
     def __init__(self, out: Path, provenance: dict[str, Any]) -> None:
         self.path = out / "model.safetensors"
@@ -29,8 +30,8 @@ class ModelFile(pl.Callback):
         self._save(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keep what an interrupted run has learnt so far."""
-        if isinstance(exception, KeyboardInterrupt):
+        """Keep what a run has learnt that was stopped by Ctrl-C or by its input."""
+        if isinstance(exception, KeyboardInterrupt | InputError) and trainer.global_step:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -55,10 +56,13 @@ class Manifest(pl.Callback):
         }
         self._started = 0.0
         self._fitting = 0.0
+        self._first_step = 0  # of this process; a resumed run has made some before
+        self._epoch_started: float | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
+        self._first_step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Time training apart from validation."""
@@ -74,8 +78,18 @@ class Manifest(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write it."""
+        self._write(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Write it beside the model that is kept."""
+        if isinstance(exception, KeyboardInterrupt | InputError) and trainer.global_step:
+            self._pause()
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            images = trainer.global_step * trainer.train_dataloader.batch_size * trainer.world_size  # type: ignore[union-attr]
+            steps = trainer.global_step - self._first_step
+            images = steps * trainer.train_dataloader.batch_size * trainer.world_size  # type: ignore[union-attr]
             measured = {
                 "steps": trainer.global_step,
                 "epochs": trainer.current_epoch,
@@ -91,8 +105,6 @@ class Manifest(pl.Callback):
         if self._epoch_started is not None:
             self._fitting += time.perf_counter() - self._epoch_started
             self._epoch_started = None
-
-    _epoch_started: float | None = None
 
 
 class PlainLines(pl.Callback):

@@ -4,12 +4,12 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from torch import nn
@@ -19,6 +19,7 @@ from monoskd.data.transforms import Augmentation, PublishedData
 from monoskd.distill import Tap, Term
 from monoskd.engine.schedule import LearningRateSchedule
 from monoskd.errors import InputError
+from monoskd.evaluation.rules import known_classes
 
 MOST_SEEDS = 2**32  # numpy's
 
@@ -52,8 +53,8 @@ class DataConfig:
     published: PublishedData = field(default_factory=PublishedData)
 
     def __post_init__(self) -> None:
-        _at_least(1, batch_size=self.batch_size)
-        _at_least(0, workers=self.workers)
+        _at_least(1, {"data.batch_size": self.batch_size})
+        _at_least(0, {"data.workers": self.workers})
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class OptimizerConfig:
     gradient_clip: float | None = None
 
     def __post_init__(self) -> None:
-        _at_least(0, weight_decay=self.weight_decay, gradient_clip=self.gradient_clip or 0.0)
+        _at_least(0, {"optimizer.weight_decay": self.weight_decay, "optimizer.gradient_clip": self.gradient_clip or 0})
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class DistillationConfig:
     record_every: int = 50
 
     def __post_init__(self) -> None:
-        _at_least(0, record_every=self.record_every)
+        _at_least(0, {"distillation.record_every": self.record_every})
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class ValidationConfig:
     min_heights_px: tuple[float, float, float] = (40.0, 25.0, 25.0)
 
     def __post_init__(self) -> None:
-        _at_least(0, every=self.every)
-        check_classes(self.classes)
+        _at_least(0, {"validation.every": self.every})
+        known_classes(self.classes)
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,8 @@ class RunConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(1, epochs=self.epochs, log_every=self.log_every, devices=self.devices)
-        _at_least(0, threads=self.threads)
+        _at_least(1, {"epochs": self.epochs, "log_every": self.log_every, "devices": self.devices})
+        _at_least(0, {"threads": self.threads})
 
 
 @dataclass(frozen=True)
@@ -203,14 +204,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     try:
         namespace = parser.parse_args(["--config", str(source), *overrides])
     except (Exception, SystemExit) as error:  # jsonargparse raises many kinds; each is the user's input
-        raise InputError(f"{path}: {_first_words(error)}") from error
+        told = _first_words(error)
+        misspelt = [word for word in overrides if word.startswith("--") and f"unrecognized arguments: {word}" in told]
+        hints = [hint for word in misspelt for hint in unknown_keys(_as_document(word), RunConfig)]
+        raise InputError(f"{path}: {hints[0] if hints else told}") from error
     namespace.pop("config")
     if not 0 <= namespace.seed < MOST_SEEDS:
         raise InputError(f"{path}: seed: expected 0 to {MOST_SEEDS - 1}, got {namespace.seed}")
     return LoadedConfig(namespace.seed, parser.dump(namespace, skip_unset=False), parser, namespace)
 
 
-def _at_least(least: float, **values: float) -> None:
+def _at_least(least: float, values: Mapping[str, float]) -> None:
     for name, value in values.items():
         if value < least:
             raise InputError(f"{name}: expected at least {least}, got {value}")
@@ -255,19 +259,29 @@ def unknown_keys(value: Any, kind: Any, where: str = "") -> Iterator[str]:
             yield from unknown_keys(item, known[key], path)
 
 
+def _as_document(word: str) -> dict[str, Any]:
+    """`--a.b` or `--a.b=3` as the YAML document {a: {b: None}}."""
+    document: Any = None
+    for name in reversed(word.removeprefix("--").partition("=")[0].split(".")):
+        document = {name: document}
+    return cast(dict[str, Any], document)
+
+
 def _import(class_path: str, where: str) -> Any:
     module, _, name = str(class_path).rpartition(".")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{where}.class_path: expected an importable class, got {class_path!r} ({error})") from error
+        raise InputError(f"{where}: expected an importable class, got {class_path!r} ({error})") from error
 
 
 def _first_words(error: BaseException) -> str:
     """One line out of a parser's many, which tell of every union it tried: the innermost key and what it expected."""
-    while error.__cause__ is not None and not isinstance(error, InputError):
-        error = error.__cause__
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    cause = error
+    while cause.__cause__ is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    lines = [line.strip(" -") for line in str(cause if isinstance(cause, InputError) else error).splitlines()]
+    lines = [line for line in lines if line]
     keys = [index for index, line in enumerate(lines) if line.startswith("Parser key")]
     if not keys:
         return lines[0] if lines else f"{type(error).__name__}; see `--debug`"
@@ -277,4 +291,7 @@ def _first_words(error: BaseException) -> str:
 
 def dataset_class(dotted_path: str) -> Any:
     """The class that `data.dataset` names."""
-    return _import(dotted_path, "data.dataset")
+    found = _import(dotted_path, "data.dataset")
+    if not hasattr(found, "__getitem__"):
+        raise InputError(f"data.dataset: expected a class such as monoskd.data.kitti.KittiDataset, got {dotted_path!r}")
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
@@ -23,8 +24,9 @@ from monoskd.engine.measure import Measurement
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
+from monoskd.models.checkpoints import read_checkpoint
 from monoskd.models.weights import load_model
-from monoskd.structures import Batch, Sample
+from monoskd.structures import Batch, Detector, Sample
 
 
 def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
@@ -36,19 +38,25 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
     config = loaded.run()
     if config.threads:
         torch.set_num_threads(config.threads)
+    _check_folder(config.out, resume=resume)
     checkpoint = _last_checkpoint(resume) if resume else None
-    if checkpoint is None and (config.out / "checkpoints").exists():
-        raise InputError(f"{config.out}: holds a run; go on with `--resume {config.out}` or choose another `--out`")
-    frames = Frames(config, student := build_student(config))
+    history = _history(checkpoint) if checkpoint else []
+    student = build_student(config)
+    frames = Frames(config, student)
     training = build_training(config, student)
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.yaml").write_text(loaded.text)
     with _quiet_lightning():
-        trainer = build_trainer(config, frames)
         try:
-            trainer.fit(training, datamodule=frames, ckpt_path=checkpoint, weights_only=False)
+            trainer = build_trainer(config, frames, history)
+        except (MisconfigurationException, ValueError) as error:
+            raise InputError(f"config: expected what this machine can do, got an objection: {error}") from error
+        try:
+            trainer.fit(training, datamodule=frames, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # Lightning's word for an interruption, after its callbacks have saved
             raise KeyboardInterrupt from stop
+        except InputError as error:  # a loader process puts its traceback in front of the line
+            raise InputError(str(error).strip().rpartition("InputError: ")[2]) from error
     return config.out
 
 
@@ -56,14 +64,14 @@ def build_student(config: RunConfig) -> Any:
     """The network to train: new, or from a model file."""
     if config.start is None and config.detector is None:
         raise InputError("config: expected `detector` (a new network) or `start` (a model file), got neither")
-    if config.start is None:
-        assert config.detector is not None
-        return config.detector
-    started: Any = load_model(config.start)
-    if config.detector is not None:
-        config.detector.load_state_dict(started.state_dict())
-        return config.detector
-    return started.train()
+    student: Any = config.detector
+    if config.start is not None:
+        started: Any = load_model(config.start)
+        student = _with_weights(student, started, config.start) if student is not None else started.train()
+    if not isinstance(student, Detector):
+        raise InputError(f"config: detector: expected a detector such as DidM3D, got {type(student).__name__}")
+    _check_geometry(config, student, "detector")
+    return student
 
 
 def build_training(config: RunConfig, student: Any) -> Training:
@@ -71,6 +79,12 @@ def build_training(config: RunConfig, student: Any) -> Training:
     distiller = recorder = None
     if (recipe := config.distillation) is not None:
         teacher: Any = load_model(recipe.teacher)
+        _check_geometry(config, teacher, recipe.teacher)
+        if teacher.classes != student.classes:
+            raise InputError(
+                f"{recipe.teacher}: expected the student's classes {', '.join(student.classes)} in this order, got "
+                f"{', '.join(teacher.classes)}; train a teacher of these classes"
+            )
         distiller = Distiller(
             student,
             teacher,
@@ -92,8 +106,8 @@ def build_training(config: RunConfig, student: Any) -> Training:
     )
 
 
-def build_trainer(config: RunConfig, frames: "Frames") -> pl.Trainer:
-    """Lightning's trainer with our folder layout."""
+def build_trainer(config: RunConfig, frames: "Frames", history: list[dict[str, str]]) -> pl.Trainer:
+    """Lightning's trainer with our folder layout. history: the rows of `metrics.csv` from before a resumed run."""
     out, every = config.out, config.validation.every
     terminal = sys.stderr.isatty()
     provenance = {"config": (out / "config.yaml").read_text(), "seed": config.seed}
@@ -110,7 +124,7 @@ def build_trainer(config: RunConfig, frames: "Frames") -> pl.Trainer:
         log_every_n_steps=config.log_every,
         enable_model_summary=False,
         enable_progress_bar=terminal,
-        logger=[_csv_logger(out), TensorBoardLogger(out, name="", version="")],
+        logger=[_csv_logger(out, history), TensorBoardLogger(out, name="", version="")],
         callbacks=[
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -151,6 +165,11 @@ class Frames(pl.LightningDataModule):
         self.val: Dataset[Sample] = build(
             config.data.root, split=config.data.val, depth=student.modality == "depth", **common
         )
+        if self.counts()["train"] < config.data.batch_size:
+            raise InputError(
+                f"{config.data.root}: expected at least one batch of {config.data.batch_size} frames in split "
+                f"{config.data.train}, got {self.counts()['train']} frames; lower `--data.batch_size`"
+            )
 
     def counts(self) -> dict[str, int]:
         """Frames of each split."""
@@ -178,13 +197,51 @@ class Frames(pl.LightningDataModule):
         return DataLoader(dataset, batch_size=size, collate_fn=Batch.collate, **options)
 
 
-def _csv_logger(out: Path) -> CSVLogger:
-    """A logger that goes on where the `metrics.csv` of a resumed run stopped; Lightning's own would begin anew."""
-    path = out / "metrics.csv"
-    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+def _with_weights(detector: Any, started: Any, start: Path) -> Any:
+    """The configured network with the weights of the model file `start`."""
+    try:
+        detector.load_state_dict(started.state_dict())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"{start}: expected weights that fit the configured `detector`, got others ({reason}); leave `detector` "
+            "out to take the file's own"
+        ) from error
+    return detector
+
+
+def _check_geometry(config: RunConfig, detector: Any, where: str | Path) -> None:
+    """Published quirks come together or not at all: the data that a network is fed and the way it is read."""
+    geometry = "published" if config.data.published.per_axis_decoding else "corrected"
+    if detector.config.geometry != geometry:
+        raise InputError(
+            f"{where}: expected geometry `{geometry}`, which goes with data.published.per_axis_decoding: "
+            f"{geometry == 'published'}, got `{detector.config.geometry}`; change either"
+        )
+
+
+def _csv_logger(out: Path, history: list[dict[str, str]]) -> CSVLogger:
+    """A logger whose `metrics.csv` begins with these rows; Lightning's own would forget them."""
     logger = CSVLogger(out, name="", version="")
-    logger.experiment.metrics = rows
+    logger.experiment.metrics = history
+    logger.save()
     return logger
+
+
+def _history(checkpoint: Path) -> list[dict[str, str]]:
+    """What the run's `metrics.csv` says of the steps before the checkpoint; later ones are about to be repeated."""
+    steps = read_checkpoint(checkpoint)["global_step"]
+    path = checkpoint.parents[1] / "metrics.csv"
+    rows = csv.DictReader(path.read_text().splitlines()) if path.exists() else []
+    return [row for row in rows if int(row["step"]) < steps]
+
+
+def _check_folder(out: Path, *, resume: Path | None) -> None:
+    """Never write over a run, except to go on with it."""
+    if resume is not None and resume.resolve() == out.resolve():
+        return
+    if any((out / name).exists() for name in ("checkpoints", "model.safetensors")):
+        raise InputError(f"{out}: holds a run; go on with `--resume {out}` or choose another `--out`")
 
 
 def _last_checkpoint(run: Path) -> Path:
