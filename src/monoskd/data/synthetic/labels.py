@@ -13,12 +13,12 @@ from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import alpha_from_yaw
 from monoskd.objects import Objects
 
-# Shares of an object's own pixels that must be seen for KITTI's levels 0 (fully visible) and 1 (partly occluded), and
-# to be labelled at all; below it, or with fewer samples than a person could recognise, a row says DontCare.
-VISIBLE_0 = 0.90
-VISIBLE_1 = 0.50
+# Shares of an object's own pixels that must be seen for KITTI's levels 0 (fully visible) and 1 (partly occluded), and to
+# be labelled at all. Below that, or if its 2D box is lower than KITTI's annotators cared for, a row says DontCare.
+VISIBLE_0 = 0.95
+VISIBLE_1 = 0.40
 VISIBLE_2 = 0.10
-MIN_HEIGHT_SHARE = 0.016  # of the image: 6 px of KITTI's 375
+MIN_HEIGHT_SHARE = 0.045  # of the image: 17 px of KITTI's 375, a car at 65 m
 DONT_CARE_SHARE = 0.02
 _EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 

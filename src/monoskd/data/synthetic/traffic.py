@@ -113,7 +113,7 @@ def _circles(bottom: Floats, dimensions: Floats, yaw: float) -> Floats:
 
 
 def _vehicle(rng: Generator, *, trucks: float = 0.03) -> str:
-    return str(rng.choice(["Car", "Van", "Truck"], p=[0.91 - trucks, 0.09, trucks]))
+    return str(rng.choice(["Car", "Van", "Truck"], p=[0.93 - trucks, 0.07, trucks]))
 
 
 def _clear_of(street: Street, s: float, margin: float) -> bool:
@@ -123,7 +123,7 @@ def _clear_of(street: Street, s: float, margin: float) -> bool:
 def _parked(rng: Generator, street: Street) -> Iterator[_Wish]:
     """Rows along the kerb, and cars in drives and yards beside the street."""
     for side in (-1, 1):
-        full, end = rng.beta(1.0, 0.8) * (street.parking > 0), 8 + rng.exponential(26)
+        full, end = rng.beta(0.9, 1.0) * (street.parking > 0), 6 + rng.exponential(22)
         s = rng.uniform(-3, 4)
         while s < min(end, FAR_M):
             if rng.random() < full and _clear_of(street, s, 8):
@@ -144,15 +144,15 @@ def _parked(rng: Generator, street: Street) -> Iterator[_Wish]:
 def _driving(rng: Generator, street: Street) -> Iterator[_Wish]:
     """Lanes both ways, with gaps that close in dense traffic."""
     fast = street.kind in ("country", "avenue")
-    mean_gap = (30.0 if fast else 42.0) / max(0.3, street.busy)
+    mean_gap = (34.0 if fast else 46.0) / max(0.3, street.busy)
     for lane in range(street.lanes):
         for side in (-1, 1):
             s = rng.uniform(4, 12) + rng.exponential(mean_gap) * (1.0 if side > 0 else 0.8)
             while s < FAR_M:
                 d = side * (lane + 0.5) * LANE_M + rng.normal(0, 0.22)
                 turn = (np.pi if side < 0 else 0.0) + rng.normal(0, 0.03)
-                yield _Wish(_vehicle(rng, trucks=0.10 if fast else 0.03), d, s, turn)
-                s += 5.5 + rng.exponential(mean_gap * (0.35 + s / 35))
+                yield _Wish(_vehicle(rng, trucks=0.09 if fast else 0.03), d, s, turn)
+                s += 5.5 + rng.exponential(mean_gap * (0.3 + s / 24))
 
 
 def _crossing(rng: Generator, street: Street) -> Iterator[_Wish]:
@@ -174,7 +174,7 @@ def _on_foot(rng: Generator, street: Street) -> Iterator[_Wish]:
     if rng.random() > chance:
         return
     for _ in range(1 + rng.poisson({"plaza": 2.6, "urban": 1.0}.get(street.kind, 0.5))):
-        s = 3 + rng.gamma(1.3, 10.5)
+        s = 4 + rng.gamma(1.3, 10.0)
         across = rng.random() < (0.6 if street.kind == "plaza" else 0.3)
         side = rng.choice([-1, 1], p=[0.35, 0.65])
         middle = (
