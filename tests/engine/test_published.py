@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -15,6 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from monoskd import distill
 from monoskd.data.prepare import prepare
 from monoskd.data.synthetic import synthesize
 from monoskd.data.transforms import PublishedData
@@ -91,6 +93,13 @@ def test_a_published_recipe_is_its_corrected_one_with_switches(name: str) -> Non
     starts = {f"detector.init_args.config.{key}" for key in ("initial_depth_m", "initial_size_cells")}
     files = {"out", "start", "distillation.teacher"}
     assert set(differences(corrected, published)) - files - starts == PUBLISHED[f"kitti/{name}_published.yaml"]
+
+
+@pytest.mark.parametrize("name", sorted(distill.__all__))
+def test_nothing_is_published_by_default(name: str) -> None:
+    defaults = {key: one.default for key, one in inspect.signature(getattr(distill, name)).parameters.items()}
+    assert "published" not in defaults.values()
+    assert not [key for key in defaults if key in FLAGS and defaults[key] is not False]
 
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
