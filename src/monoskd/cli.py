@@ -199,7 +199,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from monoskd.evaluation.report import table, write_html, write_json
 
     folders, model = (options.labels, options.predictions), (options.model, options.data)
-    if all(folders) == all(model):
+    if not ((all(folders) and not any(model)) or (all(model) and not any(folders))):
         raise InputError("evaluate: expected either --labels and --predictions, or --model and --data")
     wanted = {"classes": options.classes, "bootstrap": options.bootstrap}
     wanted |= {"distances": options.distances, "anatomy": options.anatomy}
@@ -211,7 +211,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     else:
         from monoskd.engine.measure import evaluate_model
 
-        evaluation = evaluate_model(options.model, root=options.data, split=options.split or "val", **wanted)
+        with _progress("predicting") as progress:
+            evaluation = evaluate_model(
+                options.model, root=options.data, split=options.split or "val", progress=progress, **wanted
+            )
     if options.json:
         write_json(evaluation, options.json)
     if options.html:
@@ -269,7 +272,7 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def _count(text: str) -> int:
     """A positive whole number."""
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
@@ -288,11 +291,14 @@ def _share(text: str) -> float:
 def _size(text: str) -> tuple[int, int]:
     """`WIDTHxHEIGHT`."""
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT such as 416x128, got {text!r}")
     return int(width), int(height)
 
 
 def _names(text: str) -> tuple[str, ...]:
     """Comma-separated names."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError(f"expected comma-separated names, got {text!r}")
+    return names

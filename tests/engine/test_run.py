@@ -1,11 +1,19 @@
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from monoskd.engine.config import RunConfig
+from monoskd.engine.run import build_training
+from monoskd.engine.schedule import TaskWeights
+from monoskd.engine.training import Training
+from monoskd.errors import InputError
+from monoskd.models.weights import load_model
 
 Run = Callable[..., Path]
 
@@ -56,10 +64,132 @@ def test_the_same_seed_gives_the_same_run_whatever_the_workers(run: Run, tmp_pat
 def test_a_resumed_run_is_the_run_that_was_never_stopped(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monoskd.engine.schedule.TaskWeights.history", 2)
-    straight = run(out=str(tmp_path / "straight"), task_learning=True, epochs=4)
-    stopped = run(out=str(tmp_path / "stopped"), task_learning=True, epochs=2)
-    resumed = run(out=str(stopped), task_learning=True, epochs=4, resume=stopped)
+    monkeypatch.setattr(TaskWeights, "over", lambda epochs: TaskWeights(epochs=6, history=3))
+    straight = run(out=str(tmp_path / "straight"), task_learning=True, epochs=5)
+    stopped = run(out=str(tmp_path / "stopped"), task_learning=True, epochs=3)
+    resumed = run(out=str(stopped), task_learning=True, epochs=5, resume=stopped)
     assert resumed == stopped
+    late = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)["weights"]
+    assert 0 < late["depth"] < 1, "task learning is at work, or this test says nothing of it"
     assert (resumed / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
     assert_same_weights(straight, resumed)
+
+
+def test_rows_that_a_resumed_run_repeats_are_dropped(run: Run, tmp_path: Path) -> None:
+    straight = run(out=str(tmp_path / "straight"), epochs=2)
+    folder = run(out=str(tmp_path / "killed"), epochs=1)
+    with (folder / "metrics.csv").open("a") as file:  # as if it had been killed in the second epoch
+        file.write((folder / "metrics.csv").read_text().splitlines()[-1].replace("0,1,", "1,2,", 1) + "\n")
+    run(out=str(folder), epochs=2, resume=folder)
+    assert [row["step"] for row in rows(folder)] == ["0", "1", "2", "3"]
+    assert losses(folder) == losses(straight)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["steps"] == 4
+    assert manifest["images_per_second"] == pytest.approx(4 / manifest["train_seconds"], rel=0.05)  # of this process
+
+
+def test_ctrl_c_keeps_model_and_manifest(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Training, *_: object) -> None:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "on_train_batch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(epochs=3)
+    load_model(tmp_path / "run" / "model.safetensors")
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["steps"] == 3
+    assert len(losses(tmp_path / "run")) >= 2
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_a_damaged_frame_is_one_line_and_what_was_learnt_is_kept(
+    run: Run, scenes: Path, tmp_path: Path, workers: str
+) -> None:
+    root = shutil.copytree(scenes, tmp_path / "data")
+    frame = (root / "ImageSets" / "val.txt").read_text().split()[0]
+    image = root / "training" / "image_2" / f"{frame}.png"
+    image.write_bytes(image.read_bytes()[:900])
+    with pytest.raises(InputError, match=rf"^{image}: expected a whole image, got one without its end"):
+        run("--data.root", str(root), "--data.workers", workers, validation={"every": 1})
+    load_model(tmp_path / "run" / "model.safetensors")
+
+
+def test_the_teacher_only_teaches(run: Run, tmp_path: Path) -> None:
+    teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher")) / "model.safetensors"
+    before = load_file(teacher)
+    terms = {
+        "rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}},
+        "head": {"loss": {"class_path": "monoskd.distill.HeadLoss"}, "between": "output"},
+    }
+    taps = [{"student": "neck.8", "adapter": "conv"}]
+    recipe = {"teacher": str(teacher), "taps": taps, "terms": terms, "record_every": 2}
+    captured = {}
+
+    def keep(config: RunConfig, student: object) -> Training:
+        captured["training"] = build_training(config, student)
+        return captured["training"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("monoskd.engine.run.build_training", keep)
+        folder = run("--log_every", "3", out=str(tmp_path / "student"), distillation=recipe)
+    after = captured["training"].distiller.teacher.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert weights(folder).keys() == load_model(folder / "model.safetensors").state_dict().keys()
+    table = rows(folder)
+    assert all(any(row[f"train/distill_{term}"] for row in table) for term in terms)
+    readings = {row["step"]: row["flight/rank/loss"] for row in table if row["flight/rank/loss"]}
+    assert list(readings) == ["0", "2"]
+    assert len({*readings.values()}) == 2
+
+
+def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
+    folder = run(epochs=1)
+    kept = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match=r"run: holds a run; go on with `--resume"):
+        run(epochs=1)
+    other = run(epochs=1, out=str(tmp_path / "other"))
+    with pytest.raises(InputError, match=r"run: holds a run; go on with `--resume"):
+        run(epochs=2, resume=other)
+    assert (folder / "model.safetensors").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--detector.init_args.config.geometry", "published"], "detector: expected geometry `corrected`"),
+        (["--data.published.per_axis_decoding", "true"], "detector: expected geometry `published`"),
+        (["--data.batch_size", "5"], r"expected at least one batch of 5 frames in split train, got 4 frames"),
+        (["--data.root", "nowhere"], r"nowhere/ImageSets/train.txt: expected a readable file"),
+        (["--data.train", "nosuch"], r"nosuch.txt: expected a readable file"),
+        (["--data.dataset", "pathlib.Path"], "data.dataset: expected a class such as"),
+        (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
+        (["--detector", "null"], "expected `detector` .* or `start`"),
+        (["--accelerator", "toaster"], "expected what this machine can do, .*toaster"),
+        (["--seed", "-1"], "seed: expected 0 to 4294967295, got -1"),
+        (["--epochs", "0"], "epochs: expected at least 1, got 0"),
+        (["--optimizer.schedule.base", "0"], "schedule: expected rates and decay above 0"),
+        (["--validation.classes", "[Tram]"], "expected some of Pedestrian, Car, Cyclist, got 'Tram'"),
+        (["--epocs", "3"], r"unknown key 'epocs'; did you mean 'epochs'\?"),
+        (["--data.batchsize=3"], r"unknown key 'data.batchsize'; did you mean 'batch_size'\?"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(run: Run, overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        run(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"no checkpoint"])
+def test_resuming_needs_a_checkpoint(run: Run, tmp_path: Path, content: bytes | None) -> None:
+    (tmp_path / "old" / "checkpoints").mkdir(parents=True)
+    if content is not None:
+        (tmp_path / "old" / "checkpoints" / "last.ckpt").write_bytes(content)
+    with pytest.raises(InputError, match=r"old: expected a run folder|last.ckpt: expected a PyTorch checkpoint"):
+        run(resume=tmp_path / "old")
+
+
+def test_weights_of_another_network_are_refused(run: Run, tmp_path: Path) -> None:
+    start = run(epochs=1, out=str(tmp_path / "first")) / "model.safetensors"
+    with pytest.raises(InputError, match=r"model.safetensors: expected weights that fit the configured `detector`"):
+        run("--start", str(start), "--detector.init_args.config.head_width", "16")

@@ -1,6 +1,6 @@
 """How good a detector is: average precision, and the depth error at the true peaks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,19 +76,37 @@ def measure_batch(detector: Any, batch: Batch, measurement: Measurement) -> None
         measurement.depth_errors_m += (depth - batch.targets.depth).abs().tolist()
 
 
-def measure(detector: Any, batches: Iterable[Batch], measurement: Measurement) -> Measurement:
-    """Measure a detector on labelled batches, in eval mode, on the device where it is."""
+def measure(
+    detector: Any,
+    batches: DataLoader[Any],
+    measurement: Measurement,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Measurement:
+    """Measure a detector on labelled batches, in eval mode, on the device where it is.
+
+    progress: called with (batches done, batches in all).
+    """
     device = next(detector.parameters()).device
     detector.eval()
-    for batch in batches:
+    for done, batch in enumerate(batches, start=1):
         measure_batch(detector, batch.to(device), measurement)
+        progress(done, len(batches))
     return measurement
 
 
-def evaluate_model(model: Path, *, root: Path, split: str = "val", device: str = "cpu", **options: Any) -> Evaluation:
-    """Predict every frame of a split and evaluate. options: as `evaluate_kitti`'s."""
-    detector: Any = load_model(model, device=device)
-    measurement = measure(detector, labelled_batches(detector, root, split=split), Measurement())
+def evaluate_model(
+    model: Path,
+    *,
+    root: Path,
+    split: str = "val",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Evaluation:
+    """Predict every frame of a split and evaluate. progress: as `measure`'s; options: as `evaluate_kitti`'s."""
+    detector: Any = load_model(model)
+    batches = labelled_batches(detector, root, split=split)
+    measurement = measure(detector, batches, Measurement(), progress=progress)
     return evaluate_kitti(measurement.ground_truth, measurement.detections, **options)
 
 

@@ -55,7 +55,7 @@ class Training(pl.LightningModule):
         loss = task_loss if distilled is None else task_loss + distilled.total
 
         if self.recorder is not None and distilled is not None:
-            self.log_dict(self.recorder.record(distilled, task=task_loss, step=self.global_step))
+            self._log_reading(self.recorder.record(distilled, task=task_loss, step=self.global_step))
         self._remember(tasks, distilled)
         self.log_dict({f"train/{name}": value.detach() for name, value in self._named(tasks, distilled, loss).items()})
         return loss
@@ -126,6 +126,11 @@ class Training(pl.LightningModule):
             for name, parameter in module.named_parameters():
                 if name.endswith("bias") == bias and parameter.requires_grad:
                     yield parameter
+
+    def _log_reading(self, reading: Mapping[str, float]) -> None:
+        """Straight to the loggers: `log_dict` would keep it only where `log_every` happens to fall on the same step."""
+        for logger in self.loggers if reading else ():
+            logger.log_metrics({**reading, "epoch": self.current_epoch}, step=self.global_step)
 
     def _remember(self, tasks: Mapping[str, Tensor], distilled: Distilled | None) -> None:
         """Add to the epoch's sums, on the device, without waiting for it."""

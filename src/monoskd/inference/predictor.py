@@ -1,8 +1,10 @@
 """An image and its camera become boxes; so do folders and videos."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monoskd.data.files import write_atomically
 from monoskd.data.kitti import make_sample
 from monoskd.data.kitti_io import read_calibration, read_image, write_objects
 from monoskd.data.transforms import Frame, PublishedData
@@ -35,9 +38,9 @@ class Predictor:
     """
 
     def __init__(self, model: str | Path | Detector, *, device: str | torch.device = "cpu") -> None:
-        self.detector: Any = load_model(Path(model)) if isinstance(model, str | Path) else model
-        self.detector.to(device).eval()
-        self.device = torch.device(device)
+        self.device = usable_device(device)
+        detector: Any = load_model(model) if isinstance(model, str | Path) else model
+        self.detector = detector.to(self.device).eval()
         published = self.detector.config.geometry == "published"
         self.published = PublishedData.all() if published else PublishedData()
 
@@ -63,6 +66,15 @@ class Predictor:
         return make_sample("", frame, input_size=self.detector.input_size, published=self.published)
 
 
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device, once a tensor has been there. Raises InputError for one that this machine has not."""
+    try:
+        return torch.zeros((), device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device: expected one that this machine has, such as cpu, got {device}: {reason}") from error
+
+
 @dataclass(frozen=True)
 class CameraSource:
     """Where the camera of a picture comes from: a calibration file, a folder of them, or one number."""
@@ -75,6 +87,12 @@ class CameraSource:
         given = [value for value in (self.calibration, self.focal_px, self.hfov_deg) if value is not None]
         if len(given) != 1:
             raise InputError(f"camera: expected exactly one of --calib, --focal and --hfov, got {len(given)}")
+        if self.focal_px is not None and not 0 < self.focal_px < math.inf:
+            raise InputError(f"--focal: expected a positive number of pixels, got {self.focal_px}")
+        if self.hfov_deg is not None and not 0 < self.hfov_deg < 180:
+            raise InputError(f"--hfov: expected degrees between 0 and 180, got {self.hfov_deg}")
+        if self.calibration is not None and not self.calibration.exists():
+            raise InputError(f"{self.calibration}: expected a calibration file or a folder of them, got neither")
 
     def camera(self, stem: str, *, width: int, height: int) -> Camera:
         """The camera of the width x height picture called `stem`."""
@@ -102,7 +120,6 @@ def predict_source(
     Writes `out/kitti/<stem>.txt` and `out/detections.json`, with `draw` also `out/drawn/<stem>.jpg` (the boxes on the
     picture and from above). score: least score. What was done before an interruption stays.
     """
-    (out / "kitti").mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
     total, pictures = open_source(source)
     try:
@@ -115,8 +132,9 @@ def predict_source(
             entries.append({"image": stem, "detections": as_json(objects)})
             progress(len(entries), total)
     finally:
-        document = {"schema": SCHEMA, "images": entries}
-        (out / "detections.json").write_text(json.dumps(document, indent=1) + "\n")
+        if entries:
+            document = {"schema": SCHEMA, "images": entries}
+            write_atomically(out / "detections.json", (json.dumps(document, indent=1) + "\n").encode())
     return len(entries)
 
 
@@ -126,6 +144,9 @@ def open_source(source: Path) -> tuple[int, Iterator[tuple[str, NDArray[np.uint8
         paths = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not paths:
             raise InputError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
+        for one, other in pairwise(paths):
+            if one.stem == other.stem:
+                raise InputError(f"{source}: expected names that differ, got {one.name} and {other.name}; rename one")
         return len(paths), ((path.stem, read_image(path)) for path in paths)
     if not source.exists():
         raise InputError(f"{source}: no such image, folder or video")
@@ -136,22 +157,20 @@ def open_source(source: Path) -> tuple[int, Iterator[tuple[str, NDArray[np.uint8
 
 def _open_video(source: Path) -> tuple[int, Iterator[tuple[str, NDArray[np.uint8]]]]:
     capture = cv2.VideoCapture(str(source))
-    if not capture.isOpened():
+    good, bgr = capture.read()
+    if not good:
         raise InputError(
-            f"{source}: expected a video that OpenCV can read, got something else; try an .mp4 or a folder"
+            f"{source}: expected a video that OpenCV can read, got something else; try an .mp4 or a folder of images"
         )
 
-    def pictures() -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        index = 0
-        while True:
-            good, bgr = capture.read()
+    def pictures(good: bool, bgr: Any) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        for index in count():
             if not good:
-                capture.release()
                 return
             yield f"{index:06d}", np.ascontiguousarray(bgr[..., ::-1])
-            index += 1
+            good, bgr = capture.read()
 
-    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), pictures()
+    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), pictures(good, bgr)
 
 
 def as_json(objects: Objects) -> list[dict[str, Any]]:
@@ -173,7 +192,6 @@ def as_json(objects: Objects) -> list[dict[str, Any]]:
 
 def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
     """Write RGB pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     good, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
     assert good, "JPEG encoding of an RGB image does not fail"
-    path.write_bytes(code.tobytes())
+    write_atomically(path, code.tobytes())
