@@ -1,10 +1,14 @@
 import copy
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.nn.parallel import DistributedDataParallel
 
 from monoskd.distill import AffinityLoss, Distiller, ImitationLoss, Outlet, Ramp, SpearmanLoss, Tap, Term, TokensAsMap
 from monoskd.errors import InputError
@@ -351,3 +355,43 @@ def test_shared_modules_are_refused() -> None:
     student = network()
     with pytest.raises(InputError, match=r"share modules: give the teacher its own with copy\.deepcopy"):
         distiller(student=student, teacher=student)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while tracing
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_distiller_gives_the_same_numbers(in_place: bool, images: Tensor) -> None:
+    plain, compiled = distiller(), distiller()
+    if in_place:
+        compiled.compile(backend="eager")
+    run = compiled if in_place else torch.compile(compiled, backend="eager")
+    for _ in range(2):
+        totals = []
+        for call, distil in ((plain, plain), (run, compiled)):
+            torch.manual_seed(2)
+            out = call(images)
+            out.total.backward()
+            totals.append(out.total.item())
+            distil.student.eval()(images)  # as in validation: without the distiller, and it keeps no map
+            distil.student.train()
+            assert not any(probe.caught for probe in distil._student_probes)
+        assert totals[0] == totals[1]
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_gradients_of_one(tmp_path: Path) -> None:
+    worker = [sys.executable, str(Path(__file__).with_name("parallel_worker.py"))]
+    running = [
+        subprocess.Popen([*worker, str(rank), str(world), str(tmp_path)]) for world in (1, 2) for rank in range(world)
+    ]
+    assert [process.wait(timeout=300) for process in running] == [0, 0, 0]
+    torch.testing.assert_close(torch.load(tmp_path / "gradients_2"), torch.load(tmp_path / "gradients_1"))
+
+
+def test_data_parallel_before_first_use_is_refused_by_torch(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError, match="uninitialized parameters"):
+            DistributedDataParallel(distiller())
+    finally:
+        torch.distributed.destroy_process_group()

@@ -157,7 +157,7 @@ class Probe:
         if not caught:
             raise InputError(
                 f"{self.where} did not run in this forward pass: tap a module whose forward is called "
-                "(not a ModuleList); of a network compiled with torch.compile and used before, give the original"
+                "(not a ModuleList); where the network itself is compiled, compile the distiller instead"
             )
         if len(caught) > 1 and self.outlet.call is None:
             raise InputError(

@@ -1,0 +1,38 @@
+"""The examples of the documentation, as a reader would run them, only shorter."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from monoskd.distill import Distiller
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize(("name", "steps"), [("distil_classifiers", 4), ("distil_timm", 4), ("distil_fpn", 3)])
+def test_an_example_learns_and_leaves_no_hook(name: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Distiller] = []
+    build = Distiller.__init__
+
+    def remember(self: Distiller, *args: object, **options: object) -> None:
+        build(self, *args, **options)
+        made.append(self)
+
+    monkeypatch.setattr(Distiller, "__init__", remember)
+    losses = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](steps)
+    assert len(losses) == steps
+    assert losses[-1] < losses[0]
+    (distiller,) = made
+    assert not any(hooks(network) for network in (distiller, distiller.teacher))
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+def test_every_example_is_on_its_page() -> None:
+    page = (EXAMPLES.parent / "docs" / "distiller.md").read_text()
+    for example in ("distil_classifiers", "distil_timm", "distil_fpn"):
+        assert f"examples/{example}.py" in page
