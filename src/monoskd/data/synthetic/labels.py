@@ -13,8 +13,8 @@ from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import alpha_from_yaw
 from monoskd.objects import Objects
 
-# Shares of an object's own pixels that must be seen for KITTI's levels 0 (fully visible) and 1 (partly occluded), and to
-# be labelled at all. Below that, or if its 2D box is lower than KITTI's annotators cared for, a row says DontCare.
+# Shares of an object's own pixels that must be seen for KITTI's levels 0 (fully visible) and 1 (partly occluded), and
+# to be labelled at all. Below that, or if its 2D box is lower than KITTI's annotators cared for, a row says DontCare.
 VISIBLE_0 = 0.95
 VISIBLE_1 = 0.40
 VISIBLE_2 = 0.10

@@ -128,9 +128,9 @@ def _plant_model(kind: str, variant: int, detail: int) -> Mesh:
     rng = np.random.default_rng(variant)
     leaves, sides, balls = ((240, 10, 5), (60, 8, 5), (14, 6, 3))[detail]
     if kind == "bush":
-        crowns = [
-            (rng.normal(0, 0.22, 3) * [1.8, 0.4, 0.8] - [0, 0.42, 0], rng.uniform(0.34, 0.5, 3)) for _ in range(balls)
-        ]
+        sizes = rng.uniform(0.34, 0.5, (balls, 3))
+        middles = rng.normal(0, 1, (balls, 3)) * [0.4, 0, 0.18] - sizes * [0, 0.8, 0]
+        crowns = zip(middles, sizes, strict=True)
         return Mesh.join([_crown(rng, centre, radii, leaves=leaves, sides=sides) for centre, radii in crowns])
     spread, trunk = rng.uniform(0.20, 0.30), rng.uniform(0.22, 0.34)
     reach = np.array([spread, (1 - trunk) / 2, spread])
