@@ -207,11 +207,19 @@ def quality(document: dict[str, Any]) -> dict[str, float]:
     return {"ap": chosen["moderate"] or 0.0, "depth_m": measurement.depth_error_m()["median"] or math.nan}
 
 
-def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval (Student's t)."""
+def spread(values: Iterable[float], digits: int) -> str:
+    """Mean and, of several values, standard deviation."""
     x = np.array(list(values))
-    half = student_t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)) if len(x) > 1 else 0.0
-    return float(x.mean()), float(half)
+    return f"{x.mean():.{digits}f}" + (f" ± {x.std(ddof=1):.{digits}f}" if len(x) > 1 else "")
+
+
+def difference(values: Iterable[float], digits: int) -> str:
+    """Mean and, of several values, its 95 % interval (Student's t)."""
+    x = np.array(list(values))
+    if len(x) == 1:
+        return f"{x[0]:+.{digits}f}"
+    half = student_t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
+    return f"{x.mean():+.{digits}f} [{x.mean() - half:+.{digits}f}, {x.mean() + half:+.{digits}f}]"
 
 
 def table(results: dict[str, dict[int, dict[str, Any]]]) -> str:
@@ -224,14 +232,10 @@ def table(results: dict[str, dict[int, dict[str, Any]]]) -> str:
         cells = []
         for key, digits in (("ap", 1), ("depth_m", 2)):
             values = {seed: one[key] for seed, one in results[name].items()}
-            x = np.array(list(values.values()))
-            cells.append(f"{x.mean():.{digits}f} ± {x.std(ddof=1) if len(x) > 1 else 0:.{digits}f}")
-            reference = results[run.against if name in THEN else name]
-            mean, half = interval(value - reference[seed][key] for seed, value in values.items())
-            compared = name in THEN and name != run.against
-            cells.append(
-                f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]" if compared else ""
-            )
+            cells.append(spread(values.values(), digits))
+            reference = results[run.against]
+            paired = [value - reference[seed][key] for seed, value in values.items()]
+            cells.append(difference(paired, digits) if name in THEN and name != run.against else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
