@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ class Plan:
         return merged(_recipe(run.recipe), own, run.changes)
 
 
+@cache
 def _recipe(name: str) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load(find_config(Path(f"demo/{name}.yaml")).read_text())
     return document
