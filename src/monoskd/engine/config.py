@@ -168,6 +168,7 @@ class LoadedConfig:
     """A checked configuration: `run` builds its objects once the seed is set; `text` is what `config.yaml` keeps."""
 
     seed: int
+    out: Path
     text: str
     parser: Any
     namespace: Any
@@ -211,7 +212,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     namespace.pop("config")
     if not 0 <= namespace.seed < MOST_SEEDS:
         raise InputError(f"{path}: seed: expected 0 to {MOST_SEEDS - 1}, got {namespace.seed}")
-    return LoadedConfig(namespace.seed, parser.dump(namespace, skip_unset=False), parser, namespace)
+    return LoadedConfig(
+        namespace.seed, Path(namespace.out), parser.dump(namespace, skip_unset=False), parser, namespace
+    )
 
 
 def _at_least(least: float, values: Mapping[str, float]) -> None:

@@ -34,12 +34,12 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
 
     Raises InputError for data or model files that do not fit, KeyboardInterrupt once an interrupted run is saved.
     """
+    checkpoint = _last_checkpoint(resume) if resume else None
+    _check_folder(loaded.out, resume=resume)
     pl.seed_everything(loaded.seed, workers=True, verbose=False)
     config = loaded.run()
     if config.threads:
         torch.set_num_threads(config.threads)
-    _check_folder(config.out, resume=resume)
-    checkpoint = _last_checkpoint(resume) if resume else None
     history = _history(checkpoint) if checkpoint else []
     student = build_student(config)
     frames = Frames(config, student)

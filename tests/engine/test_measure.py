@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from monoskd.data.kitti_io import read_split
+from monoskd.engine.evaluate import evaluate_folders
+from monoskd.engine.measure import Measurement, evaluate_model, labelled_batches, measure
+from monoskd.inference.predictor import CameraSource, Predictor, predict_source
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.models.weights import save_model
+from monoskd.objects import Objects
+
+
+@pytest.fixture(scope="module")
+def detector() -> DidM3D:
+    torch.manual_seed(0)
+    narrow = {"channels": [4, 4, 8, 8, 8, 8]}
+    return DidM3D(DidM3DConfig(pretrained=False, backbone_arguments=narrow, head_width=8, input_size=(128, 64)))
+
+
+def test_a_model_scores_as_its_predicted_files_do(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.safetensors"
+    save_model(detector, model, provenance={})
+    told: list[tuple[int, int]] = []
+    direct = evaluate_model(model, root=scenes, split="val", progress=lambda *now: told.append(now))
+    assert told == [(1, 1)]
+
+    training = scenes / "training"
+    cameras = CameraSource(calibration=training / "calib")
+    predict_source(Predictor(model), training / "image_2", cameras=cameras, out=tmp_path / "out", score=0.0)
+    folders = {"labels": training / "label_2", "predictions": tmp_path / "out" / "kitti"}
+    from_files = evaluate_folders(**folders, split=scenes / "ImageSets" / "val.txt")
+    assert from_files.frames == direct.frames == 2
+    for one, other in zip(direct.rows(), from_files.rows(), strict=True):
+        assert one == pytest.approx(other, abs=0.01)
+
+
+def test_the_files_of_a_split_hold_what_measuring_saw(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:
+    measured = measure(detector, labelled_batches(detector, scenes, split="trainval"), Measurement())
+    names = read_split(scenes / "ImageSets" / "trainval.txt")
+    assert len(measured.detections) == len(measured.ground_truth) == len(names)
+    predictor, layout = Predictor(detector), scenes / "training"
+    cameras = CameraSource(calibration=layout / "calib")
+    for name, objects in zip(names[:2], measured.detections, strict=False):
+        out = tmp_path / name
+        predict_source(predictor, layout / "image_2" / f"{name}.png", cameras=cameras, out=out, score=0.0)
+        lines = (out / "kitti" / f"{name}.txt").read_text().splitlines()
+        assert len(lines) == len(objects)
+        scores = sorted(float(line.split()[-1]) for line in lines)
+        assert scores == pytest.approx(sorted(objects.scores), abs=1e-5)
+
+
+def test_the_depth_error_is_that_of_every_supervised_object(detector: DidM3D, scenes: Path) -> None:
+    batches = labelled_batches(detector, scenes, split="trainval")
+    supervised = sum(len(batch.targets.label) for batch in batches)
+    measured = measure(detector, batches, Measurement())
+    assert len(measured.depth_errors_m) == supervised > 0
+    errors = measured.depth_error_m()
+    assert errors["median"] == pytest.approx(float(torch.tensor(measured.depth_errors_m).quantile(0.5)), rel=1e-5)
+    assert errors["mean"] == pytest.approx(sum(measured.depth_errors_m) / supervised)
+
+
+def test_measuring_in_parts_is_measuring_at_once(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:
+    whole = measure(detector, labelled_batches(detector, scenes, split="trainval"), Measurement())
+    single = labelled_batches(detector, scenes, split="trainval", batch_size=1)
+    parts = measure(detector, single, Measurement())
+    assert parts.depth_errors_m == pytest.approx(whole.depth_errors_m, abs=1e-3)
+    assert [len(one) for one in parts.detections] == [len(one) for one in whole.detections]
+
+
+def test_without_objects_there_is_no_depth_error() -> None:
+    empty = Measurement(ground_truth=[Objects.empty()], detections=[Objects.empty(scored=True)])
+    assert empty.depth_error_m() == {"median": None, "mean": None}
+    assert not any(name.startswith("depth_error") for name in empty.summary())
+    empty.clear()
+    assert empty.ground_truth == empty.detections == []

@@ -1,0 +1,76 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monoskd.engine.schedule import PREREQUISITES, LearningRateSchedule, TaskWeights
+from monoskd.errors import InputError
+
+
+def falling(epoch: int) -> dict[str, float]:
+    """Losses that fall fast at first."""
+    return {task: math.exp(-epoch / 3) for task in PREREQUISITES}
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_at_each_milestone() -> None:
+    schedule = LearningRateSchedule()
+    assert schedule.rate(0) == 1e-5
+    assert schedule.rate(2.5) == pytest.approx((1e-5 + 1e-3) / 2)
+    assert schedule.rate(5) == schedule.rate(89.99) == 1e-3
+    assert schedule.rate(90) == pytest.approx(1e-4)
+    assert schedule.rate(120) == pytest.approx(1e-5)
+
+
+def test_published_quirks_are_late_and_stepwise() -> None:
+    late = LearningRateSchedule(milestones_after_warmup=True)
+    assert late.rate(94.9) == 1e-3
+    assert late.rate(95) == pytest.approx(1e-4)
+    steps = LearningRateSchedule(once_an_epoch=True)
+    assert steps.rate(0.99) == 1e-5
+    assert steps.rate(2.9) == steps.rate(2)
+
+
+@given(epochs=st.lists(st.floats(0, 5), min_size=2, max_size=10))
+def test_the_warm_up_never_falls(epochs: list[float]) -> None:
+    rates = [LearningRateSchedule().rate(epoch) for epoch in sorted(epochs)]
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize("wrong", [{"base": 0.0}, {"warmup_start": -1.0}, {"decay": 0.0}, {"warmup_epochs": -1}])
+def test_a_schedule_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="schedule: expected rates and decay above 0"):
+        LearningRateSchedule(**wrong)  # type: ignore[arg-type]
+
+
+def test_tasks_wait_for_what_they_need() -> None:
+    weights = TaskWeights(epochs=10, history=3)
+    seen = [weights.start(), *(weights.advance(falling(epoch), epoch + 1) for epoch in range(12))]
+    for task, needed in PREREQUISITES.items():
+        course = [one[task] for one in seen]
+        if not needed:
+            assert course == [1.0] * len(course)
+            continue
+        assert course[:4] == [0.0] * 4
+        assert course == sorted(course), "losses settle, so nothing loses weight again"
+        assert course[-1] == 1.0
+        assert 0 < course[6] < 1
+
+
+def test_a_task_that_never_settles_counts_in_the_end() -> None:
+    weights = TaskWeights(epochs=8, history=3)
+    steady = [weights.advance(dict.fromkeys(PREREQUISITES, 100.0 - epoch), epoch + 1) for epoch in range(8)]
+    assert steady[3]["depth"] == pytest.approx(1 / 5)  # c is 0: the share of the training that has passed
+    assert steady[-1]["depth"] == 1.0
+
+
+def test_the_state_goes_through_json() -> None:
+    straight, stopped = TaskWeights(epochs=10, history=3), TaskWeights(epochs=10, history=3)
+    for epoch in range(5):
+        straight.advance(falling(epoch), epoch + 1)
+        stopped.advance(falling(epoch), epoch + 1)
+    resumed = TaskWeights(epochs=10, history=3)
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    for epoch in range(5, 9):
+        assert resumed.advance(falling(epoch), epoch + 1) == straight.advance(falling(epoch), epoch + 1)

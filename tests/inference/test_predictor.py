@@ -1,0 +1,188 @@
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from monoskd.data.kitti_io import read_calibration, read_image, read_objects
+from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera
+from monoskd.inference.predictor import CameraSource, Predictor, predict_source
+
+FOCAL = CameraSource(focal_px=100.0)
+
+
+@pytest.fixture(scope="module")
+def predictor(model: Path) -> Predictor:
+    return Predictor(model)
+
+
+def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures a.png, b.jpg, c.png of two sizes."""
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for name, size in (("a.png", (90, 60)), ("b.jpg", (120, 40)), ("c.png", (90, 60))):
+        cv2.imwrite(str(path / name), picture(*size))
+    return path
+
+
+def document(out: Path) -> dict:
+    return json.loads((out / "detections.json").read_text())
+
+
+@pytest.mark.parametrize("size", [(160, 90), (90, 160), (416, 128), (1, 1)])
+def test_a_picture_of_any_shape_has_boxes_in_its_own_pixels(predictor: Predictor, size: tuple[int, int]) -> None:
+    width, height = size
+    camera = Camera.from_focal(100.0, width=width, height=height)
+    found = predictor(picture(width, height), camera)
+    assert len(found) > 0
+    assert (found.scores.diff() <= 0).all()
+    u, v = ((found.boxes_2d[:, :2] + found.boxes_2d[:, 2:]) / 2).unbind(-1)
+    cells = 4 / min(128 / width, 64 / height)  # a cell of the network in original pixels
+    sideways, down = (128 * cells / 4 - width) / 2, (64 * cells / 4 - height) / 2  # the empty bars around the picture
+    assert (u > -sideways - 6 * cells).all()
+    assert (u < width + sideways + 6 * cells).all()
+    assert (v > -down - 6 * cells).all()
+    assert (v < height + down + 6 * cells).all()
+
+
+def test_a_folder_becomes_text_json_and_pictures(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    out, told = tmp_path / "out", []
+    done = predict_source(
+        predictor, folder, cameras=FOCAL, out=out, score=0.0, draw=True, progress=lambda *now: told.append(now)
+    )
+    assert done == 3
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    written = document(out)
+    assert written["schema"] == "monoskd/detections/1"
+    assert [one["image"] for one in written["images"]] == ["a", "b", "c"]
+    for one in written["images"]:
+        text = read_objects(out / "kitti" / f"{one['image']}.txt", scored=True)
+        assert len(text) == len(one["detections"]) > 0
+        first = one["detections"][0]
+        assert first["class"] == text.names[0]
+        assert np.allclose(first["box_2d_px"], text.boxes_2d[0], atol=1e-6)
+        assert np.allclose(first["bottom_centre_m"], text.bottom[0], atol=1e-6)
+        assert np.allclose(first["height_width_length_m"], text.dimensions[0], atol=1e-6)
+        assert np.allclose((first["score"], first["yaw_rad"]), (text.scores[0], text.yaw[0]), atol=1e-6)
+        drawn = read_image(out / "drawn" / f"{one['image']}.jpg")
+        assert drawn.shape[0] >= 40
+        assert drawn.std() > 0
+
+
+def test_scores_below_the_least_are_left_out(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    predict_source(predictor, folder / "a.png", cameras=FOCAL, out=tmp_path / "all", score=0.0)
+    scores = sorted(one["score"] for one in document(tmp_path / "all")["images"][0]["detections"])
+    middle = (scores[-1] + scores[0]) / 2
+    predict_source(predictor, folder / "a.png", cameras=FOCAL, out=tmp_path / "some", score=middle)
+    kept = sorted(one["score"] for one in document(tmp_path / "some")["images"][0]["detections"])
+    assert kept == [score for score in scores if score >= middle]
+
+
+def test_a_broken_picture_is_named_and_what_was_done_is_kept(
+    predictor: Predictor, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
+    with pytest.raises(InputError, match=r"b\.jpg: expected a whole image"):
+        predict_source(predictor, folder, cameras=FOCAL, out=tmp_path / "out")
+    assert [one["image"] for one in document(tmp_path / "out")["images"]] == ["a"]
+    assert (tmp_path / "out" / "kitti" / "a.txt").is_file()
+
+
+def test_a_failed_attempt_leaves_earlier_results_alone(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_source(predictor, folder, cameras=FOCAL, out=out)
+    before = (out / "detections.json").read_text()
+    (folder / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.png: expected an image"):
+        predict_source(predictor, folder, cameras=FOCAL, out=out)
+    assert (out / "detections.json").read_text() == before
+
+
+def test_a_video_is_a_picture_after_the_other(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "drive.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (160, 96))
+    for seed in range(3):
+        writer.write(picture(160, 96, seed))
+    writer.release()
+    told: list[tuple[int, int]] = []
+    count = predict_source(predictor, path, cameras=FOCAL, out=tmp_path / "out", progress=lambda *now: told.append(now))
+    assert count == 3
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert sorted(one.name for one in (tmp_path / "out" / "kitti").iterdir()) == [f"00000{i}.txt" for i in range(3)]
+
+
+@pytest.mark.parametrize("name", ["fake.avi", "fake.png", "nowhere.png", "empty", "twins"])
+def test_what_is_no_source_is_named(predictor: Predictor, tmp_path: Path, name: str) -> None:
+    source = tmp_path / name
+    if name.startswith("fake"):
+        source.write_bytes(b"no picture")
+    elif name in ("empty", "twins"):
+        source.mkdir()
+    if name == "twins":
+        for suffix in ("png", "jpg"):
+            cv2.imwrite(str(source / f"a.{suffix}"), picture(40, 40))
+    with pytest.raises(InputError, match=rf"{name}: (expected|no such)") as caught:
+        predict_source(predictor, source, cameras=FOCAL, out=tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_calibration_comes_from_a_file_a_folder_or_a_number(scenes: Path) -> None:
+    calib = scenes / "training" / "calib"
+    truth = read_calibration(calib / "000001.txt").camera.P
+    of_file = CameraSource(calibration=calib / "000001.txt").camera("anything", width=416, height=128)
+    of_folder = CameraSource(calibration=calib).camera("000001", width=416, height=128)
+    assert (truth == of_file.P).all()
+    assert (truth == of_folder.P).all()
+    with pytest.raises(InputError, match=r"calib/photo\.txt: expected a readable file"):
+        CameraSource(calibration=calib).camera("photo", width=416, height=128)
+    assert CameraSource(focal_px=50.0).camera("", width=100, height=40).P[0, 0] == 50
+    assert CameraSource(hfov_deg=90.0).camera("", width=100, height=40).P[0, 0] == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "expected exactly one of --calib, --focal and --hfov, got 0"),
+        ({"focal_px": 3.0, "hfov_deg": 3.0}, "got 2"),
+        ({"focal_px": 0.0}, "--focal: expected a positive number of pixels, got 0.0"),
+        ({"focal_px": float("nan")}, "--focal: expected a positive number of pixels, got nan"),
+        ({"hfov_deg": 180.0}, "--hfov: expected degrees between 0 and 180, got 180.0"),
+        ({"calibration": Path("nowhere")}, "nowhere: expected a calibration file or a folder"),
+    ],
+)
+def test_a_camera_is_given_once_and_sensibly(given: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CameraSource(**given)
+
+
+def test_a_teacher_needs_depth(teacher: Path, scenes: Path) -> None:
+    predictor = Predictor(teacher)
+    image, camera = picture(416, 128), Camera.from_focal(200.0, width=416, height=128)
+    with pytest.raises(InputError, match="a depth network needs a depth map beside each picture"):
+        predictor(image, camera)
+    assert len(predictor(image, camera, np.full((128, 416), 20, np.float32))) > 0
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99"])
+def test_a_missing_device_is_named(model: Path, device: str) -> None:
+    with pytest.raises(InputError, match=f"device: expected one that this machine has, such as cpu, got {device}"):
+        Predictor(model, device=device)
+
+
+@pytest.mark.kitti
+def test_real_frames(predictor: Predictor, kitti: Path, tmp_path: Path) -> None:
+    names = sorted(path.stem for path in (kitti / "training" / "image_2").iterdir())[:2]
+    for name in names:
+        shutil.copy(kitti / "training" / "image_2" / f"{name}.png", tmp_path / f"{name}.png")
+    cameras = CameraSource(calibration=kitti / "training" / "calib")
+    assert predict_source(predictor, tmp_path, cameras=cameras, out=tmp_path / "out", draw=True) == 2
+    assert {path.stem for path in (tmp_path / "out" / "drawn").iterdir()} == set(names)

@@ -1,0 +1,270 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from monoskd.cli import build_parser, main
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.models.weights import save_model
+
+COMMANDS = ("demo", "synth", "prepare", "doctor", "train", "evaluate", "predict", "convert")
+CAR = "Car 0.00 0 0.00 100.00 100.00 200.00 200.00 1.50 1.60 4.00 0.00 1.60 20.00 0.00"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    narrow = {"channels": [4, 4, 8, 8, 8, 8]}
+    config = DidM3DConfig(pretrained=False, backbone_arguments=narrow, head_width=8, input_size=(128, 64))
+    save_model(DidM3D(config), path, provenance={})
+    return path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes: Path, model: Path) -> Path:
+    """A working folder with `data` (rendered frames), `model.safetensors` and things that are none of these."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(scenes, "data")
+    shutil.copy(model, "model.safetensors")
+    Path("empty").mkdir()
+    Path("words.txt").write_text("no checkpoint, no picture\n")
+    Path("label_2").mkdir()
+    Path("results").mkdir()
+    Path("label_2/000000.txt").write_text(f"{CAR}\n")
+    Path("results/000000.txt").write_text(f"{CAR} 0.5\n")
+    return tmp_path
+
+
+def damage(kind: str) -> None:
+    """Break frame 000001 of `data` in one way, or its splits."""
+    training = Path("data/training")
+    image, label, calib = (
+        training / f"{k}/000001.{s}" for k, s in (("image_2", "png"), ("label_2", "txt"), ("calib", "txt"))
+    )
+    if kind == "truncated image":
+        image.write_bytes(image.read_bytes()[:900])
+    elif kind == "no P2":
+        calib.write_text("".join(f"{line}\n" for line in calib.read_text().splitlines() if not line.startswith("P2")))
+    elif kind == "NaN":
+        label.write_text(f"{CAR.replace('20.00', 'nan')}\n")
+    elif kind == "no label":
+        label.unlink()
+    elif kind == "short sweep":
+        sweep = training / "velodyne/000001.bin"
+        sweep.write_bytes(sweep.read_bytes()[:-3])
+    else:
+        assert kind == "no depth"
+        shutil.rmtree(training / "depth_2")
+
+
+def complaint(words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that must fail says last; it says it once, in one line, and exits with 2."""
+    assert main(words.split()) == 2
+    lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if line.startswith("monoskd: ")]
+    assert said == lines[-1:]
+    assert "Traceback" not in "".join(lines)
+    return said[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    example = text.partition(f"example: monoskd {command} ")[2].split()
+    assert example
+    build_parser().parse_known_args([command, *example])
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n    {command}" in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", "required: COMMAND"),
+        ("nonsense", "invalid choice: 'nonsense'"),
+        ("synth new", "required: --frames"),
+        ("synth new --frames 0", "expected a whole number of at least 1, got '0'"),
+        ("synth new --frames ²", "expected a whole number of at least 1, got '²'"),
+        ("synth new --frames 2 --val 2", "expected a number from 0 to 1, got '2'"),
+        ("synth new --frames 2 --val 1", "val: expected a share of the frames"),
+        ("synth new --frames 2 --size big", "expected WIDTHxHEIGHT such as 416x128, got 'big'"),
+        ("synth new --frames 2 --size 10x10", "size: expected 32 to 4096 pixels"),
+        ("synth new --frames 2 --seed -1", "seed: expected 0 or more, got -1"),
+        ("synth empty --frames 2 --frobnicate", "unknown option '--frobnicate'; see `monoskd synth --help`"),
+        ("synth label_2 --frames 2", "label_2: expected an empty or new folder"),
+        ("prepare nowhere", "nowhere: expected a data set's folder"),
+        ("prepare empty", "empty/training/velodyne: expected LiDAR sweeps"),
+        ("prepare words.txt", "words.txt: expected a data set's folder"),
+        ("doctor nowhere", "nowhere: expected a data set"),
+        ("doctor empty", "empty: expected a data set"),
+        ("doctor data --json empty", "empty: expected to write here, got 'Is a directory'"),
+        ("demo --frames 3", "--frames: expected at least 18"),
+        ("demo --out data", "data: expected a new folder or an earlier demo's"),
+        ("train", "required: CONFIG.yaml"),
+        ("train nowhere.yaml", "nowhere.yaml: no such configuration file"),
+        ("train words.txt", "words.txt: expected a YAML mapping"),
+        ("train kitti/baseline.yaml --epocs 3", "unknown key 'epocs'; did you mean 'epochs'?"),
+        ("train kitti/baseline.yaml words.txt", "unrecognized arguments: words.txt"),
+        ("train kitti/baseline.yaml --resume empty", "empty: expected a run folder"),
+        ("evaluate", "expected either --labels and --predictions, or --model and --data"),
+        ("evaluate --labels label_2", "expected either --labels and --predictions"),
+        ("evaluate --labels label_2 --model m --data data", "expected either --labels and --predictions"),
+        ("evaluate --labels nowhere --predictions results", "nowhere: expected a folder of .txt files"),
+        ("evaluate --labels empty --predictions empty", "expected at least one to evaluate, got none"),
+        ("evaluate --labels label_2 --predictions label_2", "expected 16 fields (a result), got 15"),
+        ("evaluate --labels label_2 --predictions results --classes Tram", "got 'Tram'"),
+        ("evaluate --labels label_2 --predictions results --classes ,", "expected comma-separated names, got ','"),
+        ("evaluate --labels label_2 --predictions results --split nowhere", "nowhere: expected a readable file"),
+        ("evaluate --labels label_2 --predictions results --json empty", "empty: Is a directory"),
+        ("evaluate --model words.txt --data data", "words.txt: expected a model file"),
+        ("evaluate --model model.safetensors --data nowhere", "nowhere/ImageSets/val.txt: expected a readable file"),
+        ("evaluate --model model.safetensors --data data --split no", "no.txt: expected a readable file"),
+        ("predict words.txt --focal 9", "required: --model"),
+        ("predict words.txt --model model.safetensors", "exactly one of --calib, --focal and --hfov, got 0"),
+        ("predict words.txt --model model.safetensors --focal 9", "words.txt: expected an image"),
+        ("predict nowhere --model model.safetensors --focal 9", "nowhere: no such image, folder or video"),
+        ("predict empty --model model.safetensors --focal 9", "empty: expected images"),
+        ("predict empty --model nowhere --focal 9", "nowhere: expected a model file, got no file"),
+        ("predict empty --model words.txt --focal 9", "words.txt: expected a model file"),
+        ("predict empty --model empty --focal 9", "empty: expected a model file, got a folder"),
+        ("predict empty --model model.safetensors --focal x", "invalid float value: 'x'"),
+        ("predict empty --model model.safetensors --focal -3", "--focal: expected a positive number of pixels"),
+        ("predict empty --model model.safetensors --focal 9 --score 2", "expected a number from 0 to 1, got '2'"),
+        ("predict empty --model model.safetensors --focal 9 --device toaster", "device: expected one"),
+        ("convert nowhere out", "nowhere: expected a PyTorch checkpoint, got no file"),
+        ("convert words.txt out", "words.txt: expected a PyTorch checkpoint"),
+        ("convert model.safetensors out", "expected a checkpoint of MonoSKD, MonoDistill or DID-M3D"),
+    ],
+)
+def test_bad_words_are_one_line(here: Path, words: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert expected in complaint(words, capsys)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "expected"),
+    [
+        ("truncated image", "prepare data --workers 1 --force", "000001.png: expected a whole image"),
+        ("no P2", "prepare data --workers 1 --force", "000001.txt: expected a line 'P2: <12 numbers>'"),
+        ("short sweep", "prepare data --workers 1 --force", "000001.bin: expected points of 16 bytes"),
+        ("NaN", "prepare data --workers 1 --force", "line 1, field 14 (z): expected a finite number, got 'nan'"),
+        ("no P2", "doctor data", "data: not fit to use: 1 errors"),
+        ("NaN", "doctor data", "data: not fit to use: 1 errors"),
+        ("no label", "doctor data", "data: not fit to use"),
+        ("truncated image", "evaluate --model M --data data --split trainval", "000001.png: expected a whole image"),
+        ("no P2", "evaluate --model M --data data --split trainval", "expected a line 'P2: <12 numbers>'"),
+        ("NaN", "evaluate --model M --data data --split trainval", "expected a finite number, got 'nan'"),
+        ("no label", "evaluate --model M --data data --split trainval", "the first is 000001"),
+        ("no P2", "predict data/training/image_2 --model M --calib data/training/calib", "expected a line 'P2:"),
+        ("truncated image", "predict data/training/image_2 --model M --hfov 80", "000001.png: expected a whole"),
+        ("no depth", "train run.yaml", "depth_2: expected a file for each of the split's 6 frames"),
+        ("no label", "train run.yaml", "label_2: expected a file for each of the split's 6 frames, got none for 1"),
+        ("NaN", "train run.yaml", "000001.txt, line 1, field 14 (z): expected a finite number, got 'nan'"),
+        ("no P2", "train run.yaml", "000001.txt: expected a line 'P2: <12 numbers>'"),
+        ("truncated image", "train run.yaml", "000001.png: expected a whole image"),
+    ],
+)
+def test_damaged_data_is_named(
+    here: Path, kind: str, words: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(kind)
+    write_run_config()
+    assert expected in complaint(words.replace(" M ", " model.safetensors "), capsys)
+
+
+def write_run_config() -> None:
+    document = {
+        "data": {"root": "data", "train": "trainval", "batch_size": 2, "workers": 0},
+        "out": "run",
+        "start": "model.safetensors",
+        "epochs": 1,
+        "validation": {"every": 0},
+    }
+    Path("run.yaml").write_text(json.dumps(document))
+
+
+def test_debug_adds_the_traceback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "nowhere", "--debug"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert "InputError" in error
+    assert error.splitlines()[-1].startswith("monoskd: nowhere: expected")
+
+
+def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("monoskd.data.prepare.prepare", interrupted)
+    assert main(["prepare", "anywhere"]) == 130
+    assert capsys.readouterr().err == "interrupted; what was done is kept\n"
+
+
+def test_the_way_from_frames_to_boxes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run_config()
+    assert main(["doctor", "data", "--json", "doctor.json", "--html", "doctor.html"]) == 0
+    assert main(["train", "run.yaml", "--epochs", "2"]) == 0
+    predict = "predict data/training/image_2 --model run/model.safetensors --calib data/training/calib --score 0"
+    assert main(predict.split()) == 0
+    evaluate = "evaluate --labels data/training/label_2 --predictions predictions/kitti --json evaluation.json"
+    assert main(evaluate.split()) == 0
+    assert "run folder: run" in capsys.readouterr().out
+    schemas = {
+        "doctor.json": "monoskd/doctor/1",
+        "run/manifest.json": "monoskd/run/1",
+        "predictions/detections.json": "monoskd/detections/1",
+        "evaluation.json": "monoskd/evaluation/1",
+    }
+    assert {name: json.loads(Path(name).read_text())["schema"] for name in schemas} == schemas
+
+
+def test_evaluation_starts_without_torch(here: Path) -> None:
+    program = (
+        "import sys; from monoskd.cli import main;"
+        "code = main('evaluate --labels label_2 --predictions results'.split());"
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_exit_code_reaches_the_shell(here: Path) -> None:
+    command = [sys.executable, "-m", "monoskd", "prepare", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_training_is_130_and_keeps_the_model(here: Path) -> None:
+    write_run_config()
+    command = [sys.executable, "-m", "monoskd", "train", "run.yaml", "--epochs", "100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert process.stderr is not None
+    while "epoch 2/" not in process.stderr.readline():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "interrupted; what was done is kept"
+    assert Path("run/model.safetensors").is_file()
