@@ -35,6 +35,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes: Path, model: P
     shutil.copytree(scenes, "data")
     shutil.copy(model, "model.safetensors")
     Path("empty").mkdir()
+    Path("mine/runs/precious").mkdir(parents=True)
+    shutil.copytree(scenes, "mine/data")
     Path("words.txt").write_text("no checkpoint, no picture\n")
     Path("label_2").mkdir()
     Path("results").mkdir()
@@ -116,6 +118,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("doctor data --json empty", "empty: expected to write here, got 'Is a directory'"),
         ("demo --frames 3", "--frames: expected at least 18"),
         ("demo --out data", "data: expected a new folder or an earlier demo's"),
+        ("demo --out mine", "mine: expected a new folder or an earlier demo's"),
         ("train", "required: CONFIG.yaml"),
         ("train nowhere.yaml", "nowhere.yaml: no such configuration file"),
         ("train words.txt", "words.txt: expected a YAML mapping"),

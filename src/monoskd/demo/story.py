@@ -18,12 +18,13 @@ import numpy as np
 from monoskd.data.kitti_io import read_calibration, read_image, read_split
 from monoskd.data.layout import KittiLayout
 from monoskd.data.prepare import prepare
-from monoskd.data.synthetic import synthesize
+from monoskd.data.synthetic import MANIFEST, synthesize
 from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.engine.callbacks import versions
-from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.engine.measure import CLASSES, Measurement, labelled_batches, measure
 from monoskd.errors import InputError
 from monoskd.models.weights import load_model
+from monoskd.objects import Objects
 
 VAL_SHARE = 5 / 9
 KITTI_HEIGHT_PX = 375  # the evaluation's least object heights are meant for images this tall
@@ -31,7 +32,6 @@ KITTI_MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)
 BATCH = 8
 STRIDE = 32
 SCENES = 4  # held-out frames that the report draws
-DRAWN_SCORE = 0.2
 
 STAGES = (("teacher", "baseline"), ("control", "monoskd"))
 """Which runs go side by side. Those of the second stage begin with the baseline, and monoskd needs the teacher."""
@@ -82,7 +82,8 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
             depth_error_m=measurement.depth_error_m(),
             manifest=json.loads((folder / "manifest.json").read_text()),
         )
-        found[name] = [one[np.asarray(one.scores) >= DRAWN_SCORE] for one in measurement.detections]
+        pairs = zip(measurement.detections, measurement.ground_truth, strict=True)
+        found[name] = [one[: _countable(truth)] for one, truth in pairs]  # detections come best first
     layout = KittiLayout(data)
     names = read_split(layout.split("val"))
     busiest = sorted(range(len(names)), key=lambda i: -len(measurement.ground_truth[i]))[:SCENES]
@@ -153,6 +154,11 @@ def input_size(size: tuple[int, int]) -> tuple[int, int]:
     return (-(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE)
 
 
+def _countable(truth: Objects) -> int:
+    """How many objects of the three classes a frame shows: that many detections of each run are drawn."""
+    return int((np.isin(truth.names, CLASSES) & (truth.occlusion < 2)).sum())
+
+
 def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
     """Least 2D heights of easy, moderate and hard objects, scaled from KITTI's pictures to these."""
     easy, moderate, hard = (height * size[1] / KITTI_HEIGHT_PX for height in KITTI_MIN_HEIGHTS_PX)
@@ -161,7 +167,10 @@ def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
 
 def _fresh(out: Path) -> Path:
     """`out` without an earlier demo in it; anything that is not a demo's is left alone and refused."""
-    if out.exists() and not {one.name for one in out.iterdir()} <= {"data", "runs", "report.html", "report.json"}:
+    names = {one.name for one in out.iterdir()} if out.exists() else set()
+    runs = {one.name for one in (out / "runs").iterdir()} if "runs" in names else set()
+    known = names <= {"data", "runs", "report.html", "report.json"} and runs <= {name for one in STAGES for name in one}
+    if names and not (known and (out / "data" / MANIFEST).is_file()):
         raise InputError(
             f"{out}: expected a new folder or an earlier demo's, found other files; choose another with --out"
         )
