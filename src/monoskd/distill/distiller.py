@@ -110,7 +110,7 @@ class Distiller(nn.Module):
             raise InputError(f"progress is a share of the training, expected 0 to 1, got {share}")
         self._progress = share
 
-    # Hooks come and go here, which is not for torch.compile; the networks and losses inside are compiled all the same.
+    # Hooks come and go here, which is not for torch.compile; the networks inside are compiled all the same.
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call]
     def forward(self, *inputs: Any, teacher_inputs: Any = None, mask: Any = None, targets: Any = None) -> Distilled:
         """Run both networks and compare them.
@@ -184,6 +184,7 @@ class Distiller(nn.Module):
             tapped[name] = Tapped(one.source, adapter(x), goal.map, grid=one.grid and goal.grid)
         return tapped
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing
     def _evaluate(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's value."""
         student, teacher = (seen.student, seen.teacher) if term.between == "output" else self.maps(name, seen)
