@@ -61,6 +61,12 @@ def test_splits_share_the_frames_between_them(rendered: Path) -> None:
     assert sorted(train + val) == both == ["000000", "000001", "000002", "000003"]
 
 
+@pytest.mark.parametrize(("frames", "val", "expected"), [(1, 0.9, (1, 0)), (2, 0.1, (1, 1)), (3, 0.0, (3, 0))])
+def test_small_splits_are_not_empty(tmp_path: Path, frames: int, val: float, expected: tuple[int, int]) -> None:
+    synthesize(tmp_path / "data", frames=frames, val=val, size=(32, 32), workers=1)
+    assert tuple(len(read_split(tmp_path / f"data/ImageSets/{name}.txt")) for name in ("train", "val")) == expected
+
+
 def test_every_frame_and_seed_differs_and_size_does_not_matter_to_the_scene() -> None:
     first, second, other = render_frame(0, 0, SIZE), render_frame(0, 1, SIZE), render_frame(1, 0, SIZE)
     assert not np.array_equal(first.image, second.image)

@@ -7,6 +7,7 @@ z-buffer (`raster`, `shading`), swept by a 64-beam LiDAR (`lidar`) and labelled 
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
@@ -104,21 +105,27 @@ def _each(task: Callable[[int], None], items: Sequence[int], workers: int) -> It
         return
     # Spawned, not forked: a fork of a process with threads (torch, OpenCV) can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), context, cv2.setNumThreads, (0,)) as pool:
+    pool = ProcessPoolExecutor(min(workers, len(items)), context, _start_worker)
+    try:
         pending = {pool.submit(task, item) for item in items}
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent answers it
 
 
 def _write_splits(layout: KittiLayout, *, frames: int, val: float, seed: int) -> None:
     """Shuffle the frames by the seed into val and train; every list in order."""
     shuffled = np.random.default_rng((seed, frames)).permutation(frames)
-    held_out = {int(index) for index in shuffled[: round(frames * val)]}
+    count = min(max(round(frames * val), int(val > 0)), frames - 1)  # one at least in each, if there are two
+    held_out = {int(index) for index in shuffled[:count]}
     names = [_name(index) for index in range(frames)]
     write_split(layout.split("trainval"), names)
     write_split(layout.split("train"), [name for index, name in enumerate(names) if index not in held_out])
