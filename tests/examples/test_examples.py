@@ -1,5 +1,6 @@
 """The examples of the documentation, as a reader would run them, only shorter."""
 
+import math
 import re
 import runpy
 from pathlib import Path
@@ -40,3 +41,9 @@ def test_the_page_shows_what_the_examples_do() -> None:
     assert {name for name, _ in shown} == {"distil_classifiers.py", "distil_timm.py", "distil_fpn.py"}
     for name, code in shown:
         assert indent(code, "    ") in (EXAMPLES / name).read_text(), name
+
+
+def test_the_kitti_recipe_runs_on_rendered_frames(scenes: Path) -> None:
+    losses = runpy.run_path(str(EXAMPLES / "distil_kitti.py"))["main"](str(scenes), steps=1)
+    assert len(losses) == 1
+    assert all(math.isfinite(loss) for loss in losses)

@@ -221,8 +221,9 @@ def _flight(report: Report) -> str:
 
 def _pictures(report: Report) -> str:
     parts = [
-        "<h2>Held-out scenes</h2><p class='note'>The student's boxes (monoskd) on the picture, and from above with the "
-        "ground truth and the teacher's boxes in outline.</p>"
+        "<h2>Held-out scenes</h2><p class='note'>The student's boxes (monoskd) on the picture and from above, with the "
+        "ground truth and the teacher's boxes in outline. Each run shows its best boxes, as many as there are objects "
+        "that are not largely hidden; a short training gives low scores.</p>"
     ]
     for scene in report.scenes:
         drawn = draw_scene(

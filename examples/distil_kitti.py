@@ -1,0 +1,44 @@
+"""The KITTI recipe by hand: a monocular 3D detector learns from the same detector that sees LiDAR depth.
+
+monoskd synth scenes --frames 32 --size 320x96 && monoskd prepare scenes
+python examples/distil_kitti.py scenes
+"""
+
+import sys
+
+import torch
+from torch.utils.data import DataLoader
+
+from monoskd.data.kitti import KittiDataset
+from monoskd.distill import AffinityLoss, Distiller, HeadLoss, SpearmanLoss, Tap, Term
+from monoskd.models import DidM3D, DidM3DConfig
+from monoskd.structures import Batch
+
+
+def main(root: str, steps: int = 4) -> list[float]:
+    """Distil for a few steps; returns the losses."""
+    small = {"backbone_arguments": {"channels": [4, 4, 8, 16, 32, 64]}, "head_width": 32, "pretrained": False}
+    teacher = DidM3D(DidM3DConfig(modality="depth", input_size=(320, 96), **small))  # load_model("teacher.safetensors")
+    student = DidM3D(DidM3DConfig(modality="rgb", input_size=(320, 96), **small))
+    distiller = Distiller(
+        student,
+        teacher,
+        taps=[Tap(f"neck.{stride}", adapter="conv") for stride in (4, 8, 16, 32)],
+        terms={"rank": SpearmanLoss(), "affinity": AffinityLoss(), "head": Term(HeadLoss(), between="output")},
+    )
+    optimizer = torch.optim.Adam(distiller.parameters(), lr=1e-3)
+    frames = KittiDataset(root, split="train", input_size=student.input_size)
+    losses = []
+    for _, batch in zip(range(steps), DataLoader(frames, batch_size=4, collate_fn=Batch.collate), strict=False):
+        place = (batch.cameras, batch.letterbox, batch.targets.rois)
+        out = distiller(batch.image, *place, teacher_inputs=(batch.depth, *place), targets=batch.targets)
+        loss = sum(student.loss(out.student, batch.targets).values()) + out.total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1]))
