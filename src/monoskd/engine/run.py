@@ -44,6 +44,7 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
     student = build_student(config)
     frames = Frames(config, student)
     training = build_training(config, student)
+    training.shape_adapters(Batch.collate([frames.train[0]]))
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.yaml").write_text(loaded.text)
     with _quiet_lightning():
@@ -119,7 +120,7 @@ def build_trainer(config: RunConfig, frames: "Frames", history: list[dict[str, s
         check_val_every_n_epoch=every or None,
         limit_val_batches=None if every else 0,
         gradient_clip_val=config.optimizer.gradient_clip,
-        sync_batchnorm=config.devices > 1,
+        sync_batchnorm=config.devices > 1 and torch.cuda.is_available(),  # there is none for CPUs
         num_sanity_val_steps=0,
         log_every_n_steps=config.log_every,
         enable_model_summary=False,

@@ -60,6 +60,13 @@ class Training(pl.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in self._named(tasks, distilled, loss).items()})
         return loss
 
+    def shape_adapters(self, batch: Batch) -> None:
+        """Let the distiller's adapters take their shapes from a batch, which several devices need before the start."""
+        if self.distiller is not None and batch.targets is not None:
+            place = (batch.cameras, batch.letterbox, batch.targets.rois)
+            shown = (batch.input(self.distiller.teacher.modality), *place)  # type: ignore[arg-type]
+            self.distiller.materialize(batch.input(self.student.modality), *place, teacher_inputs=shown)
+
     def look(self, batch: Batch) -> tuple[DetectorOutput, Distilled | None]:
         """The student's output at the true peaks and, with a teacher, what the two make of each other."""
         assert batch.targets is not None
