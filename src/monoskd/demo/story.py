@@ -29,7 +29,7 @@ from monoskd.objects import Objects
 VAL_SHARE = 5 / 9
 KITTI_HEIGHT_PX = 375  # the evaluation's least object heights are meant for images this tall
 KITTI_MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)
-BATCH = 8
+BATCH = 4
 STRIDE = 32
 SCENES = 4  # held-out frames that the report draws
 
