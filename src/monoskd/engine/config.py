@@ -168,6 +168,7 @@ class LoadedConfig:
     """A checked configuration: `run` builds its objects once the seed is set; `text` is what `config.yaml` keeps."""
 
     seed: int
+    root: Path
     out: Path
     text: str
     parser: Any
@@ -213,7 +214,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     if not 0 <= namespace.seed < MOST_SEEDS:
         raise InputError(f"{path}: seed: expected 0 to {MOST_SEEDS - 1}, got {namespace.seed}")
     return LoadedConfig(
-        namespace.seed, Path(namespace.out), parser.dump(namespace, skip_unset=False), parser, namespace
+        seed=namespace.seed,
+        root=Path(namespace.data.root),
+        out=Path(namespace.out),
+        text=parser.dump(namespace, skip_unset=False),
+        parser=parser,
+        namespace=namespace,
     )
 
 

@@ -36,6 +36,8 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
     """
     checkpoint = _last_checkpoint(resume) if resume else None
     _check_folder(loaded.out, resume=resume)
+    if not loaded.root.is_dir():  # before a network is made, which may download weights
+        raise InputError(f"{loaded.root}: no such data set; set `--data.root` to a folder in KITTI layout")
     pl.seed_everything(loaded.seed, workers=True, verbose=False)
     config = loaded.run()
     if config.threads:
