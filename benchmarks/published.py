@@ -41,7 +41,6 @@ from monoskd.structures import Batch
 
 SIZE = (318, 96)  # width / height as KITTI's 1242 / 375; the network's input is 320 x 96
 DATA_SEED = 0
-BATCH = 8
 CONFIDENCE = 0.95
 AS_PUBLISHED = "published.safetensors"
 
@@ -132,7 +131,7 @@ class Plan:
         run = RUNS[name]
         epochs = self.epochs[run.recipe]
         own = {
-            "data": {"root": str(self.out / "data"), "batch_size": BATCH, "min_height_px": min_heights_px(SIZE)[-1]},
+            "data": {"root": str(self.out / "data"), "min_height_px": min_heights_px(SIZE)[-1]},
             "out": str(self.folder(name, seed)),
             "seed": seed,
             "epochs": epochs,
@@ -203,7 +202,7 @@ def quality(document: dict[str, Any]) -> dict[str, float]:
         published=PublishedData(**document["data"].get("published", {})),
     )
     measurement = Measurement(classes=("Car",), min_heights_px=tuple(document["validation"]["min_heights_px"]))
-    measure(detector, DataLoader(frames, batch_size=BATCH, collate_fn=Batch.collate), measurement)
+    measure(detector, DataLoader(frames, batch_size=8, collate_fn=Batch.collate), measurement)
     rows = measurement.evaluation().rows()
     chosen = next(row for row in rows if (row["metric"], row["recall"], row["iou"]) == ("3d", "R40", 0.5))
     return {"ap": chosen["moderate"] or 0.0, "depth_m": measurement.depth_error_m()["median"] or math.nan}
@@ -246,9 +245,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/published"), help="folder for data and runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
-    parser.add_argument("--train", type=int, default=120, help="frames to train on")
+    parser.add_argument("--train", type=int, default=96, help="frames to train on")
     parser.add_argument("--val", type=int, default=120, help="held-out frames")
-    parser.add_argument("--epochs", type=int, nargs=3, default=[16, 20, 8], metavar=("BASELINE", "TEACHER", "DISTIL"))
+    parser.add_argument("--epochs", type=int, nargs=3, default=[24, 24, 8], metavar=("BASELINE", "TEACHER", "DISTIL"))
     parser.add_argument("--json", type=Path, default=None, help="write what was measured")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -278,7 +277,7 @@ def main() -> None:
             "seeds": options.seeds,
             "data": {"train": plan.train, "val": plan.val, "size": SIZE, "seed": DATA_SEED},
             "epochs": epochs,
-            "batch_size": BATCH,
+            "recipes": {recipe: _recipe(recipe) for recipe in epochs},
             "runs": measured,
             "table": table(results).splitlines(),
         }
