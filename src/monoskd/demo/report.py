@@ -32,7 +32,7 @@ details { margin: .6rem 0 } summary { cursor: pointer }
 """
 
 _SEED_NOTE = (
-    "This is one seed. It can show that the teacher is far ahead of every student, and whether a recipe breaks; it "
+    "This is one seed. It can show whether the teacher is ahead of the students, and whether a recipe breaks; it "
     "cannot tell recipes apart that differ by less than about five AP, for that is how far one moves from seed to seed."
 )
 

@@ -31,7 +31,7 @@ KITTI_HEIGHT_PX = 375  # the evaluation's least object heights are meant for ima
 KITTI_MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)
 BATCH = 4
 STRIDE = 32
-SCENES = 4  # held-out frames that the report draws
+SCENES, SCENE_OBJECTS = 4, 5  # held-out frames that the report draws, and about how many objects they show
 
 STAGES = (("teacher", "baseline"), ("control", "monoskd"))
 """Which runs go side by side. Those of the second stage begin with the baseline, and monoskd needs the teacher."""
@@ -86,16 +86,17 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
         found[name] = [one[: _countable(truth)] for one, truth in pairs]  # detections come best first
     layout = KittiLayout(data)
     names = read_split(layout.split("val"))
-    busiest = sorted(range(len(names)), key=lambda i: -len(measurement.ground_truth[i]))[:SCENES]
+    truth = measurement.ground_truth
+    typical = sorted(range(len(names)), key=lambda i: abs(_countable(truth[i]) - SCENE_OBJECTS))[:SCENES]
     scenes = [
         Scene(
             frame=names[i],
             image=read_image(layout.image(names[i])),
             camera=read_calibration(layout.calibration(names[i])).camera,
-            truth=measurement.ground_truth[i],
+            truth=truth[i],
             found={name: objects[i] for name, objects in found.items()},
         )
-        for i in busiest
+        for i in typical
     ]
     frames = {split: len(read_split(layout.split(split))) for split in ("train", "val")}
     seconds = time.perf_counter() - started

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 COLOURS = ("#1f6feb", "#d1495b", "#2a9d5c", "#b7791f", "#6f42c1", "#0f8b8d", "#8c564b", "#57606a")
 _WIDTH, _HEIGHT = 520, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 30, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 50, 42
+_LETTER = 6.2  # px of a legend's letter, about
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,15 @@ def line_chart(
     parts.append(
         f'<text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>'
     )
+    at = float(_LEFT)
     for index, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
         for run in _unbroken(curve):
             path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in run)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
-        v = _TOP + 14 * index + 8
-        parts.append(
-            f'<line x1="{_WIDTH - 130}" x2="{_WIDTH - 112}" y1="{v}" y2="{v}" stroke="{colour}" stroke-width="3"/>'
-        )
-        parts.append(f'<text x="{_WIDTH - 107}" y="{v + 4}">{html.escape(name)}</text>')
+        parts.append(f'<line x1="{at:.0f}" x2="{at + 16:.0f}" y1="34" y2="34" stroke="{colour}" stroke-width="3"/>')
+        parts.append(f'<text x="{at + 21:.0f}" y="38">{html.escape(name)}</text>')
+        at += 36 + _LETTER * len(name)
     style = "font: 11px system-ui, sans-serif; fill: #24292f"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" aria-label="{html.escape(title)}" '
