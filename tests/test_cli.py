@@ -116,7 +116,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("doctor nowhere", "nowhere: expected a data set"),
         ("doctor empty", "empty: expected a data set"),
         ("doctor data --json empty", "empty: expected to write here, got 'Is a directory'"),
-        ("demo --frames 3", "--frames: expected at least 18"),
+        ("demo --frames 3", "--frames: expected at least 10"),
         ("demo --out data", "data: expected a new folder or an earlier demo's"),
         ("demo --out mine", "mine: expected a new folder or an earlier demo's"),
         ("train", "required: CONFIG.yaml"),

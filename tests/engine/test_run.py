@@ -160,7 +160,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--detector.init_args.config.geometry", "published"], "detector: expected geometry `corrected`"),
         (["--data.published.per_axis_decoding", "true"], "detector: expected geometry `published`"),
         (["--data.batch_size", "5"], r"expected at least one batch of 5 frames in split train, got 4 frames"),
-        (["--data.root", "nowhere"], r"nowhere/ImageSets/train.txt: expected a readable file"),
+        (["--data.root", "nowhere"], r"nowhere: no such data set"),
         (["--data.train", "nosuch"], r"nosuch.txt: expected a readable file"),
         (["--data.dataset", "pathlib.Path"], "data.dataset: expected a class such as"),
         (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
