@@ -23,8 +23,7 @@ def _directions(x: Float[Tensor, "*groups n"], weight: Tensor | None) -> tuple[T
     x = x - seen  # exactly 0 for a constant, and no digits lost to an offset
     if weight is not None:
         x = torch.where(weight > 0, x, 0)
-    low, high = torch.aminmax(x, dim=-1, keepdim=True)
-    largest = torch.maximum(-low, high)
+    largest = torch.maximum(-x.amin(dim=-1, keepdim=True), x.amax(dim=-1, keepdim=True))  # aminmax is far slower
     x /= torch.where(largest > 0, largest, 1)  # squares stay in range
     if weight is None:
         x -= x.mean(dim=-1, keepdim=True)
