@@ -90,6 +90,8 @@ def random_targets(batch: int, config: DidM3DConfig) -> Targets:
         attribute_depth=torch.rand(grid),
         depth_mask=torch.rand(grid) < 0.5,
         unsupervised=torch.zeros(batch, dtype=torch.int64),
+        weight=torch.ones(count),
+        labelled=torch.ones(batch, dtype=torch.bool),
     )
 
 

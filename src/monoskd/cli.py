@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", type=Path, metavar="OUT", help="folder to write")
     add("--frames", type=_count, required=True, help="how many")
     add("--val", type=_share, default=0.25, help="share of the frames in the val split")
+    add("--unlabelled", type=int, default=0, metavar="N", help="so many frames more, without labels")
     add("--seed", type=int, default=0, help="the same seed draws the same scenes")
     add("--size", type=_size, default=(1242, 375), metavar="WxH", help="size of the pictures")
     add("--workers", type=_count, default=None, help="processes; one a core if not given")
@@ -160,10 +161,11 @@ def _synth(options: argparse.Namespace) -> None:
             val=options.val,
             seed=options.seed,
             size=options.size,
+            unlabelled=options.unlabelled,
             workers=options.workers,
             progress=progress,
         )
-    _say(f"{options.frames} frames in {options.out}; next: monoskd prepare {options.out}")
+    _say(f"{options.frames + options.unlabelled} frames in {options.out}; next: monoskd prepare {options.out}")
 
 
 def _prepare(options: argparse.Namespace) -> None:

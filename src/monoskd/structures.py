@@ -45,6 +45,11 @@ def _moved(value: Any, *args: Any, **kwargs: Any) -> Any:
     return value
 
 
+def _counted_anew(image: Int64[Tensor, " n"], chosen: Bool[Tensor, " b"]) -> Int64[Tensor, " n"]:
+    """Numbers of chosen images as numbers among the chosen."""
+    return (chosen.cumsum(0) - 1)[image]
+
+
 class _Movable:
     """A dataclass of tensors that goes to a device as one."""
 
@@ -67,7 +72,8 @@ class Rois(_Movable):
 class Targets(_Movable):
     """What the n supervised objects of a batch should make the network say. See METHOD in docs/method.md.
 
-    Positions and sizes in cells unless a unit is named. A region's 7 x 7 grid lies over the object's 2D box.
+    Positions and sizes in cells unless a unit is named. A region's 7 x 7 grid lies over the object's 2D box. On frames
+    without labels the objects are a teacher's detections: soft targets, each as high and as heavy as its score.
     """
 
     heatmap: Float[Tensor, "b c v u"]
@@ -86,11 +92,22 @@ class Targets(_Movable):
     attribute_depth: Float[Tensor, "n 7 7"]  # depth minus visual depth [m]
     depth_mask: Bool[Tensor, "n 7 7"]  # where a visual depth exists
     unsupervised: Int64[Tensor, " b"]  # objects listed in the label but not supervised; only `published` counts them
+    weight: Float[Tensor, " n"]  # 1 for a label, the teacher's score for its detection
+    labelled: Bool[Tensor, " b"]  # whether the objects of an image are labels
 
     @property
     def rois(self) -> Rois:
         """The training regions: the true peak cells."""
         return Rois(self.image, self.cell, self.label)
+
+    def of(self, images: Bool[Tensor, " b"]) -> "Targets":
+        """Those of the chosen images alone, which are counted anew."""
+        rows = images[self.image]
+        by_image = ("heatmap", "unsupervised", "labelled")
+        names = [field.name for field in fields(self)]
+        chosen = {name: getattr(self, name)[images if name in by_image else rows] for name in names}
+        chosen["image"] = _counted_anew(chosen["image"], images)
+        return Targets(**chosen)
 
     @classmethod
     def collate(cls, targets: Sequence["Targets"]) -> "Targets":
@@ -176,12 +193,21 @@ class DetectorOutput(_Movable):
     boxes: Float[Tensor, "n 4"]
     scores: Float[Tensor, " n"]
 
+    def of(self, images: Bool[Tensor, " b"]) -> "DetectorOutput":
+        """What was said of the chosen images alone, which are counted anew; without the features."""
+        rows = images[self.rois.image]
+        heads = {name: head[images if head.ndim == 4 else rows] for name, head in self.heads.items()}
+        image = _counted_anew(self.rois.image[rows], images)
+        rois = Rois(image, self.rois.cell[rows], self.rois.label[rows])
+        return DetectorOutput({}, heads, rois, self.boxes[rows], self.scores[rows])
+
 
 @dataclass(frozen=True)
 class Detections(_Movable):
     """The n detections of one image, best first.
 
-    classes: the names that `labels` index; boxes_2d: (left, top, right, bottom) in original pixels; alpha [rad].
+    classes: the names that `labels` index; scores: heat times the confidence in the depth; boxes_2d: (left, top, right,
+    bottom) in original pixels; alpha [rad]; heat: the certainty that an object of the class is there, wherever exactly.
     """
 
     classes: tuple[str, ...]
@@ -190,14 +216,15 @@ class Detections(_Movable):
     boxes_2d: Float[Tensor, "n 4"]
     boxes_3d: Boxes3D
     alpha: Float[Tensor, " n"]
+    heat: Float[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Any) -> "Detections":
         """The rows that a mask, a slice or an index tensor selects."""
-        rows = {name: getattr(self, name)[index] for name in ("labels", "scores", "boxes_2d", "boxes_3d", "alpha")}
-        return replace(self, **rows)
+        names = [field.name for field in fields(self) if field.name != "classes"]
+        return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     def above(self, score: float) -> "Detections":
         """Those with at least this score."""

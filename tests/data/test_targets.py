@@ -170,7 +170,7 @@ def test_truncated_cells_count_centres_just_outside_the_map() -> None:
 
 def test_peaks_are_gaussians_and_the_higher_one_wins() -> None:
     cell, label, size = np.array([[20, 10], [24, 10]]), np.array([1, 1]), np.array([[30.0, 30.0], [30.0, 30.0]])
-    heatmap = draw_heatmap(cell, label, size, shape=(3, 40, 60))
+    heatmap = draw_heatmap(cell, label, size, height=np.ones(len(cell)), shape=(3, 40, 60))
     radius = int((np.sqrt(42**2 * 4 + 3.36 * 900) - 84) / 2)
     assert radius == 8
     sigma = 17 / 6
@@ -182,7 +182,11 @@ def test_peaks_are_gaussians_and_the_higher_one_wins() -> None:
 
 def test_a_peak_at_the_corner_is_cut_and_a_tiny_object_keeps_one_cell() -> None:
     heatmap = draw_heatmap(
-        np.array([[0, 0], [59, 39]]), np.array([0, 2]), np.array([[30.0, 30.0], [1.0, 1.0]]), shape=(3, 40, 60)
+        np.array([[0, 0], [59, 39]]),
+        np.array([0, 2]),
+        np.array([[30.0, 30.0], [1.0, 1.0]]),
+        height=np.ones(2),
+        shape=(3, 40, 60),
     )
     assert heatmap[0, 0, 0] == 1
     assert heatmap[0, :9, :9].all()

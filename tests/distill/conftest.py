@@ -38,6 +38,8 @@ def targets_of(box: Tensor, *, image: Tensor, unsupervised: Tensor) -> Targets:
         attribute_depth=grid,
         depth_mask=grid.bool(),
         unsupervised=unsupervised,
+        weight=torch.ones(n),
+        labelled=torch.ones(3, dtype=torch.bool),
     )
 
 

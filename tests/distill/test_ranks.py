@@ -13,7 +13,7 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import pearsonr, rankdata
 from torch import Tensor
 
-from monoskd.distill import ranks
+from monoskd.distill import ranks, ranks_numpy
 from monoskd.distill.isotonic import project
 from monoskd.distill.isotonic_numpy import pool
 from monoskd.distill.ranks import correlation, degeneracy, rank, rank_with_soft_gradient, soft_rank
@@ -226,7 +226,7 @@ def test_the_pooled_case_needs_no_sort(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("sorted")
 
     x = torch.rand(2, 50, requires_grad=True)
-    monkeypatch.setattr(ranks, "sort_rows", no_sort)
+    monkeypatch.setattr(ranks_numpy, "sort_rows", no_sort)
     soft_rank(x, 1.0).square().sum().backward()
     assert degeneracy(x, 1.0).tolist() == [1, 1]
     with pytest.raises(AssertionError, match="sorted"):
@@ -269,7 +269,7 @@ def test_stretches_are_joined_where_passes_do_not_end(monkeypatch: pytest.Monkey
         gaps[torch.rand(3, 400, generator=generator) < 0.1] = 0
         gaps[:, 100:150], gaps[:, :20] = 0, 1.0 + 1e-3
         theta = gaps.cumsum(-1).numpy()
-        _, lengths, values = pool(theta, np.empty_like(theta))
+        _, lengths, values = pool(theta.copy())
         want = np.stack([isotonic_regression(np.arange(1, 401) - row, increasing=False).x for row in theta])
         np.testing.assert_allclose(np.repeat(values, lengths).reshape(3, 400), want, atol=1e-9)
 
@@ -335,7 +335,7 @@ def test_threads_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     whole = x.clone().requires_grad_()
     value = soft_rank(whole, 0.02)
     value.backward(grad)
-    monkeypatch.setattr(ranks, "_CHUNK", 100)
+    monkeypatch.setattr(ranks_numpy, "_CHUNK", 100)
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
         parted = x.clone().requires_grad_()

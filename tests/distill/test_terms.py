@@ -89,7 +89,7 @@ def test_a_loss_that_is_called_otherwise_is_an_error(loss) -> None:
     [
         ({"taps": ["layer"]}, 'looks at "layer", which is no tap; nearest: "layer2", "layer1"'),
         ({"resize": "finest"}, "resize: expected one of coarsest, teacher, student, none, got 'finest'"),
-        ({"between": "logits"}, "between: expected one of taps, output, got 'logits'"),
+        ({"between": "logits"}, "between: expected one of taps, output, targets, got 'logits'"),
     ],
 )
 def test_a_wrong_option_is_an_error(options, message) -> None:

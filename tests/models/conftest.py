@@ -81,4 +81,6 @@ def _random_targets(count: int, *, images: int = 2, seed: int = 0) -> Targets:
         attribute_depth=normal(7, 7),
         depth_mask=visual > 20,
         unsupervised=torch.zeros(images, dtype=torch.int64),
+        weight=torch.ones(count),
+        labelled=torch.ones(images, dtype=torch.bool),
     )

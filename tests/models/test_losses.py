@@ -48,7 +48,7 @@ def test_laplacian_loss_is_a_negative_log_likelihood() -> None:
 def test_heading_loss_looks_at_the_residual_of_the_true_bin_alone() -> None:
     heading = torch.zeros(2, 24, requires_grad=True)
     bins = torch.tensor([3, 11])
-    loss = heading_loss(heading, bins=bins, residuals=torch.tensor([0.1, -0.2]))
+    loss = heading_loss(heading, bins=bins, residuals=torch.tensor([0.1, -0.2]), weight=torch.ones(2))
     assert loss.item() == pytest.approx(math.log(12) + 0.15)
     loss.backward()
     assert heading.grad is not None

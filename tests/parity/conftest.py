@@ -115,4 +115,6 @@ def recorded_targets(golden: Path) -> Targets:
         attribute_depth=slots["att_depth"][taken],
         depth_mask=slots["depth_mask"][taken],
         unsupervised=slots["obj_num"] - taken.sum(1),
+        weight=torch.ones(len(index)),
+        labelled=torch.ones(len(taken), dtype=torch.bool),
     )

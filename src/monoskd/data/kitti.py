@@ -28,6 +28,7 @@ from monoskd.data.transforms import (
 )
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
+from monoskd.objects import Objects
 from monoskd.structures import KITTI_MEAN_SIZES, Sample
 
 INPUT_MULTIPLE = 32  # the coarsest map's stride
@@ -39,9 +40,10 @@ class KittiDataset(Dataset[Sample]):
     root: the folder with `ImageSets` and `training` (split "test": `testing`). input_size: (width, height) of the
     network's image. classes: what is supervised, in the order of the network's labels; mean_sizes: their (h, w, l) [m].
     augmentation: None for none. depth, labels: whether those files are read; prediction needs neither, and without
-    labels there are no targets. min_height_px: of the 2D boxes of supervised objects [original px]; scale it down with
-    pictures smaller than KITTI's. cache: keep the decoded files in memory (of each worker). published: quirks; none by
-    default.
+    labels there are no targets. detections: a folder of result files, a teacher's, to be read instead of labels; soft:
+    their scores weigh them (otherwise they count as labels). min_height_px: of the 2D boxes of supervised objects
+    [original px]; scale it down with pictures smaller than KITTI's. cache: keep the decoded files in memory (of each
+    worker). published: quirks; none by default.
 
     What a sample looks like depends on seed, epoch and index alone, not on the number of workers.
     """
@@ -57,6 +59,8 @@ class KittiDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         depth: bool = True,
         labels: bool = True,
+        detections: Path | None = None,
+        soft: bool = True,
         min_height_px: float = MIN_HEIGHT_PX,
         cache: bool = False,
         seed: int = 0,
@@ -78,7 +82,9 @@ class KittiDataset(Dataset[Sample]):
         self.mean_sizes = mean_sizes
         self.augmentation = augmentation
         self.depth = depth
-        self.labels = labels
+        self.labels = labels and detections is None
+        self.detections = detections
+        self.soft = soft and detections is not None
         self.min_height_px = min_height_px
         self.seed = seed
         self.published = published or PublishedData()
@@ -122,6 +128,7 @@ class KittiDataset(Dataset[Sample]):
             classes=self.classes,
             mean_sizes=self.mean_sizes,
             min_height_px=self.min_height_px,
+            soft=self.soft,
             published=self.published,
         )
 
@@ -133,7 +140,7 @@ class KittiDataset(Dataset[Sample]):
             image=read_image(self.layout.image(name)),
             camera=read_calibration(self.layout.calibration(name)).camera,
             depth_m=read_depth(self.layout.depth(name)) if self.depth else None,
-            objects=read_objects(self.layout.label(name), scored=False) if self.labels else None,
+            objects=self._objects(name),
         )
         if frame.depth_m is not None and frame.depth_m.shape != frame.image.shape[:2]:
             height, width = frame.depth_m.shape
@@ -145,6 +152,11 @@ class KittiDataset(Dataset[Sample]):
             self._cache[name] = frame
         return frame
 
+    def _objects(self, name: str) -> Objects | None:
+        if self.detections is not None:
+            return read_objects(self.detections / f"{name}.txt", scored=True)
+        return read_objects(self.layout.label(name), scored=False) if self.labels else None
+
 
 def make_sample(
     name: str,
@@ -155,9 +167,13 @@ def make_sample(
     classes: tuple[str, ...] = tuple(KITTI_MEAN_SIZES),
     mean_sizes: Mapping[str, tuple[float, float, float]] = KITTI_MEAN_SIZES,
     min_height_px: float = MIN_HEIGHT_PX,
+    soft: bool = False,
     published: PublishedData | None = None,
 ) -> Sample:
-    """What a network gets to see of a frame, and what it should say where the frame has labels."""
+    """What a network gets to see of a frame, and what it should say where the frame has labels.
+
+    soft: the frame's objects are a teacher's detections, which their scores weigh.
+    """
     draw, published = draw or Draw(), published or PublishedData()
     if published.divide_by_z:
         frame = replace(frame, camera=without_p23(frame.camera))
@@ -177,6 +193,7 @@ def make_sample(
             mean_sizes=mean_sizes,
             depth_m=depth_m,
             min_height_px=min_height_px,
+            soft=soft,
             published=published,
         )
     if depth_m is not None and published.double_depth_scale:

@@ -15,12 +15,11 @@ import numpy as np
 
 from monoskd.data.files import read_bytes, read_text, write_atomically
 from monoskd.data.kitti_io import Calibration, FloatArray, parse_matrix, read_split, write_calibration, write_split
-from monoskd.data.layout import KittiLayout
+from monoskd.data.layout import UNLABELLED, KittiLayout
 from monoskd.errors import InputError
 
 FIRST_FRAME = 100_000  # KITTI's own frames end at 007480
 RECORD = "raw_frames.json"
-UNLABELLED = "unlabelled"
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 _CAMERAS = {"P_rect_00": "P0", "P_rect_01": "P1", "P_rect_02": "P2", "P_rect_03": "P3", "R_rect_00": "R0_rect"}
@@ -88,22 +87,22 @@ def prepare_raw(
     return RawReport(frames=len(record), added=len(record) - len(before), left_out=left_out)
 
 
-def check_unlabelled(root: str | Path, *, mapping: str | Path | None = None) -> list[str]:
-    """The frames of the unlabelled split, after making sure that none of them gives validation away.
+def check_unlabelled(root: str | Path, *, split: str = UNLABELLED, mapping: str | Path | None = None) -> list[str]:
+    """The frames of an unlabelled split, after making sure that none of them gives validation away.
 
     Raises InputError where one of them is a validation frame or has a label, and, with the devkit's `mapping`, where
     one is from a validation drive.
     """
     layout = KittiLayout(Path(root))
-    split = layout.split(UNLABELLED)
-    frames, validation = read_split(split), set(read_split(layout.split("val")))
+    path = layout.split(split)
+    frames, validation = read_split(path), set(read_split(layout.split("val")))
     if mapping is not None:
-        _refuse_validation_drives(_read_record(layout), frames, _validation_drives(validation, mapping), where=split)
+        _refuse_validation_drives(_read_record(layout), frames, _validation_drives(validation, mapping), where=path)
     for frame in frames:
         if frame in validation:
-            raise InputError(f"{split}: expected no validation frame, got {frame}: take it out")
+            raise InputError(f"{path}: expected no validation frame, got {frame}: take it out")
         if layout.label(frame).exists():
-            raise InputError(f"{split}: expected frames without a label, got {frame}, which has one: take it out")
+            raise InputError(f"{path}: expected frames without a label, got {frame}, which has one: take it out")
     return frames
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+UNLABELLED = "unlabelled"  # the split of frames without labels
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -36,6 +37,10 @@ class KittiLayout:
     def label(self, frame: str) -> Path:
         """The labelled objects."""
         return self.folder("label_2") / f"{frame}.txt"
+
+    def held_back(self, frame: str) -> Path:
+        """What is true of a frame that counts as one without labels: to measure with, not to train on."""
+        return self.folder("label_held_back") / f"{frame}.txt"
 
     def velodyne(self, frame: str) -> Path:
         """The LiDAR sweep."""

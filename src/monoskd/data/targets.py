@@ -37,12 +37,14 @@ def make_targets(
     depth_m: DepthMap | None,
     published: PublishedData,
     min_height_px: float = MIN_HEIGHT_PX,
+    soft: bool = False,
 ) -> Targets:
     """The targets of one image (all with image index 0).
 
     objects, camera: in original pixels; letterbox: to network pixels; mean_sizes: (h, w, l) [m] of each class;
     depth_m: the depth map in network pixels, 0 where unknown, or None: then there is no visual depth anywhere;
-    min_height_px: of the 2D box of an object that is supervised, in original pixels.
+    min_height_px: of the 2D box of an object that is supervised, in original pixels; soft: the objects are a teacher's
+    detections, and their scores say how high their heat is and how much they weigh.
     """
     columns, rows = letterbox.size[0] // HEAD_STRIDE, letterbox.size[1] // HEAD_STRIDE
     centres = _cells(camera.project(objects.boxes_3d.centres), letterbox)
@@ -61,8 +63,9 @@ def make_targets(
     depth = _float(kept.bottom[:, 2])
     gap = depth[:, None, None] - visual
     mask = known & (gap.abs() < MAX_DEPTH_GAP_M)
+    weight = np.ones(len(kept)) if kept.scores is None or not soft else kept.scores.clip(0, 1)
     return Targets(
-        heatmap=draw_heatmap(cell, label, size, shape=(len(classes), rows, columns))[None],
+        heatmap=draw_heatmap(cell, label, size, height=weight, shape=(len(classes), rows, columns))[None],
         image=torch.zeros(len(kept), dtype=torch.int64),
         cell=torch.from_numpy(cell.astype(np.int64)),
         label=torch.from_numpy(label),
@@ -78,6 +81,8 @@ def make_targets(
         attribute_depth=gap * mask,
         depth_mask=mask,
         unsupervised=torch.tensor([len(objects) - len(kept)]),
+        weight=_float(weight),
+        labelled=torch.tensor([not soft]),
     )
 
 
@@ -95,19 +100,21 @@ def is_supervised(
     )
 
 
-def draw_heatmap(cell: NDArray[Any], label: NDArray[Any], size: NDArray[Any], *, shape: tuple[int, int, int]) -> Tensor:
-    """classes x rows x columns: at each object's cell a Gaussian of height 1 in the map of its class, the higher wins.
+def draw_heatmap(
+    cell: NDArray[Any], label: NDArray[Any], size: NDArray[Any], *, height: NDArray[Any], shape: tuple[int, int, int]
+) -> Tensor:
+    """classes x rows x columns: at each object's cell a Gaussian in the map of its class, the higher wins.
 
-    cell: n x 2 (column, row); label: n; size: n x 2 (width, height) of the 2D boxes, in cells. The peak reaches as
-    far as whole cells of `gaussian_radius` go, which is three standard deviations.
+    cell: n x 2 (column, row); label: n; size: n x 2 (width, height) of the 2D boxes, in cells; height: n, of the peaks.
+    A peak reaches as far as whole cells of `gaussian_radius` go, which is three standard deviations.
     """
     heatmap = np.zeros(shape)
     reach = np.maximum(gaussian_radius(size[:, 0], size[:, 1]).astype(int), 0)
-    for (column, row), channel, radius in zip(cell.astype(int), label, reach, strict=True):
+    for (column, row), channel, radius, top in zip(cell.astype(int), label, reach, height, strict=True):
         rows = np.arange(max(row - radius, 0), min(row + radius + 1, shape[1]))
         columns = np.arange(max(column - radius, 0), min(column + radius + 1, shape[2]))
         sigma = (2 * radius + 1) / 6
-        peak = np.exp(-((rows[:, None] - row) ** 2 + (columns - column) ** 2) / (2 * sigma**2))
+        peak = top * np.exp(-((rows[:, None] - row) ** 2 + (columns - column) ** 2) / (2 * sigma**2))
         window = heatmap[channel, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         np.maximum(window, peak, out=window)
     return _float(heatmap)

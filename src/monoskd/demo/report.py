@@ -3,6 +3,7 @@
 import base64
 import csv
 import html
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from monoskd.evaluation.results import DIFFICULTIES
 from monoskd.inference.draw import draw_scene
 
 SCHEMA = "monoskd/demo/1"
+DISTILLED = ("monoskd", "monoskd_unlabelled")
+DRAWN = "monoskd_unlabelled"
 _SMOOTHING = 20  # logged points that a loss curve averages over
 
 _STYLE = """
@@ -98,7 +101,7 @@ class Report:
 
 def write_report(report: Report, path: Path) -> Path:
     """Write the page: one file, no scripts, no network."""
-    sections = (_summary, _precision, _costs, _curves, _flight, _pictures)
+    sections = (_summary, _precision, _labels, _costs, _curves, _flight, _pictures)
     body = "\n".join(section(report) for section in sections)
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>monoskd demo, seed {report.seed}</title>'
@@ -111,10 +114,13 @@ def write_report(report: Report, path: Path) -> Path:
 def _summary(report: Report) -> str:
     ap = {name: run.value(metric="3d", iou=0.5, difficulty="moderate") for name, run in report.runs.items()}
     difference = ""
-    if ap["monoskd"] is not None and ap["control"] is not None:
+    control = ap["control"]
+    if ap["monoskd"] is not None and ap["monoskd_unlabelled"] is not None and control is not None:
         difference = (
-            f" Distilled, the student reaches {ap['monoskd']:.1f}; trained on for as long without a teacher, "
-            f"{ap['control']:.1f}: a difference of {ap['monoskd'] - ap['control']:+.1f}."
+            f" Trained on for as long without a teacher it reaches {control:.1f}; distilled on the labelled frames, "
+            f"{ap['monoskd']:.1f} ({ap['monoskd'] - control:+.1f}); with the teacher's word on "
+            f"{report.frames['unlabelled']} frames without labels, {ap['monoskd_unlabelled']:.1f} "
+            f"({ap['monoskd_unlabelled'] - control:+.1f})."
         )
     return (
         "<h1>monoskd demo</h1>"
@@ -123,6 +129,24 @@ def _summary(report: Report) -> str:
         f'<p class="lead">Car AP3D (moderate, overlap 0.5): the teacher, which sees depth, reaches '
         f"{_number(ap['teacher'])}; the student, which sees the picture, {_number(ap['baseline'])}.{difference}</p>"
         f"<p>{_SEED_NOTE}</p>"
+    )
+
+
+def _labels(report: Report) -> str:
+    """What the teacher's detections are worth as labels, by class and distance."""
+    record = json.loads((report.runs["monoskd_unlabelled"].folder / "detections.json").read_text())
+    rows = "".join(
+        f"<tr><td>{html.escape(row['class'])}, {row['distance_m']} m</td><td>{row['right'] + row['wrong']}</td>"
+        f"<td>{_percent(row['precision'])}</td><td>{_percent(row['recall'])}</td>"
+        f"<td>{_number(row['depth_error_m'], 2)}</td></tr>"
+        for row in record["quality"]
+    )
+    return (
+        f"<h2>The teacher's word on frames without labels</h2><p class='note'>Its detections with a score of at least "
+        f"{record['threshold']:g} on {record['frames']} frames, which monoskd_unlabelled learns from. Measured on: "
+        f"{html.escape(record['measured_on'])}. Right is what overlaps an object by half or more in the picture.</p>"
+        "<table><thead><tr><th>class, distance</th><th>detections</th><th>precision %</th><th>recall %</th>"
+        f"<th>median |dz| [m]</th></tr></thead>{rows}</table>"
     )
 
 
@@ -164,7 +188,8 @@ def _costs(report: Report) -> str:
     )
     return (
         "<h2>Depth error and cost</h2><p class='note'>Depth is read at the true peaks, so that every run is judged on "
-        "the same objects. Control and monoskd start from the baseline and take the same number of further steps.</p>"
+        "the same objects. The last three start from the baseline and take the same number of further steps; "
+        "monoskd_unlabelled sees as many frames without labels on top in each.</p>"
         "<table><thead><tr><th>run</th><th>median |dz| [m]</th><th>mean |dz| [m]</th><th>steps</th>"
         f"<th>training [s]</th><th>images/s</th><th>peak memory [MB]</th></tr></thead>{rows}</table>"
     )
@@ -178,38 +203,43 @@ def _curves(report: Report) -> str:
         x_label="step",
         y_label="loss",
     )
-    distilled = {
-        name.removeprefix("train/distill_"): curve
-        for name, curve in losses["monoskd"].items()
-        if name.startswith("train/distill_")
-    }
-    terms = line_chart(distilled, title="distillation terms, unweighted", x_label="step", y_label="loss")
-    return f"<h2>Loss curves</h2><div class='charts'>{total}{terms}</div>"
+    charts = [total]
+    for run in DISTILLED:
+        distilled = {
+            name.removeprefix("train/distill_"): curve
+            for name, curve in losses[run].items()
+            if name.startswith("train/distill_")
+        }
+        charts.append(line_chart(distilled, title=f"terms of {run}, unweighted", x_label="step", y_label="loss"))
+    return f"<h2>Loss curves</h2><div class='charts'>{''.join(charts)}</div>"
 
 
 def _flight(report: Report) -> str:
     """What the flight recorder saw: who moves the student's shared features."""
-    curves = read_curves(report.runs["monoskd"].folder / "metrics.csv", smoothing=1)
-    charts = []
-    for kind, title in (
-        ("gradient_share", "share of the gradient at the neck"),
-        ("task_cosine", "cosine with the task gradient"),
-    ):
-        chosen = {
-            name.split("/")[1]: curve
-            for name, curve in curves.items()
-            if name.startswith("flight/") and name.endswith(f"/{kind}")
-        }
-        if chosen:
-            charts.append(line_chart(chosen, title=title, x_label="step", y_label=kind.replace("_", " ")))
+    charts, floors = [], ""
+    for run in DISTILLED:
+        curves = read_curves(report.runs[run].folder / "metrics.csv", smoothing=1)
+        for kind, title in (
+            ("gradient_share", f"{run}: share of the gradient at the taps"),
+            ("task_cosine", f"{run}: cosine with the task gradient"),
+        ):
+            chosen = {
+                name.split("/")[1]: curve
+                for name, curve in curves.items()
+                if name.startswith("flight/") and name.endswith(f"/{kind}")
+            }
+            if chosen:
+                charts.append(line_chart(chosen, title=title, x_label="step", y_label=kind.replace("_", " ")))
+        for name, curve in curves.items():
+            if name.startswith("flight/") and name.endswith("/floor"):
+                term = name.split("/")[1]
+                reached, floor = curves[f"flight/{term}/loss"].y[-1], curve.y[-1]
+                floors += (
+                    f"<tr><td>{html.escape(f'{run}, {term}')}</td><td>{_number(reached, 3)}</td>"
+                    f"<td>{_number(floor, 3)}</td></tr>"
+                )
     if not charts:
         return ""
-    floors = ""
-    for name, curve in curves.items():
-        if name.startswith("flight/") and name.endswith("/floor"):
-            term = name.split("/")[1]
-            reached, floor = curves[f"flight/{term}/loss"].y[-1], curve.y[-1]
-            floors += f"<tr><td>{html.escape(term)}</td><td>{_number(reached, 3)}</td><td>{_number(floor, 3)}</td></tr>"
     return (
         "<h2>Flight recorder</h2><p class='note'>How much each term moves the student's shared features, and whether "
         f"it pulls the way of the detection task.</p><div class='charts'>{''.join(charts)}</div>"
@@ -221,15 +251,15 @@ def _flight(report: Report) -> str:
 
 def _pictures(report: Report) -> str:
     parts = [
-        "<h2>Held-out scenes</h2><p class='note'>The student's boxes (monoskd) on the picture and from above, with the "
-        "ground truth and the teacher's boxes in outline. Each run shows its best boxes, as many as there are objects "
-        "that are not largely hidden; a short training gives low scores.</p>"
+        f"<h2>Held-out scenes</h2><p class='note'>The student's boxes ({DRAWN}) on the picture and from above, with "
+        "the ground truth and the teacher's boxes in outline. Each run shows its best boxes, as many as there are "
+        "objects that are not largely hidden; a short training gives low scores.</p>"
     ]
     for scene in report.scenes:
         drawn = draw_scene(
             scene.image,
             camera=scene.camera,
-            detections=scene.found["monoskd"],
+            detections=scene.found[DRAWN],
             ground_truth=scene.truth,
             teacher=scene.found["teacher"],
         )
@@ -259,6 +289,10 @@ def _picture(image: NDArray[np.uint8], caption: str) -> str:
     data = base64.b64encode(code.tobytes()).decode()
     text = html.escape(caption)
     return f'<img src="data:image/jpeg;base64,{data}" alt="{text}"><figcaption class="note">{text}</figcaption>'
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -1,6 +1,6 @@
-"""The main job on rendered data: render, prepare, teacher, baseline, control, MonoSKD, evaluate, report.
+"""The main job on rendered data: render, prepare, teacher, baseline, control, MonoSKD with and without further frames.
 
-Every training is the same command that a user would type, in a process of its own with one thread; two run side by
+Every training is the same command that a user would type, in a process of its own with one thread; some run side by
 side, which on two cores is faster than one after another with two threads.
 """
 
@@ -27,14 +27,15 @@ from monoskd.models.weights import load_model
 from monoskd.objects import Objects
 
 VAL_SHARE = 5 / 9
+UNLABELLED_SHARE = 16 / 9  # frames without labels for each with: four for each that is trained on
 KITTI_HEIGHT_PX = 375  # the evaluation's least object heights are meant for images this tall
 KITTI_MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)
 BATCH = 4
 STRIDE = 32
 SCENES, SCENE_OBJECTS = 4, 5  # held-out frames that the report draws, and about how many objects they show
 
-STAGES = (("teacher", "baseline"), ("control", "monoskd"))
-"""Which runs go side by side. Those of the second stage begin with the baseline, and monoskd needs the teacher."""
+STAGES = (("teacher", "baseline"), ("control", "monoskd", "monoskd_unlabelled"))
+"""Which runs go side by side. Those of the second stage begin with the baseline; all but control need the teacher."""
 
 
 def demo(
@@ -47,19 +48,21 @@ def demo(
 ) -> Path:
     """Do it all; returns the path of `report.html`, with `report.json` beside it.
 
-    out: folder for `data/`, `runs/` and the report. frames: rendered frames, 5/9 of them held out. seed: of the scenes
-    and of every training. size: (width, height) of the pictures [px]. say: told what is going on.
+    out: folder for `data/`, `runs/` and the report. frames: rendered frames with labels, 5/9 of them held out; 16/9 as
+    many without come on top. seed: of the scenes and of every training. size: (width, height) of the pictures [px].
+    say: told what is going on.
     """
     if frames * (1 - VAL_SHARE) < BATCH:
         raise InputError(f"--frames: expected at least {2 * BATCH + 2}, a batch of {BATCH} to train on, got {frames}")
     started = time.perf_counter()
     data = _fresh(out) / "data"
-    say(f"1/5 rendering {frames} street scenes of {size[0]} x {size[1]} pixels")
-    synthesize(data, frames=frames, val=VAL_SHARE, seed=seed, size=size)
+    unlabelled = round(frames * UNLABELLED_SHARE)
+    say(f"1/5 rendering {frames} street scenes of {size[0]} x {size[1]} pixels, and {unlabelled} without labels")
+    synthesize(data, frames=frames, val=VAL_SHARE, seed=seed, size=size, unlabelled=unlabelled)
     say("2/5 depth maps from the LiDAR points")
     say(f"    {prepare(data)}")
     for number, stage in enumerate(STAGES, start=3):
-        say(f"{number}/5 training {' and '.join(stage)} side by side")
+        say(f"{number}/5 training {', '.join(stage)} side by side")
         train_side_by_side(stage, out=out, seed=seed, size=size, say=say)
     say("5/5 evaluating on held-out frames")
     report = examine(out, data=data, seed=seed, size=size, started=started)
@@ -98,7 +101,7 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
         )
         for i in typical
     ]
-    frames = {split: len(read_split(layout.split(split))) for split in ("train", "val")}
+    frames = {split: len(read_split(layout.split(split))) for split in ("train", "val", "unlabelled")}
     seconds = time.perf_counter() - started
     return Report(seed=seed, frames=frames, size=size, runs=runs, scenes=scenes, seconds=seconds, versions=versions())
 
@@ -144,7 +147,7 @@ def train_command(name: str, *, out: Path, seed: int, size: tuple[int, int]) -> 
         options["detector.init_args.config.input_size"] = json.dumps(input_size(size))
     else:
         options["start"] = str(runs / "baseline" / "model.safetensors")
-    if name == "monoskd":
+    if name not in (*STAGES[0], "control"):
         options["distillation.teacher"] = str(runs / "teacher" / "model.safetensors")
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
     return [sys.executable, "-m", "monoskd", "train", f"demo/{name}.yaml", *words]

@@ -5,6 +5,7 @@ from monoskd.distill.fusion import AttentionFusion
 from monoskd.distill.head import HeadLoss
 from monoskd.distill.losses import AffinityLoss, ImitationLoss, PearsonLoss, SpearmanLoss
 from monoskd.distill.masks import Foreground
+from monoskd.distill.objects import ObjectLoss
 from monoskd.distill.recorder import FlightRecorder
 from monoskd.distill.response import BoxLoss, LogitLoss
 from monoskd.distill.taps import Outlet, Tap, TokensAsMap, channels_first
@@ -21,6 +22,7 @@ __all__ = [
     "HeadLoss",
     "ImitationLoss",
     "LogitLoss",
+    "ObjectLoss",
     "Outlet",
     "PearsonLoss",
     "Ramp",

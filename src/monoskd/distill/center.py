@@ -34,22 +34,24 @@ class RunningMean(nn.Module):
         """Deviations of the maps b x c x h x w, one a level; in training, then learn from them."""
         deviations = self.deviations(maps)
         if self.training:
-            self._learn(maps)
+            self.learn(maps)
         return deviations
 
     def deviations(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Each level minus its mean; nothing is learned."""
-        return [level - self._mean(index, level).to(level.dtype) for index, level in enumerate(maps)]
+        return [level - self.mean(index, level).to(level.dtype) for index, level in enumerate(maps)]
 
     @torch.no_grad()
-    def _learn(self, maps: Sequence[Tensor]) -> None:
+    def learn(self, maps: Sequence[Tensor]) -> None:
+        """Move the mean of each level towards that of the maps."""
         self.updates += 1
         rate = (1 / self.updates).clamp(min=1 - self.momentum)
         for index, level in enumerate(maps):
-            mean = self._mean(index, level)
+            mean = self.mean(index, level)
             mean += rate * (level.float().mean(0) - mean)
 
-    def _mean(self, index: int, level: Tensor) -> Tensor:
+    def mean(self, index: int, level: Tensor) -> Tensor:
+        """The mean map of the level of that index, whose maps look like `level`; zeros before the first."""
         name, shape = f"level_{index}", level.shape[1:]
         if not hasattr(self, name):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float32, device=level.device))

@@ -25,8 +25,8 @@ from monoskd.errors import InputError
 class Seen:
     """What a forward pass of both networks showed.
 
-    student, teacher: what the two return, untouched. maps: what each tap gave, by name. hints: the mask and targets
-    that came along.
+    student, teacher: what the two return, untouched; no teacher's where no term asks for it. maps: what each tap gave,
+    by name. hints: the mask and targets that came along, and the teacher's output.
     """
 
     student: Any
@@ -166,15 +166,27 @@ class Distiller(nn.Module):
         """One pass of both networks."""
         self._freeze()
         shown = inputs if teacher_inputs is None else teacher_inputs
-        with torch.no_grad(), watched(self.teacher, self._teacher_probes, role="teacher"):
-            teacher = self.teacher(*(shown if isinstance(shown, tuple) else (shown,)))
+        teacher = None
+        if self._asks_teacher:
+            with torch.no_grad(), watched(self.teacher, self._teacher_probes, role="teacher"):
+                teacher = self.teacher(*(shown if isinstance(shown, tuple) else (shown,)))
         with watched(self.student, self._student_probes, role="student"):
             student = self.student(*inputs)
-        return Seen(student, teacher, self._tapped(), hints)
+        return Seen(student, teacher, self._tapped(), {**hints, "teacher_output": teacher})
+
+    @property
+    def _asks_teacher(self) -> bool:
+        """Whether any term looks at the teacher; a pass of it that nobody looks at is saved."""
+        return any(term.between != "targets" for term in self.terms.values())
 
     def _tapped(self) -> dict[str, Tapped]:
         """What the probes caught in this pass, the student's maps fused and adapted."""
         caught = [probe.take() for probe in self._student_probes]
+        if not self._asks_teacher:
+            return {
+                name: Tapped(one.source, one.map, one.map.new_empty(0), grid=one.grid)
+                for name, one in zip(self.taps, caught, strict=True)
+            }
         goals = [probe.take() for probe in self._teacher_probes]
         maps = [one.map for one in caught] if self.fusion is None else self.fusion([one.map for one in caught])
         tapped = {}
@@ -187,7 +199,7 @@ class Distiller(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing
     def _evaluate(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's value."""
-        student, teacher = (seen.student, seen.teacher) if term.between == "output" else self.maps(name, seen)
+        student, teacher = self.maps(name, seen) if term.between == "taps" else (seen.student, seen.teacher)
         return term.value(name, student=student, teacher=teacher, hints=seen.hints)
 
     def _floor(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:

@@ -1,31 +1,23 @@
 """Ranks and differentiable ranks of plain tensors, and their correlation. The mathematics is in docs/ranks.md."""
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from monoskd.distill.correlation import Group, correlation
 from monoskd.distill.isotonic import project
-from monoskd.distill.isotonic_numpy import ascending_ranks, ascending_soft_ranks, largest_blocks, sort_rows
+from monoskd.distill.ranks_numpy import hard_ranks, largest_of_rows, ranks_in_blocks, rows_at_once
 from monoskd.errors import InputError
 
 __all__ = ["Group", "Regularization", "correlation", "degeneracy", "rank", "rank_with_soft_gradient", "soft_rank"]
 
-_T = TypeVar("_T")
 Regularization: TypeAlias = Literal["l2", "kl"]
 
 # strength="auto" is this many standard deviations of the row, divided by n for "l2" (docs/ranks.md, measured).
 _AUTO_STRENGTH: dict[str, float] = {"l2": 2.0, "kl": 0.5}
-
-
-# Rows are handled so many values at a time on a CPU: what fits its cache.
-_CHUNK = 2**17
 # Gradients are summed in float64 so many at a time.
 _PART = 2**16
 
@@ -42,31 +34,6 @@ def _on_host(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _for_chunks(work: Callable[[list[slice]], list[_T]], rows: Tensor) -> list[_T]:
-    """What `work` makes of all rows, a few at a time, in as many threads as torch uses.
-
-    A thread gets its chunks at once, so that it can allocate what it needs for each of them once.
-    """
-    step = _rows_at_once(rows)
-    chunks = [slice(first, first + step) for first in range(0, len(rows), step)]
-    workers = min(torch.get_num_threads(), len(chunks))
-    if workers == 1:
-        return work(chunks)
-    share = math.ceil(len(chunks) / workers)
-    shares = [chunks[first : first + share] for first in range(0, len(chunks), share)]
-    with ThreadPoolExecutor(len(shares)) as threads:
-        return [made for several in threads.map(work, shares) for made in several]
-
-
-def _rows_at_once(rows: Tensor) -> int:
-    return max(1, min(len(rows), _CHUNK // rows.shape[-1]))
-
-
-def _buffer(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Uninitialised, for as many rows as are handled at once."""
-    return torch.empty(_rows_at_once(rows), rows.shape[-1], dtype=dtype)
-
-
 @torch.no_grad()
 def rank(x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
     """Exact ranks 1..n of the last axis, ascending, equal values sharing the mean of their ranks.
@@ -78,19 +45,7 @@ def rank(x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
     if rows.numel() == 0:
         return torch.zeros_like(rows).view(x.shape)
     if _on_host(rows):
-        ranks = torch.empty(rows.shape, dtype=rows.dtype)
-
-        def fill(chunks: list[slice]) -> list[None]:
-            orders, sorted_ranks = _buffer(rows, torch.int64), _buffer(rows, rows.dtype)
-            for chunk in chunks:
-                x = rows[chunk]
-                order, ascending = orders[: len(x)], sorted_ranks[: len(x)]
-                ascending_ranks(sort_rows(x.numpy(), order.numpy()), ascending.numpy())
-                ranks[chunk].scatter_(-1, order, ascending)
-            return []
-
-        _for_chunks(fill, rows)
-        return ranks.view(x.shape)
+        return torch.from_numpy(hard_ranks(rows.numpy())).view(x.shape)
     values, queries = rows.sort(dim=-1).values.contiguous(), rows.contiguous()
     below = torch.searchsorted(values, queries)
     up_to = torch.searchsorted(values, queries, right=True)
@@ -108,7 +63,7 @@ def _strengths(
             raise InputError(f'soft_rank: expected a strength above 0 or "auto", got {strength!r}')
         return rows.new_full((len(rows), 1), strength, dtype=torch.float64)
     spans: list[Tensor] = []
-    for part in torch.split(rows, _rows_at_once(rows)):
+    for part in torch.split(rows, rows_at_once(rows.shape)):
         above = part.double()
         above -= part.amin(dim=-1, keepdim=True)
         variance = torch.linalg.vecdot(above, above) / rows.shape[-1] - above.mean(dim=-1).square()
@@ -124,10 +79,11 @@ class _SoftRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, strength: Tensor, regularization: Regularization, hard: bool) -> Tensor:
         """Soft ranks, or hard ones to which the gradient of the soft ones is lent."""
-        rows = rows.detach()  # a thread of its own would ask for its gradient
+        rows = rows.detach()  # numpy refuses what asks for a gradient
         weights: list[Tensor] = []
         if regularization == "l2" and _on_host(rows):
-            ranks, block, size = _rank_host(rows, strength, hard=hard)
+            found = ranks_in_blocks(rows.numpy(), strength.numpy(), hard=hard)
+            ranks, block, size = (torch.from_numpy(each) for each in found)
         else:
             ranks, block, size = _rank_device(rows, strength, regularization)
             weights = [ranks] if regularization == "kl" else []
@@ -163,35 +119,6 @@ def _rank_device(rows: Tensor, strength: Tensor, regularization: Regularization)
     held = ranks if regularization == "kl" else torch.ones_like(ranks)
     size = torch.zeros_like(held).flatten().index_add_(0, block.flatten(), held.flatten())
     return ranks, block, torch.where(size > 0, size, 1)
-
-
-def _rank_host(rows: Tensor, strength: Tensor, *, hard: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Ranks (soft unless hard), the blocks of the values, counted through all rows, and how many values each holds."""
-    ranks, block = torch.empty(rows.shape, dtype=rows.dtype), torch.empty(rows.shape, dtype=torch.int32)
-
-    def fill(chunks: list[slice]) -> list[Tensor]:
-        orders, sorted_ranks, blocks = (_buffer(rows, dtype) for dtype in (torch.int64, rows.dtype, torch.int32))
-        scratch = np.empty((1 if hard else 2, *orders.shape))
-        sizes = []
-        for chunk in chunks:
-            x = rows[chunk]
-            order, ascending, members = (each[: len(x)] for each in (orders, sorted_ranks, blocks))
-            values = sort_rows(x.numpy(), order.numpy())
-            soft = None if hard else ascending.numpy()
-            size = ascending_soft_ranks(values, strength[chunk].numpy(), soft, members.numpy(), scratch[:, : len(x)])
-            if hard:
-                ascending_ranks(values, ascending.numpy())
-            ranks[chunk].scatter_(-1, order, ascending)
-            block[chunk].scatter_(-1, order, members)
-            sizes.append(torch.from_numpy(size))
-        return sizes
-
-    sizes = _for_chunks(fill, rows)
-    count = 0
-    for part, size in zip(torch.split(block, _rows_at_once(rows)), sizes, strict=True):
-        part += count
-        count += len(size)
-    return ranks, block, torch.cat(sizes).to(rows.dtype)
 
 
 def soft_rank(
@@ -268,12 +195,7 @@ def degeneracy(
     if strength != "auto" and regularization == "l2" and _all_pooled(rows, strengths):
         return rows.new_ones(x.shape[:-1])
     if regularization == "l2" and _on_host(rows):
-
-        def measure(chunks: list[slice]) -> list[Tensor]:
-            pairs = ((rows[chunk].numpy(), strengths[chunk].numpy()) for chunk in chunks)
-            return [torch.from_numpy(largest_blocks(x, each)) for x, each in pairs]
-
-        largest = torch.cat(_for_chunks(measure, rows)).to(rows.dtype)
+        largest = torch.from_numpy(largest_of_rows(rows.numpy(), strengths.numpy())).to(rows.dtype)
     else:
         _, start = project(rows.sort(dim=-1).values, strengths, kl=regularization == "kl")
         largest = torch.zeros_like(rows).scatter_add_(-1, start, torch.ones_like(rows)).amax(dim=-1)

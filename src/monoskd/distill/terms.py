@@ -15,7 +15,8 @@ from monoskd.errors import InputError
 Resize: TypeAlias = Literal["coarsest", "teacher", "student", "none"]
 Loss: TypeAlias = nn.Module | Callable[..., Tensor]
 
-HINTS = ("mask", "targets")  # what a loss is given besides the two networks, if its signature names it
+# What a loss is given besides the two networks' maps or outputs, if its signature names it.
+HINTS = ("mask", "targets", "teacher_output")
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,16 @@ class Term:
     """One thing that student and teacher should agree on.
 
     Args:
-        loss: called as `loss(student=..., teacher=...)`, returns a scalar; is given `mask=` and `targets=` as well
-            where its signature names them. Maps are B x C x H x W: one if the term looks at one tap, else a list.
+        loss: called as `loss(student=..., teacher=...)`, returns a scalar; is given `mask=`, `targets=` and
+            `teacher_output=` (what the teacher returned) as well where its signature names them. Maps are
+            B x C x H x W: one if the term looks at one tap, else a list.
         weight: its factor in the total.
         taps: names of the taps it looks at; None for all.
         each: call the loss on every tap by itself and add up: for a loss that takes no lists.
         resize: where sizes differ, bilinear to the "coarsest" map of all its taps, or tap by tap to the "teacher" or
             the "student"; with "none" the loss sees the sizes as they are.
-        between: "taps", or "output": the loss sees what the two networks return.
+        between: "taps", or "output": the loss sees what the two networks return; or "targets": it sees what the student
+            returns and the targets, which a teacher has made, and is called as `loss(student=..., targets=...)`.
         schedule: progress of the training in [0, 1] -> one more factor, such as `Ramp(end=0.1)`.
         masked: False keeps the mask from this term.
     """
@@ -59,20 +62,20 @@ class Term:
     taps: Sequence[str] | None = None
     each: bool = False
     resize: Resize = "coarsest"
-    between: Literal["taps", "output"] = "taps"
+    between: Literal["taps", "output", "targets"] = "taps"
     schedule: Ramp | Callable[[float], float] | None = None
     masked: bool = True
 
     def check(self, name: str, taps: Sequence[str]) -> None:
         """Raise InputError where the loss has another signature or a tap does not exist."""
-        wanted = _parameters(self.loss)
-        if not {"student", "teacher"} <= set(wanted):
+        wanted = ("student", "targets" if self.between == "targets" else "teacher")
+        if not set(wanted) <= set(_parameters(self.loss)):
             raise InputError(
-                f'term "{name}": expected a loss called with student= and teacher=, got {_signature(self)}'
+                f'term "{name}": expected a loss called with {wanted[0]}= and {wanted[1]}=, got {_signature(self)}'
             )
         for choice, value, choices in (
             ("resize", self.resize, ("coarsest", "teacher", "student", "none")),
-            ("between", self.between, ("taps", "output")),
+            ("between", self.between, ("taps", "output", "targets")),
         ):
             if value not in choices:
                 raise InputError(f'term "{name}": {choice}: expected one of {", ".join(choices)}, got {value!r}')
@@ -93,9 +96,11 @@ class Term:
         return self.masked and "mask" in _parameters(self.loss)
 
     def value(self, name: str, *, student: Any, teacher: Any, hints: Mapping[str, Any]) -> Float[Tensor, ""]:
-        """The loss of two outputs, or of two lists of maps."""
+        """The loss of two outputs, of two lists of maps, or of the student's output alone."""
         wanted = self.hints(name, hints)
-        if self.between == "output":
+        if self.between == "targets":
+            values = [self.loss(student=student, **wanted)]
+        elif self.between == "output":
             values = [self.loss(student=student, teacher=teacher, **wanted)]
         elif self.each or len(student) == 1:
             values = [self.loss(student=s, teacher=t, **wanted) for s, t in zip(student, teacher, strict=True)]
@@ -125,8 +130,8 @@ class Tapped:
     """What one tap gave.
 
     source: the student's tensor as it left its module, part of the graph of its output. student: its map after fusion
-    and adapter. teacher: the teacher's map. grid: rows and columns are places, which may be resized; not so for tokens
-    and vectors.
+    and adapter. teacher: the teacher's map; an empty one where the teacher was not asked. grid: rows and columns are
+    places, which may be resized; not so for tokens and vectors.
     """
 
     source: Tensor

@@ -42,10 +42,11 @@ class ModelFile(pl.Callback):
 
 
 class Manifest(pl.Callback):
-    """Writes `manifest.json`: what was run, on what, with what, how long it took."""
+    """Writes `manifest.json`: what was run, on what, with what, how long it took. step_images: of one device."""
 
-    def __init__(self, out: Path, *, seed: int, frames: dict[str, int]) -> None:
+    def __init__(self, out: Path, *, seed: int, frames: dict[str, int], step_images: int) -> None:
         self.path = out / "manifest.json"
+        self.step_images = step_images
         self.record: dict[str, Any] = {
             "schema": "monoskd/run/1",
             "command": sys.argv,
@@ -89,7 +90,7 @@ class Manifest(pl.Callback):
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             steps = trainer.global_step - self._first_step
-            images = steps * trainer.train_dataloader.batch_size * trainer.world_size  # type: ignore[union-attr]
+            images = steps * self.step_images * trainer.world_size
             measured = {
                 "steps": trainer.global_step,
                 "epochs": trainer.current_epoch,

@@ -24,6 +24,44 @@ from monoskd.evaluation.rules import known_classes
 MOST_SEEDS = 2**32  # numpy's
 
 
+# What the student sees of frames without labels: more colour than on labelled ones, as teachers of students do.
+STRONGER = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4)
+
+
+@dataclass(frozen=True)
+class UnlabelledConfig:
+    """Frames without labels, on which the teacher's detections stand in for them.
+
+    The frozen teacher looks at each clean frame once, before the training; what it found lies in the run folder as
+    result files, with a note on how good it is. `monoskd.models.ResponseLoss` and every other term can learn from it.
+
+    Args:
+        split: a name in `ImageSets/`, of frames with image, calib and depth map but no label.
+        ratio: frames without labels for each labelled one in a step; `data.batch_size` counts the labelled ones.
+        soft: the teacher's scores weigh its detections; false: they count as labels (plain pseudo-labelling).
+        threshold: least score of a detection.
+        thresholds: the same for single classes by name, where it differs.
+        augmentation: what is drawn for the student; null for none.
+        mapping: folder of the KITTI devkit's mapping files, to make sure that no frame is of a validation drive.
+    """
+
+    split: str = "unlabelled"
+    ratio: float = 1.0
+    soft: bool = True
+    threshold: float = 0.25
+    thresholds: dict[str, float] = field(default_factory=dict)
+    augmentation: Augmentation | None = STRONGER
+    mapping: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.ratio > 0:
+            raise InputError(f"data.unlabelled.ratio: expected more than 0, got {self.ratio}: or leave it out")
+        known_classes(tuple(self.thresholds))
+        for name, value in {"threshold": self.threshold, **self.thresholds}.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"data.unlabelled: threshold {name}: expected a score from 0 to 1, got {value}")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the frames are and how they are fed.
@@ -32,6 +70,7 @@ class DataConfig:
         root: folder with `training/` and `ImageSets/` in KITTI layout.
         train: split to train on, a name in `ImageSets/`.
         val: split to validate on.
+        unlabelled: further frames without labels, which a teacher answers for; null for none.
         dataset: class of the data set by dotted path; called as `monoskd.data.kitti.KittiDataset` is.
         batch_size: images a step, over all devices together.
         workers: loader processes a device; 0 loads in the training process.
@@ -44,6 +83,7 @@ class DataConfig:
     root: Path
     train: str = "train"
     val: str = "val"
+    unlabelled: UnlabelledConfig | None = None
     dataset: str = "monoskd.data.kitti.KittiDataset"
     batch_size: int = 16
     workers: int = 2

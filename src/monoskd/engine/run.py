@@ -23,6 +23,7 @@ from monoskd.engine.config import LoadedConfig, RunConfig, dataset_class
 from monoskd.engine.measure import Measurement
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
+from monoskd.engine.unlabelled import MixedBatches, MixedFrames, detect_unlabelled
 from monoskd.errors import InputError
 from monoskd.models.checkpoints import read_checkpoint
 from monoskd.models.weights import load_model
@@ -44,8 +45,8 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
         torch.set_num_threads(config.threads)
     history = _history(checkpoint) if checkpoint else []
     student = build_student(config)
-    frames = Frames(config, student)
     training = build_training(config, student)
+    frames = Frames(config, student, detections=_detections(config, training, resumed=checkpoint is not None))
     training.shape_adapters(Batch.collate([frames.train[0]]))
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.yaml").write_text(loaded.text)
@@ -109,6 +110,16 @@ def build_training(config: RunConfig, student: Any) -> Training:
     )
 
 
+def _detections(config: RunConfig, training: Training, *, resumed: bool) -> Path | None:
+    """The folder of the teacher's detections on frames without labels, if the run has such frames."""
+    if config.data.unlabelled is None:
+        return None
+    if training.distiller is None:
+        raise InputError("config: data.unlabelled: expected `distillation`, whose teacher answers for them, got none")
+    device = "cuda" if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    return detect_unlabelled(training.distiller.teacher.to(device), config.data, config.out, keep=resumed)
+
+
 def build_trainer(config: RunConfig, frames: "Frames", history: list[dict[str, str]]) -> pl.Trainer:
     """Lightning's trainer with our folder layout. history: the rows of `metrics.csv` from before a resumed run."""
     out, every = config.out, config.validation.every
@@ -124,6 +135,7 @@ def build_trainer(config: RunConfig, frames: "Frames", history: list[dict[str, s
         gradient_clip_val=config.optimizer.gradient_clip,
         sync_batchnorm=config.devices > 1 and torch.cuda.is_available(),  # there is none for CPUs
         num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the training loader's is one already, and every device validates on all frames
         log_every_n_steps=config.log_every,
         enable_model_summary=False,
         enable_progress_bar=terminal,
@@ -133,16 +145,19 @@ def build_trainer(config: RunConfig, frames: "Frames", history: list[dict[str, s
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             ),
             ModelFile(out, provenance),
-            Manifest(out, seed=config.seed, frames=frames.counts()),
+            Manifest(out, seed=config.seed, frames=frames.counts(), step_images=frames.labelled + frames.further),
             *([RichProgressBar()] if terminal else [PlainLines()]),
         ],
     )
 
 
 class Frames(pl.LightningDataModule):
-    """The loaders of a run. The order of frames is a function of seed and epoch, so a resumed run sees the same."""
+    """The loaders of a run. The order of frames is a function of seed and epoch, so a resumed run sees the same.
 
-    def __init__(self, config: RunConfig, student: Any) -> None:
+    detections: the folder of the teacher's detections on the frames without labels, if there are any.
+    """
+
+    def __init__(self, config: RunConfig, student: Any, detections: Path | None = None) -> None:
         super().__init__()
         self.config = config.data
         self.seed = config.seed
@@ -157,7 +172,7 @@ class Frames(pl.LightningDataModule):
             "cache": config.data.cache,
         }
         # Even a student that sees no depth maps is trained with them: the targets' visual depth is read from them.
-        self.train: Dataset[Sample] = build(
+        self.train: Any = build(
             config.data.root,
             split=config.data.train,
             augmentation=config.data.augmentation,
@@ -165,6 +180,18 @@ class Frames(pl.LightningDataModule):
             depth=True,
             **common,
         )
+        self.unlabelled: Any = None
+        if (unlabelled := config.data.unlabelled) is not None:
+            self.unlabelled = build(
+                config.data.root,
+                split=unlabelled.split,
+                augmentation=unlabelled.augmentation,
+                seed=config.seed,
+                depth=True,
+                detections=detections,
+                soft=unlabelled.soft,
+                **common,
+            )
         self.val: Dataset[Sample] = build(
             config.data.root, split=config.data.val, depth=student.modality == "depth", **common
         )
@@ -176,10 +203,11 @@ class Frames(pl.LightningDataModule):
 
     def counts(self) -> dict[str, int]:
         """Frames of each split."""
-        return {"train": len(self.train), "val": len(self.val)}  # type: ignore[arg-type]
+        further = {} if self.unlabelled is None else {"unlabelled": len(self.unlabelled)}
+        return {"train": len(self.train), "val": len(self.val), **further}  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled by seed and epoch, whole batches only."""
+        """Shuffled by seed and epoch, whole batches only; frames without labels come after those with."""
         assert self.trainer is not None
         sampler: DistributedSampler[Sample] = DistributedSampler(
             self.train,
@@ -188,16 +216,28 @@ class Frames(pl.LightningDataModule):
             shuffle=True,
             seed=self.seed,
         )
-        return self._loader(self.train, sampler=sampler, drop_last=True)
+        if self.unlabelled is None:
+            return self._loader(self.train, batch_size=self.labelled, sampler=sampler, drop_last=True)
+        batches = MixedBatches(sampler, self.labelled, unlabelled=len(self.unlabelled), further=self.further)
+        return self._loader(MixedFrames(self.train, self.unlabelled), batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Every frame, in order."""
-        return self._loader(self.val)
+        return self._loader(self.val, batch_size=self.labelled)
+
+    @property
+    def labelled(self) -> int:
+        """Labelled images a step and device."""
+        return max(self.config.batch_size // self.devices, 1)
+
+    @property
+    def further(self) -> int:
+        """Images without labels a step and device."""
+        return 0 if self.config.unlabelled is None else max(round(self.labelled * self.config.unlabelled.ratio), 1)
 
     def _loader(self, dataset: Dataset[Sample], **options: Any) -> DataLoader[Sample]:
-        size = max(self.config.batch_size // self.devices, 1)
         options = {"num_workers": self.config.workers, "persistent_workers": False, **options}
-        return DataLoader(dataset, batch_size=size, collate_fn=Batch.collate, **options)
+        return DataLoader(dataset, collate_fn=Batch.collate, **options)
 
 
 def _with_weights(detector: Any, started: Any, start: Path) -> Any:

@@ -11,7 +11,7 @@ from monoskd.distill import Distilled, Distiller, FlightRecorder
 from monoskd.engine.config import OptimizerConfig
 from monoskd.engine.measure import Measurement, measure_batch
 from monoskd.engine.schedule import PUBLISHED_ORDER, TaskWeights, shift_names
-from monoskd.structures import Batch, DetectorOutput
+from monoskd.structures import Batch, DetectorOutput, Targets
 
 
 class Training(pl.LightningModule):
@@ -48,9 +48,9 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One step's loss; every term is logged by name."""
-        assert batch.targets is not None, "training frames have labels"
+        assert batch.targets is not None, "training frames have labels, or a teacher's detections"
         output, distilled = self.look(batch)
-        tasks: dict[str, Tensor] = self.student.loss(output, batch.targets)
+        tasks: dict[str, Tensor] = self.student.loss(*labelled(output, batch.targets))
         task_loss = torch.stack([self.weights.get(name, 1.0) * loss for name, loss in tasks.items()]).sum()
         loss = task_loss if distilled is None else task_loss + distilled.total
 
@@ -149,3 +149,10 @@ class Training(pl.LightningModule):
     def _named(tasks: Mapping[str, Tensor], distilled: Distilled | None, loss: Tensor) -> dict[str, Tensor]:
         terms = {} if distilled is None else {f"distill_{name}": value for name, value in distilled.terms.items()}
         return {"loss": loss, **tasks, **terms}
+
+
+def labelled(output: DetectorOutput, targets: Targets) -> tuple[DetectorOutput, Targets]:
+    """Output and targets of the labelled images of a batch."""
+    if targets.labelled.all():
+        return output, targets
+    return output.of(targets.labelled), targets.of(targets.labelled)

@@ -84,6 +84,7 @@ def detections_by_image(
                 boxes_2d=regions.boxes_2d[rows],
                 boxes_3d=regions.boxes_3d[rows],
                 alpha=regions.alpha[rows],
+                heat=output.scores[rows],
             )
         )
     return found

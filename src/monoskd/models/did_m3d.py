@@ -120,12 +120,19 @@ class DidM3D(nn.Module):
 
         cameras project to original pixels. The regional heads look at `rois` if given, else at the best peaks.
         """
-        return self.look(self.normalise(images), cameras, letterbox, rois)
+        return self.look(self.normalise(images, letterbox), cameras, letterbox, rois)
 
-    def normalise(self, images: Tensor) -> Float[Tensor, "b 3 h w"]:
-        """What the first layer sees: ImageNet's mean and spread for RGB; depth / 80 m in all three channels."""
+    def normalise(self, images: Tensor, letterbox: Letterbox) -> Float[Tensor, "b 3 h w"]:
+        """What the first layer sees: RGB by ImageNet's mean and spread; apparent depth / 80 m in all three channels.
+
+        Apparent depth is depth / zoom: how far away an object of this many network pixels would be, had the image not
+        been zoomed. It is what the visual depth head has to say before its own zoom, and nothing else tells the network
+        about the zoom.
+        """
         if self.modality == "depth":
-            return (images / FAR_M).expand(-1, 3, -1, -1)
+            published = self.config.geometry == "published"  # whose data pipeline accounts for the zoom, or nobody
+            zoom = 1 if published else torch.as_tensor(letterbox.scale).to(images).reshape(-1, 1, 1, 1)
+            return (images / zoom / FAR_M).expand(-1, 3, -1, -1)
         return (images - self.pixel_mean) / self.pixel_std
 
     def look(

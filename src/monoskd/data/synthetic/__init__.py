@@ -18,7 +18,7 @@ import numpy as np
 
 from monoskd.data.files import read_text, write_atomically
 from monoskd.data.kitti_io import write_calibration, write_objects, write_split, write_velodyne
-from monoskd.data.layout import KittiLayout
+from monoskd.data.layout import UNLABELLED, KittiLayout
 from monoskd.data.synthetic.frame import RenderedFrame, render_frame
 from monoskd.errors import InputError
 
@@ -36,30 +36,38 @@ def synthesize(
     val: float = 0.25,
     seed: int = 0,
     size: tuple[int, int] = (416, 128),
+    unlabelled: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write `frames` rendered frames of size (width, height) [px] in KITTI layout under `root`.
 
-    val: the share of frames in `ImageSets/val.txt`; seed: another one, another data set; workers: processes, by default
-    one a core; progress: called with (frames done, frames) after each. Interrupted and called again with the same
-    arguments it goes on where it stopped, and the files are the same bytes for any number of workers.
-    Raises InputError for arguments out of range and where `root` holds other data.
+    val: the share of frames in `ImageSets/val.txt`; seed: another one, another data set; unlabelled: so many frames
+    more, without labels, in `ImageSets/unlabelled.txt`; what is true of them lies in `label_held_back`. workers:
+    processes, by default one a core; progress: called with (frames done, frames) after each. Interrupted and called
+    again with the same arguments it goes on where it stopped, and the files are the same bytes for any number of
+    workers. Raises InputError for arguments out of range and where `root` holds other data.
     """
-    _check(frames=frames, val=val, seed=seed, size=size, workers=workers)
-    _claim(root, {"schema": "monoskd/synthetic/1", "frames": frames, "val": val, "seed": seed, "size": list(size)})
+    _check(frames=frames, unlabelled=unlabelled, val=val, seed=seed, size=size, workers=workers)
+    manifest = {"schema": "monoskd/synthetic/1", "frames": frames, "val": val, "seed": seed, "size": list(size)}
+    _claim(root, manifest | ({"unlabelled": unlabelled} if unlabelled else {}))
     layout = KittiLayout(root)
-    todo = [index for index in range(frames) if not layout.label(_name(index)).is_file()]
-    render = partial(_write_frame, root, seed=seed, size=size)
-    for count, _ in enumerate(_each(render, todo, workers or _cores()), start=frames - len(todo) + 1):
+    labels = [layout.label(_name(index)) for index in range(frames)]
+    labels += [layout.held_back(_name(index)) for index in range(frames, frames + unlabelled)]
+    todo = [index for index, label in enumerate(labels) if not label.is_file()]
+    render = partial(_write_frame, root, labels=labels, seed=seed, size=size)
+    for count, _ in enumerate(_each(render, todo, workers or _cores()), start=len(labels) - len(todo) + 1):
         if progress is not None:
-            progress(count, frames)
+            progress(count, len(labels))
     _write_splits(layout, frames=frames, val=val, seed=seed)
+    if unlabelled:
+        write_split(layout.split(UNLABELLED), [_name(index) for index in range(frames, frames + unlabelled)])
 
 
-def _check(*, frames: int, val: float, seed: int, size: tuple[int, int], workers: int | None) -> None:
-    if not 1 <= frames <= _MOST_FRAMES:
-        raise InputError(f"frames: expected 1 to {_MOST_FRAMES}, got {frames}: choose another number")
+def _check(*, frames: int, unlabelled: int, val: float, seed: int, size: tuple[int, int], workers: int | None) -> None:
+    if not 1 <= frames + unlabelled <= _MOST_FRAMES or frames < 1 or unlabelled < 0:
+        asked = f"{frames}, and {unlabelled} without labels" if unlabelled else frames
+        raise InputError(f"frames: expected 1 to {_MOST_FRAMES}, got {asked}: choose another number")
     if not 0 <= val < 1:
         raise InputError(f"val: expected a share of the frames, at least 0 and below 1, got {val}: try 0.25")
     if seed < 0:
@@ -85,7 +93,7 @@ def _claim(root: Path, manifest: dict[str, object]) -> None:
     write_atomically(path, text.encode())
 
 
-def _write_frame(root: Path, index: int, *, seed: int, size: tuple[int, int]) -> None:
+def _write_frame(root: Path, index: int, *, labels: Sequence[Path], seed: int, size: tuple[int, int]) -> None:
     """Render one frame to its four files; the label comes last and so says that the frame is whole."""
     frame = render_frame(seed, index, size)
     layout, name = KittiLayout(root), _name(index)
@@ -93,7 +101,7 @@ def _write_frame(root: Path, index: int, *, seed: int, size: tuple[int, int]) ->
     write_atomically(layout.folder("image_2") / f"{name}.png", png.tobytes())
     write_velodyne(layout.velodyne(name), frame.points)
     write_calibration(layout.calibration(name), frame.calibration)
-    write_objects(layout.label(name), frame.objects)
+    write_objects(labels[index], frame.objects)
 
 
 def _each(task: Callable[[int], None], items: Sequence[int], workers: int) -> Iterator[None]:

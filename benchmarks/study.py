@@ -1,0 +1,264 @@
+"""Which recipe pays, on labelled frames and on frames without labels: `python benchmarks/study.py --out runs/study`.
+
+For each seed: rendered frames (160 to train on, 200 held out, 1120 without labels), a teacher and a baseline; then one
+further training for each cell of the study, all from that baseline, all of as many steps on the same labelled frames as
+their control, which has no teacher. Each training is `monoskd train` in a process of its own with one thread. Called
+again, it goes on where it stopped; what is known is in OUT/<seed>/<cell>.json. `--report` writes the results as JSON
+and puts tables and figures into docs/study.md.
+
+One cell with another seed: python benchmarks/study.py --out runs/study --seeds 17 --cells response_7
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from monoskd.data.kitti_io import read_split, write_split
+from monoskd.data.layout import KittiLayout
+from monoskd.data.prepare import prepare
+from monoskd.data.synthetic import synthesize
+from monoskd.demo.story import VAL_SHARE, min_heights_px
+from monoskd.engine.callbacks import commit, versions
+from monoskd.engine.config import find_config
+from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.models.weights import load_model
+
+SIZE, FRAMES, POOL = (320, 96), 360, 7  # pixels; labelled frames; frames without labels for each trained on
+SHORT, LONG = 8, 24  # epochs of 40 steps
+TEACHER_EPOCHS, BASELINE_EPOCHS = 40, 30
+NECK = [f"neck.{stride}" for stride in (4, 8, 16, 32)]
+OBJECT = "regional.visual_depth.1"
+LOSSES = "monoskd.distill."
+
+
+def term(loss: str, *, weight: float = 1.0, **options: Any) -> dict[str, Any]:
+    """A term on the neck's four maps."""
+    return {"loss": {"class_path": LOSSES + loss, "init_args": options}, "weight": weight, "taps": NECK}
+
+
+RANK, AFFINITY = term("SpearmanLoss"), term("AffinityLoss")
+HEAD = {"loss": {"class_path": LOSSES + "HeadLoss"}, "between": "output"}
+OBJECTS = {"loss": {"class_path": LOSSES + "ObjectLoss"}, "taps": [OBJECT]}
+RESPONSE = {"loss": {"class_path": "monoskd.models.ResponseLoss"}, "between": "targets"}
+PUBLISHED = {
+    "rank": term("SpearmanLoss", mode="published"),
+    "affinity": term("AffinityLoss", mode="published"),
+    "head": {"loss": {"class_path": LOSSES + "HeadLoss", "init_args": {"published": True}}, "between": "output"},
+}
+IMITATION = {"class_path": LOSSES + "Foreground", "init_args": {"loss": {"class_path": LOSSES + "ImitationLoss"}}}
+BACKBONE = [f"backbone.{stride}" for stride in (8, 16, 32)]
+MONODISTILL = {
+    "imitation": {"loss": IMITATION, "weight": 10.0, "resize": "none", "taps": BACKBONE},
+    "affinity": {**AFFINITY, "taps": BACKBONE},
+    "head": HEAD,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recipe: its distillation terms, the frames without labels for each labelled one, and how long it trains.
+
+    hard: the teacher's detections count as labels. An empty recipe is the control.
+    """
+
+    terms: dict[str, Any] = field(default_factory=dict)
+    pool: int = 0
+    hard: bool = False
+    epochs: int = SHORT
+    question: int = 1
+
+    @property
+    def control(self) -> str:
+        """The cell that it is compared with."""
+        return "control" if self.epochs == SHORT else "control_long"
+
+
+CELLS = {
+    "control": Cell(),
+    "response_7": Cell({"response": RESPONSE}, pool=7, question=2),
+    "plain_7": Cell({"response": RESPONSE}, pool=7, hard=True, question=2),
+    "features_7": Cell({"rank": RANK, "objects": OBJECTS}, pool=7, question=2),
+    "both_7": Cell({"response": RESPONSE, "rank": RANK, "objects": OBJECTS}, pool=7, question=2),
+    "response_1": Cell({"response": RESPONSE}, pool=1, question=2),
+    "response_3": Cell({"response": RESPONSE}, pool=3, question=2),
+    "monoskd": Cell({"rank": RANK, "affinity": AFFINITY, "head": HEAD}),
+    "published": Cell(PUBLISHED),
+    "objects": Cell({"objects": OBJECTS}),
+    "spearman": Cell({"rank": RANK}),
+    "pearson": Cell({"rank": term("SpearmanLoss", mode="pearson")}),
+    "centred": Cell({"rank": term("SpearmanLoss", center="running")}),
+    "affinity": Cell({"affinity": AFFINITY}),
+    "head": Cell({"head": HEAD}),
+    "monodistill": Cell(MONODISTILL),
+    "control_long": Cell(epochs=LONG),
+    "objects_long": Cell({"objects": OBJECTS}, epochs=LONG),
+    "monoskd_long": Cell({"rank": RANK, "affinity": AFFINITY, "head": HEAD}, epochs=LONG),
+    "spearman_long": Cell({"rank": RANK}, epochs=LONG),
+}
+"""In the order in which they are trained: what matters most comes first, each with all seeds."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS), metavar="CELL")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after that")
+    parser.add_argument("--report", action="store_true", help="only write what is known")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/study.json"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of study.md")
+    options = parser.parse_args()
+
+    if not options.report:
+        end = time.monotonic() + 60 * options.minutes
+        torch.set_num_threads(1)
+        for seed in options.seeds:
+            render(options.out / str(seed), seed)
+        first = [(seed, name) for seed in options.seeds for name in ("teacher", "baseline")]
+        cells = [name for name in CELLS if name in options.cells]
+        wanted = {CELLS[name].control for name in cells} | {*cells}
+        then = [(seed, name) for name in CELLS if name in wanted for seed in options.seeds]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for jobs in (first, then):  # every cell needs the first two
+                list(pool.map(lambda job: run(options.out, *job, end=end), jobs))
+    rows = known(options.out)
+    if {row["seed"] for row in rows}:
+        from study_report import write_study  # needs the results alone, and is not there while they are made
+
+        record = {"command": sys.argv, "commit": commit(), "versions": versions(), "cores": os.cpu_count()}
+        write_study(rows, record, cells={name: vars(cell) for name, cell in CELLS.items()}, options=options)
+
+
+def render(folder: Path, seed: int) -> None:
+    """The frames of a seed, their depth maps, and a split for each number of frames without labels."""
+    data = folder / "data"
+    trained = round(FRAMES * (1 - VAL_SHARE))
+    synthesize(data, frames=FRAMES, val=VAL_SHARE, seed=seed, size=SIZE, unlabelled=POOL * trained)
+    prepare(data)
+    layout = KittiLayout(data)
+    names = read_split(layout.split("unlabelled"))
+    for pool in {cell.pool for cell in CELLS.values() if cell.pool}:
+        write_split(layout.split(f"unlabelled_{pool}"), names[: pool * trained])
+
+
+def run(out: Path, seed: int, name: str, *, end: float) -> None:
+    """Train and measure one cell, unless that is done."""
+    folder, result = out / str(seed) / name, out / str(seed) / f"{name}.json"
+    if result.is_file() or time.monotonic() > end:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    config = folder.parent / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(configured(folder.parent, seed, name), sort_keys=False))
+    with (folder.parent / f"{name}.log").open("w") as log:
+        command = [sys.executable, "-m", "monoskd", "train", str(config)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=True)
+    row = {"seed": seed, "cell": name, **measured(folder)}
+    if name not in ("teacher", "baseline"):
+        for path in (folder / "model.safetensors", *folder.glob("events*")):
+            path.unlink()
+        shutil.rmtree(folder / "checkpoints")
+    result.write_text(json.dumps(row) + "\n")
+    print(f"seed {seed} {name}: AP3D@0.5 {row['Car 3d 0.5']:.1f}, {row['train_seconds']:.0f} s", flush=True)
+
+
+def configured(folder: Path, seed: int, name: str) -> dict[str, Any]:
+    """The configuration of a run as YAML has it: the demo's, with the cell's recipe."""
+    base = name if name in ("teacher", "baseline") else "control"
+    config: dict[str, Any] = yaml.safe_load(find_config(Path(f"demo/{base}.yaml")).read_text())
+    heights = min_heights_px(SIZE)
+    config |= {"out": str(folder / name), "seed": seed}
+    config["data"] |= {"root": str(folder / "data"), "min_height_px": heights[-1]}
+    config["validation"]["min_heights_px"] = list(heights)
+    if base != "control":
+        config["epochs"] = {"teacher": TEACHER_EPOCHS, "baseline": BASELINE_EPOCHS}[name]
+    else:
+        cell = CELLS[name]
+        config |= {"start": str(folder / "baseline" / "model.safetensors"), "epochs": cell.epochs}
+        if cell.terms:
+            config["distillation"] = distillation(cell, folder / "teacher" / "model.safetensors")
+        if cell.pool:
+            config["data"]["unlabelled"] = {
+                "split": f"unlabelled_{cell.pool}",
+                "threshold": 0.3,
+                "soft": not cell.hard,
+            }
+    epochs = config["epochs"]
+    config["optimizer"]["schedule"]["milestones"] = [epochs * 3 // 4, epochs * 9 // 10]
+    return config
+
+
+def distillation(cell: Cell, teacher: Path) -> dict[str, Any]:
+    """The entry of that name; the recorder looks at the neck and the object's features where these are tapped."""
+    tapped = dict.fromkeys([*NECK[:1], *(tap for one in cell.terms.values() for tap in one.get("taps", []))])
+    recipe: dict[str, Any] = {
+        "teacher": str(teacher),
+        "taps": [{"student": tap, "adapter": "conv"} for tap in tapped],
+        "terms": cell.terms,
+        "record_every": 40,
+    }
+    if "imitation" in cell.terms:
+        recipe["taps"] = [{"student": tap, "adapter": "conv"} for tap in BACKBONE]
+        recipe["fusion"] = {"class_path": LOSSES + "AttentionFusion"}
+    return recipe
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """What the held-out frames, the manifest and the flight recorder say of a run."""
+    detector: Any = load_model(folder / "model.safetensors")
+    heights = min_heights_px(SIZE)
+    measurement = Measurement(min_heights_px=heights)
+    data = folder.parent / "data"
+    measure(detector, labelled_batches(detector, data, split="val", min_height_px=heights[-1]), measurement)
+    row: dict[str, Any] = {}
+    for one in measurement.evaluation().rows():
+        if one["recall"] == "R40" and one["metric"] in ("bev", "3d"):
+            row[f"{one['class']} {one['metric']} {one['iou']:g}"] = one["moderate"]
+    row |= {f"depth {name}": value for name, value in measurement.depth_error_m().items()}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in ("steps", "train_seconds", "images_per_second", "peak_memory_mb"):
+        row[name] = manifest[name]
+    row["flight"] = last_readings(folder / "metrics.csv")
+    labels = folder / "detections.json"
+    row["detections"] = json.loads(labels.read_text())["quality"] if labels.is_file() else None
+    return row
+
+
+def last_readings(path: Path) -> dict[str, float]:
+    """The flight recorder's last word on everything."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    readings = {key: float(value) for row in rows for key, value in row.items() if key.startswith("flight/") and value}
+    return {key.removeprefix("flight/"): value for key, value in readings.items()}
+
+
+def known(out: Path) -> list[dict[str, Any]]:
+    """Every run that is done, by seed and in the study's order."""
+    return [json.loads(path.read_text()) for path in _results(out)]
+
+
+def _results(out: Path) -> Iterator[Path]:
+    seeds: Iterable[Path] = sorted((one for one in out.glob("*") if one.name.isdigit()), key=lambda one: int(one.name))
+    for seed in seeds:
+        for name in ("teacher", "baseline", *CELLS):
+            if (path := seed / f"{name}.json").is_file():
+                yield path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from monoskd.evaluation.quality import LabelQuality, label_quality
+from monoskd.objects import Objects
+
+
+def objects(*rows: tuple[str, float, float], scored: bool = False) -> Objects:
+    """Boxes 40 px wide and tall at (name, left [px], depth [m]), the surest first."""
+    left = np.array([row[1] for row in rows])
+    depth = np.array([row[2] for row in rows])
+    zero, n = np.zeros(len(rows)), len(rows)
+    return Objects(
+        names=np.array([row[0] for row in rows], np.str_),
+        truncation=zero,
+        occlusion=np.zeros(n, np.int64),
+        alpha=zero,
+        boxes_2d=np.stack([left, zero, left + 40, zero + 40], -1),
+        dimensions=np.ones((n, 3)),
+        bottom=np.stack([zero, zero, depth], -1),
+        yaw=zero,
+        scores=np.linspace(0.9, 0.5, n) if scored else None,
+    )
+
+
+def overall(truth: Objects, found: Objects, name: str = "Car") -> LabelQuality:
+    return label_quality([truth], [found], classes=[name])[0]
+
+
+def test_right_wrong_and_missed() -> None:
+    truth = objects(("Car", 0, 10), ("Car", 100, 25), ("Car", 200, 50))
+    found = objects(("Car", 5, 11), ("Car", 105, 27), ("Car", 400, 60), scored=True)
+    rows = {row.distance_m: row for row in label_quality([truth], [found], classes=["Car"])}
+    whole = rows["all"]
+    assert (whole.right, whole.wrong, whole.missed, whole.depth_error_m) == (2, 1, 1, 1.5)
+    assert whole.precision == whole.recall == pytest.approx(2 / 3)
+    assert (rows["0-20"].right, rows["20-40"].right, rows["40+"].right) == (1, 1, 0)
+    assert (rows["40+"].wrong, rows["40+"].missed, rows["40+"].recall) == (1, 1, 0)
+    assert rows["0-20"].depth_error_m == 1
+
+
+def test_one_object_makes_one_detection_right_the_surer_one() -> None:
+    row = overall(objects(("Car", 0, 10)), objects(("Car", 8, 14), ("Car", 0, 10), scored=True))
+    assert (row.right, row.wrong, row.missed, row.depth_error_m) == (1, 1, 0, 4)
+
+
+def test_neighbours_regions_nobody_labelled_and_hidden_objects_are_neither_right_nor_wrong() -> None:
+    truth = objects(("Van", 0, 10), ("DontCare", 100, 10), ("Car", 200, 10), ("Pedestrian", 300, 10))
+    truth = replace(truth, occlusion=np.array([0, -1, 3, 0]))
+    found = objects(("Car", 0, 10), ("Car", 100, 10), ("Car", 200, 10), ("Car", 300, 10), scored=True)
+    row = overall(truth, found)
+    assert (row.right, row.wrong, row.missed) == (0, 1, 0)
+    assert row.recall is None
+
+
+def test_small_objects_need_not_be_found() -> None:
+    assert (
+        label_quality([objects(("Car", 0, 10))], [objects(scored=True)], classes=["Car"], min_height_px=41)[0].missed
+        == 0
+    )
+
+
+def test_no_frames_say_nothing() -> None:
+    assert label_quality([], [], classes=["Car"])[0] == LabelQuality("Car", "all", 0, 0, 0, None)
