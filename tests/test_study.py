@@ -1,0 +1,59 @@
+"""The pure parts of the study; the rest is hours of training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from scipy.stats import ttest_rel
+from study import CELLS, NECK, OBJECT, configured, distillation
+from study_report import Difference, comparison_table, dot_plot, replaced
+
+from monoskd.engine.config import load_config
+
+
+def test_differences_are_paired_and_their_interval_is_students() -> None:
+    values, others = [12.0, 14.5, 9.0, 13.0, 11.5], [10.0, 13.0, 8.5, 12.5, 8.0]
+    difference = Difference.of(values, others)
+    expected = ttest_rel(values, others).confidence_interval(0.95)
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
+    assert str(difference) == "**+1.60 [+0.05, +3.15]**"
+    assert str(Difference.of([1.0], [2.0])) == "-1.00"
+
+
+def test_each_recipe_stands_below_the_control_of_its_length() -> None:
+    cells: dict[str, Any] = {name: vars(CELLS[name]) for name in ("control", "head", "control_long", "objects_long")}
+    rows = [
+        {"seed": seed, "cell": name, "Car 3d 0.5": ap + seed, "depth median": 1.5}
+        for seed in (0, 1)
+        for name, ap in (("control", 10.0), ("head", 11.0), ("control_long", 20.0), ("objects_long", 19.0))
+    ]
+    found = {"head": Difference(1, 1, 1, 2), "objects_long": Difference(-1, -1, -1, 2)}
+    lines = comparison_table(rows, found, cells).splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == ["control", "head (2)", "control_long", "objects_long (2)"]
+    assert "**+1.00 [+1.00, +1.00]**" in lines[1]
+
+
+def test_the_page_keeps_what_was_written_by_hand() -> None:
+    page = "before\n<!-- study:1 -->\nold\n<!-- /study -->\nafter\n<!-- study:2 -->\n<!-- /study -->\n"
+    once = replaced(page, "1", "new")
+    assert once == "before\n<!-- study:1 -->\n\nnew\n\n<!-- /study -->\nafter\n<!-- study:2 -->\n<!-- /study -->\n"
+    assert replaced(once, "1", "new") == once
+    with pytest.raises(SystemExit, match="expected a part `<!-- study:3 -->`"):
+        replaced(page, "3", "new")
+
+
+def test_the_figure_has_a_dot_a_recipe() -> None:
+    figure = dot_plot({"a": Difference(1, 0.5, 1.5, 5), "b": Difference(-2, -3, 1, 5)}, x_label="AP")
+    assert figure.count("<circle") == 2
+
+
+@pytest.mark.parametrize("name", ["teacher", "baseline", *CELLS])
+def test_every_cell_is_a_configuration_that_can_be_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "cell.yaml").write_text(yaml.safe_dump(configured(tmp_path, 0, name)))
+    load_config(tmp_path / "cell.yaml")
+
+
+def test_taps_are_those_that_the_terms_look_at() -> None:
+    taps = [one["student"] for one in distillation(CELLS["both_7"], Path("teacher"))["taps"]]
+    assert taps == [*NECK, OBJECT]
