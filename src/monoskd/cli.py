@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", type=Path, metavar="OUT", help="folder to write")
     add("--frames", type=_count, required=True, help="how many")
     add("--val", type=_share, default=0.25, help="share of the frames in the val split")
-    add("--unlabelled", type=int, default=0, metavar="N", help="so many frames more, without labels")
+    add("--unlabelled", type=_count, default=0, metavar="N", help="so many frames more, without labels")
     add("--seed", type=int, default=0, help="the same seed draws the same scenes")
     add("--size", type=_size, default=(1242, 375), metavar="WxH", help="size of the pictures")
     add("--workers", type=_count, default=None, help="processes; one a core if not given")
@@ -94,6 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("root", type=Path, metavar="ROOT", help="folder with training/ in KITTI layout")
     add("--workers", type=_count, default=None, help="processes; one a core if not given")
     add("--force", action="store_true", help="write again what is there already")
+    add("--raw", type=Path, default=None, metavar="RAW", help="first add KITTI's raw drives as frames without labels")
+    add("--mapping", type=Path, default=None, metavar="DIR", help="with --raw: the devkit's train_mapping, train_rand")
+    add("--every", type=_count, default=1, metavar="N", help="with --raw: each n-th frame of a drive")
+    add("--only-training-drives", action="store_true", help="with --raw: no drives that may hold test frames")
 
     add = command(_doctor, "what is wrong with a data set", "data/kitti --html findings.html").add_argument
     add("root", type=Path, metavar="ROOT", help="folder with training/ and ImageSets/ in KITTI layout")
@@ -171,9 +175,28 @@ def _synth(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace) -> None:
     from monoskd.data.prepare import prepare
 
+    if (options.raw is None) != (options.mapping is None):
+        raise InputError("prepare: expected --raw and --mapping together, which tells what validation frames are from")
+    if options.raw is not None:
+        _add_raw(options)
     with _progress("depth maps") as progress:
         report = prepare(options.root, workers=options.workers, force=options.force, progress=progress)
     _say(str(report))
+
+
+def _add_raw(options: argparse.Namespace) -> None:
+    from monoskd.data.kitti_raw import RECORD, prepare_raw
+
+    with _progress("raw drives") as progress:
+        report = prepare_raw(
+            options.raw,
+            options.root,
+            mapping=options.mapping,
+            every=options.every,
+            only_training_drives=options.only_training_drives,
+            progress=progress,
+        )
+    _say(f"{report}: {options.root / RECORD}")
 
 
 def _doctor(options: argparse.Namespace) -> None:

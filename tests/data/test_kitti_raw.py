@@ -225,3 +225,30 @@ def test_the_official_splits_share_no_drive(shared):
     train, val = ({drives[int(frame)] for frame in splits[name]} for name in ("train", "val"))
     assert (len(train), len(val)) == (96, 45)
     assert not train & val
+
+
+def test_a_frame_of_a_drive_that_was_left_out_is_refused_even_without_the_mapping(raw, mapping, layout):
+    prepare_raw(raw, layout.root, mapping=mapping)
+    path = layout.root / "raw_frames.json"
+    record = json.loads(path.read_text())
+    record["frames"]["100002"] = f"{DAY}/{VAL}/0000000000"
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=f"got 100002 of {VAL}, which holds validation frame 000001: take it out"):
+        check_unlabelled(layout.root)
+
+
+def test_without_a_validation_split_what_can_be_checked_is(raw, mapping, layout):
+    prepare_raw(raw, layout.root, mapping=mapping)
+    layout.split("val").unlink()
+    assert len(check_unlabelled(layout.root)) == 5
+
+
+def test_the_command_adds_raw_drives_and_then_makes_their_depth_maps(raw, mapping, layout, capsys):
+    from monoskd.cli import main
+
+    layout.velodyne("000001").unlink()
+    words = ["prepare", layout.root, "--raw", raw, "--mapping", mapping, "--every", "2", "--workers", "1"]
+    assert main([*map(str, words), "--only-training-drives"]) == 0
+    out = capsys.readouterr().out
+    assert f"2 frames without labels, 2 of them new; 2 drives left out: {layout.root / 'raw_frames.json'}" in out
+    assert "2 depth maps written" in out

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from monoskd.data.kitti_io import read_calibration, read_image, read_objects, read_split, read_velodyne
+from monoskd.data.layout import KittiLayout
 from monoskd.data.synthetic import render_frame, synthesize
 from monoskd.errors import InputError
 
@@ -100,3 +101,31 @@ def test_folder_with_other_data_is_left_alone(rendered: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match="expected an empty or new folder"):
         synthesize(tmp_path, frames=1, size=SIZE)
     assert contents(tmp_path) == {"mine.txt": b"precious"}
+
+
+def test_frames_without_labels_are_further_frames_whose_truth_is_held_back(tmp_path: Path) -> None:
+    plain, mixed = tmp_path / "plain", tmp_path / "mixed"
+    synthesize(plain, frames=3, val=1 / 3, seed=5, size=(64, 32), workers=1)
+    synthesize(mixed, frames=3, val=1 / 3, seed=5, size=(64, 32), workers=1, unlabelled=2)
+    for path in (path for path in plain.rglob("*") if path.is_file() and path.name != "synthetic.json"):
+        assert (mixed / path.relative_to(plain)).read_bytes() == path.read_bytes()
+    layout = KittiLayout(mixed)
+    assert read_split(layout.split("unlabelled")) == ["000003", "000004"]
+    for frame in ("000003", "000004"):
+        assert layout.held_back(frame).is_file()
+        assert not layout.label(frame).exists()
+        assert layout.velodyne(frame).is_file()
+    with pytest.raises(InputError, match="got others: choose another folder"):
+        synthesize(mixed, frames=3, val=1 / 3, seed=5, size=(64, 32), workers=1)
+    told: list[tuple[int, int]] = []
+    synthesize(
+        mixed,
+        frames=3,
+        val=1 / 3,
+        seed=5,
+        size=(64, 32),
+        workers=1,
+        unlabelled=2,
+        progress=lambda *now: told.append(now),
+    )
+    assert told == []

@@ -10,14 +10,13 @@ import numpy as np
 from monoskd.data.doctor_checks import FrameFacts, examine_frame
 from monoskd.data.doctor_report import Finding, Report, Severity
 from monoskd.data.kitti_io import read_split
-from monoskd.data.layout import KittiLayout, is_frame
+from monoskd.data.layout import UNLABELLED, KittiLayout, is_frame
 from monoskd.errors import InputError
 
 KINDS = ("image_2", "calib", "label_2", "velodyne", "depth_2")
 
 _LIDAR_FRAMES = 100  # sweeps whose points are looked at, spread over the data set
 _LABELLED_SPLITS = ("train", "val", "trainval")
-_UNLABELLED = "unlabelled"
 _EXAMPLES = 3
 _LEAST_PROJECTION_IOU = 0.7  # of the data set's median box; KITTI's is 0.97
 _MOST_ALPHA_GAP_RAD = 0.2  # the same; KITTI's is 0.005
@@ -63,7 +62,7 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
         lidar_error_m=_median([error for one in facts for error in one.lidar_errors_m]),
         seconds=time.perf_counter() - started,
         findings=[
-            *_counts(layout, frames, unlabelled=splits.get(_UNLABELLED, [])),
+            *_counts(layout, frames, unlabelled=splits.get(UNLABELLED, [])),
             *damaged_splits,
             *_splits(layout, frames, splits),
             *_agreement(facts),
@@ -126,17 +125,17 @@ def _read_splits(layout: KittiLayout) -> tuple[dict[str, list[str]], list[Findin
 def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str, list[str]]) -> Iterator[Finding]:
     """Do the splits name frames that are there and labelled as they should be, and none twice?"""
     images, labels = set(frames["image_2"]), set(frames["label_2"])
-    for name in (*_LABELLED_SPLITS, _UNLABELLED):
+    for name in (*_LABELLED_SPLITS, UNLABELLED):
         listed, where = set(splits.get(name, [])), str(layout.split(name))
         lacking = {"image_2": listed - images, "label_2": (listed & images) - labels}
         for kind, missing in lacking.items():
             if missing and (kind == "image_2" or name in _LABELLED_SPLITS):
                 what = f"expected each frame of the split in {kind}, got none of {_some(sorted(missing))}"
                 yield Finding("error", f"split without {kind}", what, "add the files or unlist them", where)
-        if name == _UNLABELLED and (labelled := sorted(listed & labels)):
+        if name == UNLABELLED and (labelled := sorted(listed & labels)):
             what = f"expected frames without a label, got one for {_some(labelled)}"
             yield Finding("warning", "unlabelled split", what, "list them in a labelled split instead", where)
-        if name in ("train", _UNLABELLED) and (both := sorted(listed & set(splits.get("val", [])))):
+        if name in ("train", UNLABELLED) and (both := sorted(listed & set(splits.get("val", [])))):
             what = f"expected no frame of {name} in val, got {_some(both)}"
             yield Finding("error", "leak", what, "take them out of one", str(layout.split("val")))
 

@@ -90,14 +90,21 @@ def prepare_raw(
 def check_unlabelled(root: str | Path, *, split: str = UNLABELLED, mapping: str | Path | None = None) -> list[str]:
     """The frames of an unlabelled split, after making sure that none of them gives validation away.
 
-    Raises InputError where one of them is a validation frame or has a label, and, with the devkit's `mapping`, where
-    one is from a validation drive.
+    Raises InputError where one of them is a validation frame or has a label, where one is from a drive that
+    `prepare_raw` left out, and, with the devkit's `mapping`, where one is from a validation drive, whatever was recorded.
     """
     layout = KittiLayout(Path(root))
-    path = layout.split(split)
-    frames, validation = read_split(path), set(read_split(layout.split("val")))
+    path, val = layout.split(split), layout.split("val")
+    frames, validation = read_split(path), set(read_split(val)) if val.is_file() else set()
+    record, left_out = _read_record(layout), _read_left_out(layout)
+    for frame in frames:
+        if (drive := _drive(record, frame)) in left_out:
+            raise InputError(
+                f"{path}: expected no frame of a drive that was left out, got {frame} of {drive}, which "
+                f"{left_out[drive]}: take it out"
+            )
     if mapping is not None:
-        _refuse_validation_drives(_read_record(layout), frames, _validation_drives(validation, mapping), where=path)
+        _refuse_validation_drives(record, frames, _validation_drives(validation, mapping), where=path)
     for frame in frames:
         if frame in validation:
             raise InputError(f"{path}: expected no validation frame, got {frame}: take it out")
@@ -177,8 +184,7 @@ def _refuse_validation_drives(
 ) -> None:
     """Raise where one of the frames was recorded by a forbidden drive."""
     for frame in frames:
-        drive = Path(record[frame]).parts[1] if frame in record else ""
-        if drive in forbidden:
+        if (drive := _drive(record, frame)) in forbidden:
             raise InputError(
                 f"{where}: expected no frame of a validation drive, got {frame} of {drive}, which holds validation "
                 f"frame {forbidden[drive]}: take it out"
@@ -247,6 +253,18 @@ def _link(path: Path, target: Path) -> None:
         raise InputError(
             f"{path}: expected to link {target} here, got '{error.strerror}': remove what is there"
         ) from error
+
+
+def _drive(record: Mapping[str, str], frame: str) -> str:
+    """The drive that the frame was recorded by; nothing where nobody wrote it down."""
+    return Path(record[frame]).parts[1] if frame in record else ""
+
+
+def _read_left_out(layout: KittiLayout) -> dict[str, str]:
+    """The drives that earlier runs left out, and why."""
+    path = layout.root / RECORD
+    left_out: dict[str, str] = json.loads(read_text(path)).get("left_out", {}) if path.exists() else {}
+    return left_out
 
 
 def _read_record(layout: KittiLayout) -> dict[str, str]:
