@@ -91,7 +91,8 @@ def check_unlabelled(root: str | Path, *, split: str = UNLABELLED, mapping: str 
     """The frames of an unlabelled split, after making sure that none of them gives validation away.
 
     Raises InputError where one of them is a validation frame or has a label, where one is from a drive that
-    `prepare_raw` left out, and, with the devkit's `mapping`, where one is from a validation drive, whatever was recorded.
+    `prepare_raw` left out, and, with the devkit's `mapping`, where one is from a validation drive, whatever was
+    recorded.
     """
     layout = KittiLayout(Path(root))
     path, val = layout.split(split), layout.split("val")
