@@ -37,7 +37,7 @@ from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.models.weights import load_model
 
 SIZE, FRAMES, POOL = (320, 96), 360, 7  # pixels; labelled frames; frames without labels for each trained on
-SHORT, LONG = 8, 24  # epochs of 40 steps
+SHORT, LONG = 6, 12  # epochs of 40 steps
 TEACHER_EPOCHS, BASELINE_EPOCHS = 40, 30
 NECK = [f"neck.{stride}" for stride in (4, 8, 16, 32)]
 OBJECT = "regional.visual_depth.1"
@@ -87,23 +87,23 @@ class Cell:
 
 
 CELLS = {
+    "control_long": Cell(epochs=LONG),
+    "response_7": Cell({"response": RESPONSE}, pool=7, epochs=LONG, question=2),
     "control": Cell(),
-    "response_7": Cell({"response": RESPONSE}, pool=7, question=2),
-    "plain_7": Cell({"response": RESPONSE}, pool=7, hard=True, question=2),
-    "features_7": Cell({"rank": RANK, "objects": OBJECTS}, pool=7, question=2),
-    "both_7": Cell({"response": RESPONSE, "rank": RANK, "objects": OBJECTS}, pool=7, question=2),
-    "response_1": Cell({"response": RESPONSE}, pool=1, question=2),
-    "response_3": Cell({"response": RESPONSE}, pool=3, question=2),
     "monoskd": Cell({"rank": RANK, "affinity": AFFINITY, "head": HEAD}),
+    "both_7": Cell({"response": RESPONSE, "rank": RANK, "objects": OBJECTS}, pool=7, epochs=LONG, question=2),
+    "plain_7": Cell({"response": RESPONSE}, pool=7, hard=True, epochs=LONG, question=2),
     "published": Cell(PUBLISHED),
     "objects": Cell({"objects": OBJECTS}),
     "spearman": Cell({"rank": RANK}),
-    "pearson": Cell({"rank": term("SpearmanLoss", mode="pearson")}),
-    "centred": Cell({"rank": term("SpearmanLoss", center="running")}),
-    "affinity": Cell({"affinity": AFFINITY}),
-    "head": Cell({"head": HEAD}),
+    "response_1": Cell({"response": RESPONSE}, pool=1, epochs=LONG, question=2),
     "monodistill": Cell(MONODISTILL),
-    "control_long": Cell(epochs=LONG),
+    "features_7": Cell({"rank": RANK, "objects": OBJECTS}, pool=7, epochs=LONG, question=2),
+    "head": Cell({"head": HEAD}),
+    "centred": Cell({"rank": term("SpearmanLoss", center="running")}),
+    "pearson": Cell({"rank": term("SpearmanLoss", mode="pearson")}),
+    "affinity": Cell({"affinity": AFFINITY}),
+    "response_3": Cell({"response": RESPONSE}, pool=3, epochs=LONG, question=2),
     "objects_long": Cell({"objects": OBJECTS}, epochs=LONG),
     "monoskd_long": Cell({"rank": RANK, "affinity": AFFINITY, "head": HEAD}, epochs=LONG),
     "spearman_long": Cell({"rank": RANK}, epochs=LONG),

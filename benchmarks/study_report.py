@@ -161,11 +161,11 @@ def flight_table(rows: Sequence[Row], cells: Mapping[str, Any]) -> str:
 
 def cost_table(rows: Sequence[Row], cells: Mapping[str, Any]) -> str:
     """Time and memory a step, and their ratio to the control of the same seed."""
-    control = by_seed(rows, "control")
     lines = []
     for name in cells:
+        control = by_seed(rows, control_of(cells[name], cells))
         runs = {seed: row for seed, row in by_seed(rows, name).items() if seed in control}
-        if not runs or cells[name]["epochs"] != cells["control"]["epochs"]:
+        if not runs:
             continue
         milliseconds = {seed: _milliseconds(row) for seed, row in runs.items()}
         slower = np.median([milliseconds[seed] / _milliseconds(control[seed]) for seed in runs])

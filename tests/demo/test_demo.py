@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monoskd.demo.report import Report, RunResult, write_report
+from monoskd.demo.story import STAGES, input_size, min_heights_px, train_command
+from monoskd.engine.config import load_config
+from monoskd.evaluation.kitti_ap import evaluate_kitti
+from monoskd.evaluation.quality import label_quality
+from monoskd.objects import Objects
+
+RUNS = [name for stage in STAGES for name in stage]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_run_is_a_command_that_a_user_could_type(name: str, tmp_path: Path) -> None:
+    words = train_command(name, out=tmp_path, seed=3, size=(300, 90))
+    assert words[1:4] == ["-m", "monoskd", "train"]
+    loaded = load_config(Path(words[4]), words[5:])
+    assert (loaded.seed, loaded.root, loaded.out) == (3, tmp_path / "data", tmp_path / "runs" / name)
+    assert loaded.namespace.data.min_height_px == pytest.approx(25 * 90 / 375)
+
+
+def test_the_last_three_take_as_many_steps_from_the_same_start(tmp_path: Path) -> None:
+    loaded = [
+        load_config(Path(words[4]), words[5:]).namespace
+        for words in (train_command(name, out=tmp_path, seed=0, size=(320, 96)) for name in STAGES[1])
+    ]
+    assert len({(one.epochs, one.data.batch_size, str(one.start), str(one.optimizer)) for one in loaded}) == 1
+
+
+def test_sizes_are_whole_cells_and_heights_scale_with_the_picture() -> None:
+    assert input_size((300, 90)) == (320, 96)
+    assert min_heights_px((1242, 375)) == (40, 25, 25)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    """A report of runs that detect nothing, with two lines of metrics each."""
+    manifest: dict[str, Any] = {"train_seconds": 9.0, "images_per_second": 20.0, "peak_memory_mb": 500, "steps": 40}
+    runs = {}
+    for name in RUNS:
+        folder = tmp_path / name
+        folder.mkdir()
+        columns = "step,epoch,train/loss,train/distill_response,flight/response/gradient_share,flight/response/floor"
+        lines = [f"{columns},flight/response/loss", "0,0,3.5,1.5,0.25,0.75,0.5", "1,0,2.5,1.25,0.25,0.75,0.5"]
+        (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+        nothing = {"median": None, "mean": None}
+        rows = evaluate_kitti([Objects.empty()], [Objects.empty(scored=True)], classes=("Car",)).rows()
+        runs[name] = RunResult(folder=folder, results=rows, depth_error_m=nothing, manifest=manifest)
+    quality = [row.to_json() for row in label_quality([], [], classes=("Car",))]
+    note = {"frames": 5, "threshold": 0.3, "measured_on": "unlabelled, labels held back", "quality": quality}
+    (tmp_path / "monoskd_unlabelled" / "detections.json").write_text(json.dumps(note))
+    frames = {"train": 4, "val": 5, "unlabelled": 16}
+    return Report(seed=0, frames=frames, size=(320, 96), runs=runs, scenes=[], seconds=1.0, versions={})
+
+
+def test_the_report_has_every_run_as_json(report: Report) -> None:
+    document = json.loads(json.dumps(report.to_json()))
+    assert document["schema"] == "monoskd/demo/1"
+    assert list(document["runs"]) == ["teacher", "baseline", "control", "monoskd", "monoskd_unlabelled"]
+    for run in document["runs"].values():
+        assert {"results", "depth_error_m", "train_seconds", "images_per_second", "peak_memory_mb"} <= run.keys()
+
+
+def test_the_page_tells_of_every_run_and_of_what_the_teacher_said(report: Report, tmp_path: Path) -> None:
+    page = write_report(report, tmp_path / "report.html").read_text()
+    for name in RUNS:
+        assert f"<td>{name}</td>" in page
+    assert "This is one seed." in page
+    assert "Its detections with a score of at least 0.3 on 5 frames" in page
+    assert "unlabelled, labels held back" in page
+    assert "<td>monoskd_unlabelled, response</td><td>0.500</td><td>0.750</td>" in page
+    assert np.array([page.count(tag) == page.count(tag.replace("<", "</")) for tag in ("<table>", "<h2>")]).all()
