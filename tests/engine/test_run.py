@@ -193,3 +193,11 @@ def test_weights_of_another_network_are_refused(run: Run, tmp_path: Path) -> Non
     start = run(epochs=1, out=str(tmp_path / "first")) / "model.safetensors"
     with pytest.raises(InputError, match=r"model.safetensors: expected weights that fit the configured `detector`"):
         run("--start", str(start), "--detector.init_args.config.head_width", "16")
+
+
+def test_resuming_fetches_no_pretrained_weights(run: Run, tmp_path: Path) -> None:
+    folder = run(epochs=1)
+    lost = ("--detector.init_args.config.pretrained", str(tmp_path / "lost.safetensors"), "--epochs", "2")
+    with pytest.raises(InputError, match=r"lost\.safetensors"):
+        run(*lost, out=str(tmp_path / "fresh"))
+    assert json.loads((run(*lost, resume=folder) / "manifest.json").read_text())["epochs"] == 2

@@ -214,10 +214,16 @@ class LoadedConfig:
     parser: Any
     namespace: Any
 
-    def run(self) -> RunConfig:
-        """The configuration with its modules made, their weights drawn from torch's global generator."""
+    def run(self, *, resumed: bool = False) -> RunConfig:
+        """The configuration with its modules made, their weights drawn from torch's global generator.
+
+        resumed: a checkpoint holds all weights, so none are fetched.
+        """
+        namespace, pretrained = self.namespace.clone(), "detector.init_args.config.pretrained"
+        if resumed and namespace.get(pretrained):
+            namespace[pretrained] = False
         try:
-            parsed = self.parser.instantiate(self.namespace)
+            parsed = self.parser.instantiate(namespace)
         except (ValueError, TypeError) as error:
             raise InputError(f"config: {_first_words(error)}") from error
         return RunConfig(**{one.name: getattr(parsed, one.name) for one in fields(RunConfig)})

@@ -40,7 +40,7 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
     if not loaded.root.is_dir():  # before a network is made, which may download weights
         raise InputError(f"{loaded.root}: no such data set; set `--data.root` to a folder in KITTI layout")
     pl.seed_everything(loaded.seed, workers=True, verbose=False)
-    config = loaded.run()
+    config = loaded.run(resumed=checkpoint is not None)
     if config.threads:
         torch.set_num_threads(config.threads)
     history = _history(checkpoint) if checkpoint else []
