@@ -37,7 +37,7 @@ from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.models.weights import load_model
 
 SIZE, FRAMES, POOL = (320, 96), 360, 7  # pixels; labelled frames; frames without labels for each trained on
-SHORT, LONG = 6, 12  # epochs of 40 steps
+SHORT, LONG = 6, 20  # epochs of 40 steps
 TEACHER_EPOCHS, BASELINE_EPOCHS = 40, 30
 NECK = [f"neck.{stride}" for stride in (4, 8, 16, 32)]
 OBJECT = "regional.visual_depth.1"
@@ -91,21 +91,21 @@ CELLS = {
     "response_7": Cell({"response": RESPONSE}, pool=7, epochs=LONG, question=2),
     "control": Cell(),
     "monoskd": Cell({"rank": RANK, "affinity": AFFINITY, "head": HEAD}),
+    "published": Cell(PUBLISHED),
     "both_7": Cell({"response": RESPONSE, "rank": RANK, "objects": OBJECTS}, pool=7, epochs=LONG, question=2),
     "plain_7": Cell({"response": RESPONSE}, pool=7, hard=True, epochs=LONG, question=2),
-    "published": Cell(PUBLISHED),
     "objects": Cell({"objects": OBJECTS}),
     "spearman": Cell({"rank": RANK}),
-    "response_1": Cell({"response": RESPONSE}, pool=1, epochs=LONG, question=2),
-    "monodistill": Cell(MONODISTILL),
-    "features_7": Cell({"rank": RANK, "objects": OBJECTS}, pool=7, epochs=LONG, question=2),
     "head": Cell({"head": HEAD}),
+    "response_1": Cell({"response": RESPONSE}, pool=1, epochs=LONG, question=2),
+    "features_7": Cell({"rank": RANK, "objects": OBJECTS}, pool=7, epochs=LONG, question=2),
+    "monodistill": Cell(MONODISTILL),
     "centred": Cell({"rank": term("SpearmanLoss", center="running")}),
     "pearson": Cell({"rank": term("SpearmanLoss", mode="pearson")}),
     "affinity": Cell({"affinity": AFFINITY}),
     "response_3": Cell({"response": RESPONSE}, pool=3, epochs=LONG, question=2),
-    "objects_long": Cell({"objects": OBJECTS}, epochs=LONG),
     "monoskd_long": Cell({"rank": RANK, "affinity": AFFINITY, "head": HEAD}, epochs=LONG),
+    "objects_long": Cell({"objects": OBJECTS}, epochs=LONG),
     "spearman_long": Cell({"rank": RANK}, epochs=LONG),
 }
 """In the order in which they are trained: what matters most comes first, each with all seeds."""
