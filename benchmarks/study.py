@@ -60,6 +60,7 @@ PUBLISHED = {
 }
 IMITATION = {"class_path": LOSSES + "Foreground", "init_args": {"loss": {"class_path": LOSSES + "ImitationLoss"}}}
 BACKBONE = [f"backbone.{stride}" for stride in (8, 16, 32)]
+FUSION = {"channels": [16, 32, 64], "width": 64}  # an eighth of DLA-34's, as the detector is
 MONODISTILL = {
     "imitation": {"loss": IMITATION, "weight": 10.0, "resize": "none", "taps": BACKBONE},
     "affinity": {**AFFINITY, "taps": BACKBONE},
@@ -214,7 +215,7 @@ def distillation(cell: Cell, teacher: Path) -> dict[str, Any]:
     }
     if "imitation" in cell.terms:
         recipe["taps"] = [{"student": tap, "adapter": "conv"} for tap in BACKBONE]
-        recipe["fusion"] = {"class_path": LOSSES + "AttentionFusion"}
+        recipe["fusion"] = {"class_path": LOSSES + "AttentionFusion", "init_args": FUSION}
     return recipe
 
 

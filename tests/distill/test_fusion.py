@@ -47,6 +47,11 @@ def test_one_level_has_no_gate() -> None:
     assert fusion(maps()[:1])[0].shape == maps()[0].shape
 
 
+def test_maps_of_other_channels_are_an_error_that_says_what_to_set() -> None:
+    with pytest.raises(InputError, match=r"\(128, 256, 512\) channels, got \(4, 6, 8\); set `channels`"):
+        AttentionFusion()(maps())
+
+
 def test_another_number_of_maps_is_an_error() -> None:
     with pytest.raises(InputError, match="expected 3 maps, finest first, got 2"):
         AttentionFusion((4, 6, 8))(maps()[:2])

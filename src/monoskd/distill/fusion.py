@@ -30,6 +30,7 @@ class AttentionFusion(nn.Module):
         super().__init__()
         if len(channels) < 1:
             raise InputError("AttentionFusion: expected the channels of at least one map, got none")
+        self.channels = tuple(channels)
         coarse_first = list(reversed(channels))
         self.project = nn.ModuleList(_conv_norm(count, width, kernel=1) for count in coarse_first)
         self.gate = nn.ModuleList(nn.Conv2d(2 * width, 2, 1) for _ in pairwise(coarse_first))
@@ -39,6 +40,8 @@ class AttentionFusion(nn.Module):
         """Maps of the same shapes as `maps`, both finest first."""
         if len(maps) != len(self.project):
             raise InputError(f"AttentionFusion: expected {len(self.project)} maps, finest first, got {len(maps)}")
+        if (got := tuple(x.shape[1] for x in maps)) != self.channels:
+            raise InputError(f"AttentionFusion: expected maps of {self.channels} channels, got {got}; set `channels`")
         coarse_first = [project(x) for project, x in zip(self.project, reversed(maps), strict=True)]
         fused = coarse_first[:1]
         for gate, x in zip(self.gate, coarse_first[1:], strict=True):

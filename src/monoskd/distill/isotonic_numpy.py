@@ -33,11 +33,15 @@ def largest_blocks(x: Floats, strength: F64) -> I64:
 
 
 def reduced(values: Floats, strength: F64) -> F64:
-    """Ascending values / strength, from 0, without the width of gaps that no block bridges (docs/ranks.md)."""
+    """Ascending values / strength, from 0, without the width of gaps that no block bridges (docs/ranks.md).
+
+    A row with a NaN becomes constant.
+    """
     n = values.shape[-1]
     if not np.isfinite(values[:, [0, -1]]).all():
         limit = np.finfo(values.dtype).max
         values = values.clip(-limit, limit)
+        values[with_nan(values)] = 0  # a NaN would spoil the sums of the rows after it
     theta: F64 = np.subtract(values, values[:, :1], dtype=np.float64)
     scale = 1 / strength
     if not (theta[:, -1:] * scale <= _SAFE_RANGE * n).all():
@@ -75,6 +79,11 @@ def members(ends: I64, shape: tuple[int, ...]) -> I32:
     first = np.zeros(shape, np.bool_)
     first.ravel()[ends[:-1] + 1] = True
     return np.cumsum(first, dtype=np.int32).reshape(shape)
+
+
+def with_nan(values: Floats) -> NDArray[np.bool_]:
+    """Which sorted rows hold a NaN: it comes last or, with its sign set, may come first."""
+    return np.isnan(values[:, 0]) | np.isnan(values[:, -1])
 
 
 def _measure(y: F64, ends: I64, *, running: bool) -> tuple[I64, F64]:
