@@ -3,8 +3,8 @@
 For each seed: rendered frames (160 to train on, 200 held out, 1120 without labels), a teacher and a baseline; then one
 further training for each cell of the study, all from that baseline, all of as many steps on the same labelled frames as
 their control, which has no teacher. Each training is `monoskd train` in a process of its own with one thread. Called
-again, it goes on where it stopped; what is known is in OUT/<seed>/<cell>.json. `--report` writes the results as JSON
-and puts tables and figures into docs/study.md.
+again, it goes on where it stopped; what is known is in OUT/<seed>/<cell>.json. Last, each recipe is timed alone on the
+machine. `--report` writes the results as JSON and puts tables and figures into docs/study.md.
 
 One cell with another seed: python benchmarks/study.py --out runs/study --seeds 17 --cells response_7
 """
@@ -38,6 +38,7 @@ from monoskd.models.weights import load_model
 
 SIZE, FRAMES, POOL = (320, 96), 360, 7  # pixels; labelled frames; frames without labels for each trained on
 SHORT, LONG = 6, 20  # epochs of 40 steps
+TIMED, TIMED_SEEDS = 3, 3  # epochs; seeds, of those that were asked for
 TEACHER_EPOCHS, BASELINE_EPOCHS = 40, 30
 NECK = [f"neck.{stride}" for stride in (4, 8, 16, 32)]
 OBJECT = "regional.visual_depth.1"
@@ -136,12 +137,15 @@ def main() -> None:
         with ThreadPoolExecutor(options.jobs) as pool:
             for jobs in (first, then):  # every cell needs the first two
                 list(pool.map(lambda job: run(options.out, *job, end=end), jobs))
-    rows = known(options.out)
+        for seed in options.seeds[:TIMED_SEEDS]:
+            for name in sorted(wanted, key=list(CELLS).index):
+                time_alone(options.out, seed, name, end=end)
+    rows, timed = known(options.out), known(options.out, "timed")
     if {row["seed"] for row in rows}:
         from study_report import write_study  # needs the results alone, and is not there while they are made
 
         record = {"command": sys.argv, "commit": commit(), "versions": versions(), "cores": os.cpu_count()}
-        write_study(rows, record, cells={name: vars(cell) for name, cell in CELLS.items()}, options=options)
+        write_study(rows, timed, record, cells={name: vars(cell) for name, cell in CELLS.items()}, options=options)
 
 
 def render(folder: Path, seed: int) -> None:
@@ -162,13 +166,7 @@ def run(out: Path, seed: int, name: str, *, end: float) -> None:
     if result.is_file() or time.monotonic() > end:
         return
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    config = folder.parent / f"{name}.yaml"
-    config.write_text(yaml.safe_dump(configured(folder.parent, seed, name), sort_keys=False))
-    with (folder.parent / f"{name}.log").open("w") as log:
-        command = [sys.executable, "-m", "monoskd", "train", str(config)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=True)
+    train(configured(folder.parent, seed, name))
     row = {"seed": seed, "cell": name, **measured(folder)}
     if name not in ("teacher", "baseline"):
         for path in (folder / "model.safetensors", *folder.glob("events*")):
@@ -176,6 +174,31 @@ def run(out: Path, seed: int, name: str, *, end: float) -> None:
         shutil.rmtree(folder / "checkpoints")
     result.write_text(json.dumps(row) + "\n")
     print(f"seed {seed} {name}: AP3D@0.5 {row['Car 3d 0.5']:.1f}, {row['train_seconds']:.0f} s", flush=True)
+
+
+def time_alone(out: Path, seed: int, name: str, *, end: float) -> None:
+    """A few epochs of a cell with nothing beside them: what a step costs."""
+    folder, result = out / str(seed) / "timed" / name, out / str(seed) / "timed" / f"{name}.json"
+    if result.is_file() or time.monotonic() > end:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    train({**configured(out / str(seed), seed, name), "out": str(folder), "epochs": TIMED})
+    row = {"seed": seed, "cell": name, **cost(folder)}
+    shutil.rmtree(folder)
+    result.write_text(json.dumps(row) + "\n")
+    print(f"seed {seed} {name}: {row['train_seconds']:.1f} s for {row['steps']} steps", flush=True)
+
+
+def train(config: dict[str, Any]) -> None:
+    """`monoskd train` in a process of its own with one thread; the configuration and the log lie beside its folder."""
+    folder = Path(config["out"])
+    folder.mkdir(parents=True)
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    with folder.with_suffix(".log").open("w") as log:
+        command = [sys.executable, "-m", "monoskd", "train", str(path)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=True)
 
 
 def configured(folder: Path, seed: int, name: str) -> dict[str, Any]:
@@ -231,13 +254,17 @@ def measured(folder: Path) -> dict[str, Any]:
         if one["recall"] == "R40" and one["metric"] in ("bev", "3d"):
             row[f"{one['class']} {one['metric']} {one['iou']:g}"] = one["moderate"]
     row |= {f"depth {name}": value for name, value in measurement.depth_error_m().items()}
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for name in ("steps", "train_seconds", "images_per_second", "peak_memory_mb"):
-        row[name] = manifest[name]
+    row |= cost(folder)
     row["flight"] = last_readings(folder / "metrics.csv")
     labels = folder / "detections.json"
     row["detections"] = json.loads(labels.read_text())["quality"] if labels.is_file() else None
     return row
+
+
+def cost(folder: Path) -> dict[str, float]:
+    """Time and memory of a run."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return {name: manifest[name] for name in ("steps", "train_seconds", "images_per_second", "peak_memory_mb")}
 
 
 def last_readings(path: Path) -> dict[str, float]:
@@ -248,16 +275,16 @@ def last_readings(path: Path) -> dict[str, float]:
     return {key.removeprefix("flight/"): value for key, value in readings.items()}
 
 
-def known(out: Path) -> list[dict[str, Any]]:
+def known(out: Path, within: str = ".") -> list[dict[str, Any]]:
     """Every run that is done, by seed and in the study's order."""
-    return [json.loads(path.read_text()) for path in _results(out)]
+    return [json.loads(path.read_text()) for path in _results(out, within)]
 
 
-def _results(out: Path) -> Iterator[Path]:
+def _results(out: Path, within: str) -> Iterator[Path]:
     seeds: Iterable[Path] = sorted((one for one in out.glob("*") if one.name.isdigit()), key=lambda one: int(one.name))
     for seed in seeds:
         for name in ("teacher", "baseline", *CELLS):
-            if (path := seed / f"{name}.json").is_file():
+            if (path := seed / within / f"{name}.json").is_file():
                 yield path
 
 

@@ -46,18 +46,26 @@ class Difference:
 
 
 def write_study(
-    rows: Sequence[Row], record: Mapping[str, Any], *, cells: Mapping[str, Any], options: Namespace
+    rows: Sequence[Row],
+    timed: Sequence[Row],
+    record: Mapping[str, Any],
+    *,
+    cells: Mapping[str, Any],
+    options: Namespace,
 ) -> None:
-    """Write `options.json`, and the generated parts of `options.docs`/study.md with their figures."""
+    """Write `options.json`, and the generated parts of `options.docs`/study.md with their figures.
+
+    timed: runs with nothing beside them.
+    """
     seeds = sorted({row["seed"] for row in rows})
-    document = {"schema": SCHEMA, **record, "seeds": seeds, "cells": cells, "rows": list(rows)}
+    document = {"schema": SCHEMA, **record, "seeds": seeds, "cells": cells, "rows": list(rows), "timed": list(timed)}
     options.json.write_text(json.dumps(document, indent=1) + "\n")
     page = options.docs / "study.md"
     text = page.read_text()
     blocks: dict[str, str] = {
         "start": starting_points(rows),
         "labels": labels_table(rows),
-        "cost": cost_table(rows, cells),
+        "cost": cost_table(timed, cells),
     }
     blocks["flight"] = flight_table(rows, cells)
     for question in (1, 2):
