@@ -15,8 +15,8 @@ from torch import Tensor
 
 from monoskd.distill import ranks, ranks_numpy
 from monoskd.distill.isotonic import project
-from monoskd.distill.isotonic_numpy import pool
 from monoskd.distill.ranks import correlation, degeneracy, rank, rank_with_soft_gradient, soft_rank
+from monoskd.distill.ranks_numpy import pool
 from monoskd.errors import InputError
 
 KINDS = ("normal", "zeros", "rounded", "skewed", "heavy", "constant", "clusters")
@@ -83,6 +83,17 @@ def test_rank_of_many(path: str, kind: str, dtype: torch.dtype) -> None:
     got = rank(x)
     assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     np.testing.assert_array_equal(got.numpy(), rankdata(x.double().numpy(), axis=-1))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_either_sort_puts_each_value_in_its_place(kind: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_numpy, "_sorts_wide_integers_fast", lambda: fast)
+    x = sample(kind, 3, 3000).clamp(-3e38, 3e38).float().numpy()
+    values, order = ranks_numpy.sort_rows(x)
+    np.testing.assert_array_equal(values, np.sort(x))
+    np.testing.assert_array_equal(np.sort(order), np.arange(x.size).reshape(x.shape))
+    np.testing.assert_array_equal(x.ravel()[order], values)
 
 
 @pytest.mark.parametrize("scale", [1e-45, 1e-38, 1e-30, 1e30, 1e38])
@@ -260,18 +271,20 @@ def test_both_ways_agree_on_long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(device.grad, host.grad, rtol=1e-6, atol=1e-6)
 
 
-def test_stretches_are_joined_where_passes_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A heap of ties that swallows its neighbours one by one, and blocks that meet in the middle."""
-    monkeypatch.setattr("monoskd.distill.isotonic_numpy._BORDER_PASSES", 1)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_pooling_is_the_regression_of_each_row(rows: int, dtype: type) -> None:
+    """Heaps of ties that swallow their neighbours one by one, blocks that meet in the middle, rows beside rows."""
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        gaps = torch.rand(3, 400, generator=generator, dtype=torch.float64) * 2.2
-        gaps[torch.rand(3, 400, generator=generator) < 0.1] = 0
+        gaps = torch.rand(rows, 400, generator=generator, dtype=torch.float64) * 2.2
+        gaps[torch.rand(rows, 400, generator=generator) < 0.1] = 0
         gaps[:, 100:150], gaps[:, :20] = 0, 1.0 + 1e-3
-        theta = gaps.cumsum(-1).numpy()
-        _, lengths, values = pool(theta.copy())
+        values = gaps.cumsum(-1).numpy().astype(dtype)
+        lengths, shift = pool(values, np.ones((rows, 1)))
+        theta = values.astype(np.float64) - values[:, :1]
         want = np.stack([isotonic_regression(np.arange(1, 401) - row, increasing=False).x for row in theta])
-        np.testing.assert_allclose(np.repeat(values, lengths).reshape(3, 400), want, atol=1e-9)
+        np.testing.assert_allclose(np.repeat(shift, lengths).reshape(rows, 400), want, atol=1e-9)
 
 
 def test_no_step_of_the_device_way_waits_for_the_device() -> None:
@@ -340,19 +353,17 @@ def test_any_leading_shape_and_stride(path: str) -> None:
     torch.testing.assert_close(got[1, 2, 0], soft_rank(x[1, 2, 0].clone(), 0.2))
 
 
-def test_threads_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = sample("normal", 7, 50)
     grad = torch.randn_like(x)
     whole = x.clone().requires_grad_()
     value = soft_rank(whole, 0.02)
     value.backward(grad)
     monkeypatch.setattr(ranks_numpy, "_CHUNK", 100)
-    for threads in (1, 2):
-        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
-        parted = x.clone().requires_grad_()
-        torch.testing.assert_close(soft_rank(parted, 0.02), value, rtol=0, atol=1e-9)
-        soft_rank(parted, 0.02).backward(grad)
-        torch.testing.assert_close(parted.grad, whole.grad)
+    parted = x.clone().requires_grad_()
+    torch.testing.assert_close(soft_rank(parted, 0.02), value, rtol=0, atol=1e-9)
+    soft_rank(parted, 0.02).backward(grad)
+    torch.testing.assert_close(parted.grad, whole.grad)
 
 
 @pytest.mark.parametrize("regularization", ["l2", "kl"])
