@@ -4,7 +4,8 @@ For each seed: rendered frames (160 to train on, 200 held out, 1120 without labe
 further training for each cell of the study, all from that baseline, all of as many steps on the same labelled frames as
 their control, which has no teacher. Each training is `monoskd train` in a process of its own with one thread. Called
 again, it goes on where it stopped; what is known is in OUT/<seed>/<cell>.json. Last, each recipe is timed alone on the
-machine. `--report` writes the results as JSON and puts tables and figures into docs/study.md.
+machine, and what each gained over its control is printed. `--report` adds the seeds in OUT to the recorded results and
+puts tables and figures into docs/study.md.
 
 One cell with another seed: python benchmarks/study.py --out runs/study --seeds 17 --cells response_7
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 import yaml
+from study_report import gains, write_study
 
 from monoskd.data.kitti_io import read_split, write_split
 from monoskd.data.layout import KittiLayout
@@ -87,30 +89,41 @@ class Cell:
         """The cell that it is compared with."""
         return "control" if self.epochs == SHORT else "control_long"
 
+    @property
+    def costs_its_own(self) -> bool:
+        """Whether no other cell takes the same steps."""
+        return self.epochs == SHORT or self.pool == POOL or not self.terms
 
-CELLS = {
-    "control_long": Cell(epochs=LONG),
-    "response_7": Cell({"response": RESPONSE}, pool=7, epochs=LONG, question=2),
-    "control": Cell(),
-    "monoskd": Cell({"rank": RANK, "affinity": AFFINITY, "head": HEAD}),
-    "published": Cell(PUBLISHED),
-    "both_7": Cell({"response": RESPONSE, "rank": RANK, "objects": OBJECTS}, pool=7, epochs=LONG, question=2),
-    "plain_7": Cell({"response": RESPONSE}, pool=7, hard=True, epochs=LONG, question=2),
-    "objects": Cell({"objects": OBJECTS}),
-    "spearman": Cell({"rank": RANK}),
-    "head": Cell({"head": HEAD}),
-    "response_1": Cell({"response": RESPONSE}, pool=1, epochs=LONG, question=2),
-    "features_7": Cell({"rank": RANK, "objects": OBJECTS}, pool=7, epochs=LONG, question=2),
-    "monodistill": Cell(MONODISTILL),
-    "centred": Cell({"rank": term("SpearmanLoss", center="running")}),
-    "pearson": Cell({"rank": term("SpearmanLoss", mode="pearson")}),
-    "affinity": Cell({"affinity": AFFINITY}),
-    "response_3": Cell({"response": RESPONSE}, pool=3, epochs=LONG, question=2),
-    "monoskd_long": Cell({"rank": RANK, "affinity": AFFINITY, "head": HEAD}, epochs=LONG),
-    "objects_long": Cell({"objects": OBJECTS}, epochs=LONG),
-    "spearman_long": Cell({"rank": RANK}, epochs=LONG),
+
+LABELLED = {
+    "monoskd": {"rank": RANK, "affinity": AFFINITY, "head": HEAD},
+    "published": PUBLISHED,
+    "objects": {"objects": OBJECTS},
+    "spearman": {"rank": RANK},
+    "head": {"head": HEAD},
+    "monodistill": MONODISTILL,
+    "centred": {"rank": term("SpearmanLoss", center="running")},
+    "pearson": {"rank": term("SpearmanLoss", mode="pearson")},
+    "affinity": {"affinity": AFFINITY},
 }
-"""In the order in which they are trained: what matters most comes first, each with all seeds."""
+UNLABELLED = {
+    "response": {"response": RESPONSE},
+    "both": {"response": RESPONSE, "rank": RANK, "objects": OBJECTS},
+    "plain": {"response": RESPONSE},
+    "features": {"rank": RANK, "objects": OBJECTS},
+}
+CELLS = {
+    "control": Cell(),
+    "control_long": Cell(epochs=LONG),
+    **{name: Cell(terms) for name, terms in LABELLED.items()},
+    **{f"{name}_long": Cell(terms, epochs=LONG) for name, terms in LABELLED.items()},
+    **{
+        f"{name}_{pool}": Cell(terms, pool=pool, hard=name == "plain", epochs=LONG, question=2)
+        for pool in (POOL, 1, 3)
+        for name, terms in UNLABELLED.items()
+    },
+}
+"""Every recipe on labelled frames after few and many epochs, and on 1, 3 and 7 times as many frames without labels."""
 
 
 def main() -> None:
@@ -120,32 +133,37 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS), metavar="CELL")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after that")
-    parser.add_argument("--report", action="store_true", help="only write what is known")
+    parser.add_argument("--report", action="store_true", help="train nothing; add what is known to the results")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/study.json"))
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of study.md")
     options = parser.parse_args()
 
     if not options.report:
-        end = time.monotonic() + 60 * options.minutes
-        torch.set_num_threads(1)
-        for seed in options.seeds:
-            render(options.out / str(seed), seed)
-        first = [(seed, name) for seed in options.seeds for name in ("teacher", "baseline")]
-        cells = [name for name in CELLS if name in options.cells]
-        wanted = {CELLS[name].control for name in cells} | {*cells}
-        then = [(seed, name) for name in CELLS if name in wanted for seed in options.seeds]
-        with ThreadPoolExecutor(options.jobs) as pool:
-            for jobs in (first, then):  # every cell needs the first two
-                list(pool.map(lambda job: run(options.out, *job, end=end), jobs))
-        for seed in options.seeds[:TIMED_SEEDS]:
-            for name in sorted(wanted, key=list(CELLS).index):
-                time_alone(options.out, seed, name, end=end)
+        make(options.out, options.seeds, options.cells, jobs=options.jobs, minutes=options.minutes)
     rows, timed = known(options.out), known(options.out, "timed")
-    if {row["seed"] for row in rows}:
-        from study_report import write_study  # needs the results alone, and is not there while they are made
+    cells = {name: vars(cell) for name, cell in CELLS.items()}
+    print(gains(rows, cells))
+    if options.report:
+        record = {"versions": versions(), "cores": os.cpu_count()}
+        write_study(rows, timed, record, cells=cells, json_file=options.json, docs=options.docs)
 
-        record = {"command": sys.argv, "commit": commit(), "versions": versions(), "cores": os.cpu_count()}
-        write_study(rows, timed, record, cells={name: vars(cell) for name, cell in CELLS.items()}, options=options)
+
+def make(out: Path, seeds: list[int], names: list[str], *, jobs: int, minutes: float) -> None:
+    """Whatever of these cells, and of their controls, is not there yet."""
+    end = time.monotonic() + 60 * minutes
+    torch.set_num_threads(1)
+    for seed in seeds:
+        render(out / str(seed), seed)
+    first = [(seed, name) for seed in seeds for name in ("teacher", "baseline")]
+    wanted = [name for name in CELLS if name in {CELLS[one].control for one in names} | {*names}]
+    then = [(seed, name) for name in wanted for seed in seeds]
+    with ThreadPoolExecutor(jobs) as pool:
+        for some in (first, then):  # every cell needs the first two
+            list(pool.map(lambda job: run(out, *job, end=end), some))
+    for seed in seeds[:TIMED_SEEDS]:
+        for name in wanted:
+            if CELLS[name].costs_its_own:
+                time_alone(out, seed, name, end=end)
 
 
 def render(folder: Path, seed: int) -> None:
@@ -167,7 +185,7 @@ def run(out: Path, seed: int, name: str, *, end: float) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     train(configured(folder.parent, seed, name))
-    row = {"seed": seed, "cell": name, **measured(folder)}
+    row = {"seed": seed, "cell": name, "commit": commit(), **measured(folder)}
     if name not in ("teacher", "baseline"):
         for path in (folder / "model.safetensors", *folder.glob("events*")):
             path.unlink()
@@ -183,7 +201,7 @@ def time_alone(out: Path, seed: int, name: str, *, end: float) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     train({**configured(out / str(seed), seed, name), "out": str(folder), "epochs": TIMED})
-    row = {"seed": seed, "cell": name, **cost(folder)}
+    row = {"seed": seed, "cell": name, "commit": commit(), **cost(folder)}
     shutil.rmtree(folder)
     result.write_text(json.dumps(row) + "\n")
     print(f"seed {seed} {name}: {row['train_seconds']:.1f} s for {row['steps']} steps", flush=True)

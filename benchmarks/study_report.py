@@ -3,9 +3,9 @@
 import html
 import json
 import re
-from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,40 +45,70 @@ class Difference:
         return f"**{text}**" if self.low > 0 or self.high < 0 else text
 
 
+def gains(rows: Sequence[Row], cells: Mapping[str, Any]) -> str:
+    """A line a cell: what it reached and how far that is from its control."""
+    lines = [
+        f"{name:<18} AP3D@0.5 {_mean_of(rows, name, AP)}, to the control {compared(rows, name, cells, AP)}"
+        for name in cells
+        if cells[name]["terms"] and compared(rows, name, cells, AP)
+    ]
+    return "\n".join(lines)
+
+
 def write_study(
     rows: Sequence[Row],
     timed: Sequence[Row],
     record: Mapping[str, Any],
     *,
     cells: Mapping[str, Any],
-    options: Namespace,
+    json_file: Path,
+    docs: Path,
 ) -> None:
-    """Write `options.json`, and the generated parts of `options.docs`/study.md with their figures.
+    """Add these runs to `json_file`, and write the generated parts of `docs`/study.md with their figures.
 
-    timed: runs with nothing beside them.
+    timed: runs with nothing beside them. record: what the runs were made with.
     """
-    seeds = sorted({row["seed"] for row in rows})
-    document = {"schema": SCHEMA, **record, "seeds": seeds, "cells": cells, "rows": list(rows), "timed": list(timed)}
-    options.json.write_text(json.dumps(document, indent=1) + "\n")
-    page = options.docs / "study.md"
-    text = page.read_text()
-    blocks: dict[str, str] = {
+    document = merged(json.loads(json_file.read_text()), rows, timed, record) | {"cells": cells}
+    json_file.write_text(json.dumps(document, indent=1) + "\n")
+    rows, timed = document["rows"], document["timed"]
+    blocks = {
         "start": starting_points(rows),
         "labels": labels_table(rows),
+        "flight": flight_table(rows, cells),
         "cost": cost_table(timed, cells),
     }
-    blocks["flight"] = flight_table(rows, cells)
+    figures = {"3": bar_plot(gradient_shares(rows, cells), x_label="share of the gradient at the student's features")}
+    figures["4"] = bar_plot(slower_than_control(timed, cells), x_label="time of a step, times the control's")
     for question in (1, 2):
         names = [name for name, cell in cells.items() if cell["question"] == question and cell["terms"]]
         found = {name: compared(rows, name, cells, AP) for name in names}
         found = {name: one for name, one in found.items() if one is not None}
-        (options.docs / f"study_{question}.svg").write_text(
-            dot_plot(found, x_label="Car AP3D at overlap 0.5, moderate: difference to the control of the same seed")
+        figures[str(question)] = dot_plot(
+            found, x_label="Car AP3D at overlap 0.5, moderate: difference to the control of the same seed"
         )
         blocks[str(question)] = comparison_table(rows, found, cells)
+    page = docs / "study.md"
+    text = page.read_text()
     for name, block in blocks.items():
         text = replaced(text, name, block)
     page.write_text(text)
+    for name, figure in figures.items():
+        (docs / f"study_{name}.svg").write_text(figure)
+
+
+def merged(
+    before: Mapping[str, Any], rows: Sequence[Row], timed: Sequence[Row], record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The recorded results with other or further seeds: all runs of a seed are of one session."""
+    seeds = sorted({row["seed"] for row in rows})
+    sessions = [one for one in before["sessions"] if not set(one["seeds"]) & set(seeds)]
+    kept = {key: [row for row in before[key] if row["seed"] not in seeds] for key in ("rows", "timed")}
+    return {
+        "schema": SCHEMA,
+        "sessions": [*sessions, {"seeds": seeds, **record}],
+        "rows": [*kept["rows"], *rows],
+        "timed": [*kept["timed"], *timed],
+    }
 
 
 def replaced(page: str, name: str, block: str) -> str:
@@ -152,6 +182,17 @@ def labels_table(rows: Sequence[Row]) -> str:
     )
 
 
+def gradient_shares(rows: Sequence[Row], cells: Mapping[str, Any]) -> dict[str, float]:
+    """The share of each term of each recipe, means over seeds."""
+    shares = {}
+    for name, cell in cells.items():
+        for term in cell["terms"]:
+            known = [row["flight"].get(f"{term}/gradient_share") for row in by_seed(rows, name).values()]
+            if known and None not in known:
+                shares[name if len(cell["terms"]) == 1 else f"{name}: {term}"] = float(np.mean(known))
+    return shares
+
+
 def flight_table(rows: Sequence[Row], cells: Mapping[str, Any]) -> str:
     """The flight recorder's last readings, means over seeds."""
     lines = []
@@ -167,65 +208,116 @@ def flight_table(rows: Sequence[Row], cells: Mapping[str, Any]) -> str:
     return head + "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(lines)
 
 
+def slower_than_control(rows: Sequence[Row], cells: Mapping[str, Any]) -> dict[str, float]:
+    """The time of a step as a multiple of that of the control of the same seed, medians over seeds."""
+    return {name: cost.slower for name, cost in costs(rows, cells).items()}
+
+
 def cost_table(rows: Sequence[Row], cells: Mapping[str, Any]) -> str:
     """Time and memory a step, and their ratio to the control of the same seed."""
-    lines = []
+    lines = [
+        f"| {name} | {one.milliseconds:.0f} | {one.slower:.2f} | {one.megabytes:.0f} | {one.larger:.2f} |"
+        for name, one in costs(rows, cells).items()
+    ]
+    head = "| recipe | ms a step | times the control's | peak memory [MB] | times the control's |\n"
+    return head + "| --- | --- | --- | --- | --- |\n" + "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step takes, medians over seeds; slower and larger: as multiples of the control's."""
+
+    milliseconds: float
+    slower: float
+    megabytes: float
+    larger: float
+
+
+def costs(rows: Sequence[Row], cells: Mapping[str, Any]) -> dict[str, Cost]:
+    """The cost of each cell that was timed together with its control."""
+    found = {}
     for name in cells:
         control = by_seed(rows, control_of(cells[name], cells))
         runs = {seed: row for seed, row in by_seed(rows, name).items() if seed in control}
-        if not runs:
-            continue
-        milliseconds = {seed: _milliseconds(row) for seed, row in runs.items()}
-        slower = np.median([milliseconds[seed] / _milliseconds(control[seed]) for seed in runs])
-        more = np.median([runs[seed]["peak_memory_mb"] / control[seed]["peak_memory_mb"] for seed in runs])
-        memory = np.median([row["peak_memory_mb"] for row in runs.values()])
-        lines.append(
-            f"| {name} | {np.median(list(milliseconds.values())):.0f} | {slower:.2f} | {memory:.0f} | {more:.2f} |"
-        )
-    head = "| recipe | ms a step | times the control's | peak memory [MB] | times the control's |\n"
-    return head + "| --- | --- | --- | --- | --- |\n" + "\n".join(lines)
+        if runs:
+            found[name] = Cost(
+                milliseconds=float(np.median([_milliseconds(row) for row in runs.values()])),
+                slower=float(np.median([_milliseconds(runs[s]) / _milliseconds(control[s]) for s in runs])),
+                megabytes=float(np.median([row["peak_memory_mb"] for row in runs.values()])),
+                larger=float(np.median([runs[s]["peak_memory_mb"] / control[s]["peak_memory_mb"] for s in runs])),
+            )
+    return found
 
 
 def dot_plot(found: Mapping[str, Difference], *, x_label: str) -> str:
     """An SVG with a dot and an interval a row, and a line at zero."""
     known = [one for one in found.values() if np.isfinite([one.low, one.high]).all()]
-    low = min([0.0, *(one.low for one in known)])
-    high = max([0.0, *(one.high for one in known)])
-    left, width, line = 130, 700, 24
-    height = line * len(found) + 60
-    across = _scale(low, high, start=left, end=width - 20)
+    across = _Axis(min([0.0, *(one.low for one in known)]), max([0.0, *(one.high for one in known)]))
+    parts = []
+    for one, y in zip(found.values(), _lines(found), strict=True):
+        sure = one in known and (one.low > 0 or one.high < 0)
+        colour = _UNSURE if not sure else _GAIN if one.mean > 0 else _LOSS
+        if one in known:
+            parts.append(_bar(across, one.low, one.high, y, colour, width=2.5))
+        parts.append(f'<circle cx="{across(one.mean):.1f}" cy="{y}" r="4.5" fill="{colour}"/>')
+    return _figure(parts, list(found), across, x_label=x_label, tick="{:+g}")
+
+
+def bar_plot(found: Mapping[str, float], *, x_label: str) -> str:
+    """An SVG with a bar a row, from zero."""
+    across = _Axis(0.0, max([0.0, *found.values()]))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        _bar(across, 0, value, y, _UNSURE, width=10) for value, y in zip(found.values(), _lines(found), strict=True)
+    ]
+    return _figure(parts, list(found), across, x_label=x_label, tick="{:g}")
+
+
+_UNSURE, _GAIN, _LOSS = "#8c959f", "#2a9d5c", "#d1495b"
+_LEFT, _WIDTH, _LINE = 150, 720, 22  # pixels
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A value's place in the figure."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: float) -> float:
+        span = 1.1 * (self.high - self.low) or 1.0
+        return _LEFT + (value - self.low + span / 22) / span * (_WIDTH - 20 - _LEFT)
+
+    def ticks(self) -> list[float]:
+        """About eight round values."""
+        rough = (self.high - self.low or 1.0) / 8
+        step = next(10.0**power * one for power in range(-3, 4) for one in (1, 2, 5) if 10.0**power * one >= rough)
+        return [step * index for index in range(int(np.ceil(self.low / step)), int(np.floor(self.high / step)) + 1)]
+
+
+def _lines(rows: Sized) -> list[int]:
+    return [20 + _LINE * index for index in range(len(rows))]
+
+
+def _bar(across: _Axis, low: float, high: float, y: float, colour: str, *, width: float) -> str:
+    ends = f'x1="{across(low):.1f}" x2="{across(high):.1f}" y1="{y}" y2="{y}"'
+    return f'<line {ends} stroke="{colour}" stroke-width="{width}"/>'
+
+
+def _figure(parts: Sequence[str], names: Sequence[str], across: _Axis, *, x_label: str, tick: str) -> str:
+    """The marks with their names, ticks and a line at zero."""
+    bottom = _LINE * len(names) + 16
+    svg = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {bottom + 44}" width="{_WIDTH}" '
         'style="font: 12px system-ui, sans-serif; fill: #24292f"><rect width="100%" height="100%" fill="#fff"/>'
     ]
-    for tick in range(int(np.ceil(low)), int(np.floor(high)) + 1):
-        if tick % max(round((high - low) / 8), 1) == 0:
-            x, bottom = across(tick), height - 40
-            parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{bottom}" stroke="#d8dee4"/>')
-            parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:+d}</text>')
-    zero = across(0)
-    parts.append(
-        f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="8" y2="{height - 40}" stroke="#57606a" stroke-width="1.5"/>'
-    )
-    for index, (name, one) in enumerate(found.items()):
-        y = 22 + line * index
-        sure = one in known and (one.low > 0 or one.high < 0)
-        colour = "#8c959f" if not sure else "#2a9d5c" if one.mean > 0 else "#d1495b"
-        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{html.escape(name)}</text>')
-        if one in known:
-            parts.append(
-                f'<line x1="{across(one.low):.1f}" x2="{across(one.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" '
-                'stroke-width="2.5"/>'
-            )
-        parts.append(f'<circle cx="{across(one.mean):.1f}" cy="{y}" r="4.5" fill="{colour}"/>')
-    parts.append(f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
-    return "\n".join([*parts, "</svg>", ""])
-
-
-def _scale(low: float, high: float, *, start: float, end: float) -> Callable[[float], float]:
-    margin = 0.05 * (high - low or 1)
-    low, high = low - margin, high + margin
-    return lambda value: start + (min(max(value, low), high) - low) / (high - low) * (end - start)
+    for value in across.ticks():
+        x, stroke = across(value), "#57606a" if value == 0 else "#d8dee4"
+        svg.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{bottom}" stroke="{stroke}"/>')
+        svg.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick.format(round(value, 9))}</text>')
+    for name, y in zip(names, _lines(names), strict=True):
+        svg.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{html.escape(name)}</text>')
+    label = f'<text x="{(_LEFT + _WIDTH) / 2}" y="{bottom + 36}" text-anchor="middle">{html.escape(x_label)}</text>'
+    return "\n".join([*svg, *parts, label, "</svg>", ""])
 
 
 def _mean_of(rows: Sequence[Row], name: str, measure: str, digits: int = 1) -> str:

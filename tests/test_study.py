@@ -7,7 +7,7 @@ import pytest
 import yaml
 from scipy.stats import ttest_rel
 from study import CELLS, NECK, OBJECT, configured, distillation
-from study_report import Difference, comparison_table, dot_plot, replaced
+from study_report import Difference, bar_plot, comparison_table, cost_table, dot_plot, gains, merged, replaced
 
 from monoskd.engine.config import load_config
 
@@ -43,9 +43,34 @@ def test_the_page_keeps_what_was_written_by_hand() -> None:
         replaced(page, "3", "new")
 
 
-def test_the_figure_has_a_dot_a_recipe() -> None:
+def test_another_session_adds_its_seeds_and_replaces_only_its_own() -> None:
+    before: dict[str, Any] = {"sessions": [], "rows": [], "timed": []}
+    for seed, ap in ((0, 1.0), (1, 2.0), (0, 3.0)):
+        row = {"seed": seed, "cell": "control", "ap": ap}
+        before = merged(before, [row], [row], {"cores": 2})
+    assert [row["ap"] for row in before["rows"]] == [row["ap"] for row in before["timed"]] == [2.0, 3.0]
+    assert [one["seeds"] for one in before["sessions"]] == [[1], [0]]
+
+
+def test_a_run_ends_with_what_each_cell_gained() -> None:
+    cells = {name: vars(CELLS[name]) for name in ("control", "head")}
+    rows = [{"seed": 17, "cell": name, "Car 3d 0.5": ap} for name, ap in (("control", 10.0), ("head", 11.5))]
+    assert gains(rows, cells) == "head               AP3D@0.5 11.5, to the control +1.50"
+
+
+def test_cost_is_a_multiple_of_the_control_of_the_same_seed() -> None:
+    cells = {name: vars(CELLS[name]) for name in ("control", "head")}
+    rows = [
+        {"seed": seed, "cell": name, "train_seconds": seconds, "steps": 100, "peak_memory_mb": 500.0}
+        for seed, name, seconds in ((0, "control", 10), (0, "head", 15), (1, "control", 20), (1, "head", 30))
+    ]
+    assert cost_table(rows, cells).splitlines()[-1] == "| head | 225 | 1.50 | 500 | 1.00 |"
+
+
+def test_the_figures_have_a_mark_a_recipe() -> None:
     figure = dot_plot({"a": Difference(1, 0.5, 1.5, 5), "b": Difference(-2, -3, 1, 5)}, x_label="AP")
     assert figure.count("<circle") == 2
+    assert bar_plot({"a": 0.5, "b": 0.0}, x_label="share").count('stroke-width="10"') == 2
 
 
 @pytest.mark.parametrize("name", ["teacher", "baseline", *CELLS])
