@@ -4,7 +4,8 @@
 
 It proves that files, geometry, targets, losses and decoding agree on real input; it says nothing about new frames. The
 small networks of `configs/kitti/overfit_*.yaml` start from nothing. `--root` is not written to: depth maps and links to
-its files go under `--out`. Pictures of every frame go to `OUT/<run>/drawn`.
+its files go under `--out`. Pictures of every frame go to `OUT/student/drawn`; `--docs DIR` draws what both networks see
+in a few frames from above, without a photograph.
 """
 
 import argparse
@@ -12,15 +13,25 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from monoskd.data.doctor import examine
 from monoskd.data.prepare import prepare
 from monoskd.engine.callbacks import commit, versions
-from monoskd.engine.measure import evaluate_model
+from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.inference.draw import draw_birds_eye
+from monoskd.models.weights import load_model
+from monoskd.objects import Objects
 
 RUNS = ("teacher", "student")
 GOAL_AP = 80.0
+DRAWN, SURE = 3, 0.3  # frames from above; least score of what is drawn there
 
 
 def main() -> None:
@@ -29,6 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/overfit"))
     parser.add_argument("--threads", type=int, default=1, help="of each training; the two run side by side")
     parser.add_argument("--json", type=Path, default=None, help="write what was measured")
+    parser.add_argument("--docs", type=Path, default=None, help="folder for real.jpg, the street from above")
     options = parser.parse_args()
 
     data = link(options.root, options.out / "data")
@@ -40,11 +52,15 @@ def main() -> None:
         if training.wait():
             sys.exit(f"a training failed: {' '.join(map(str, training.args))}")
     minutes = (time.perf_counter() - started) / 60
-    results = {run: car_ap(options.out / run / "model.safetensors", data) for run in RUNS}
+    found = {run: measured(options.out / run / "model.safetensors", data) for run in RUNS}
+    results = {run: car_ap(measurement) for run, measurement in found.items()}
     for run, ap in results.items():
         print(f"{run}: Car AP3D|R40 moderate on its own training frames: {ap}; goal {GOAL_AP} at 0.5")
     print(f"both trained side by side in {minutes:.1f} minutes")
     predict(options.out / "student" / "model.safetensors", data=data, out=options.out / "student")
+    if options.docs:
+        streets = from_above(*(found[run].detections for run in RUNS))
+        cv2.imwrite(str(options.docs / "real.jpg"), streets[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     if options.json:
         record = {"command": sys.argv, "commit": commit(), "versions": versions(), "minutes": minutes, "ap": results}
         options.json.write_text(json.dumps({"schema": "monoskd/overfit/1", **record}, indent=1) + "\n")
@@ -67,11 +83,24 @@ def train(run: str, *, data: Path, out: Path, threads: int) -> subprocess.Popen[
     return subprocess.Popen([sys.executable, "-m", "monoskd", "train", f"kitti/overfit_{run}.yaml", *words])
 
 
-def car_ap(model: Path, data: Path) -> dict[str, float | None]:
-    """Car AP3D|R40 moderate by overlap, on the frames that the model was trained on."""
-    rows = evaluate_model(model, root=data, split="trainval", classes=("Car",)).rows()
+def measured(model: Path, data: Path) -> Measurement:
+    """What a model finds on the frames that it was trained on."""
+    detector: Any = load_model(model)
+    return measure(detector, labelled_batches(detector, data, split="trainval"), Measurement(classes=("Car",)))
+
+
+def car_ap(measurement: Measurement) -> dict[str, float | None]:
+    """Car AP3D|R40 moderate by overlap."""
+    rows = measurement.evaluation().rows()
     chosen = [row for row in rows if row["metric"] == "3d" and row["recall"] == "R40"]
     return {f"{row['iou']:g}": row["moderate"] for row in chosen}
+
+
+def from_above(teacher: Sequence[Objects], student: Sequence[Objects]) -> NDArray[np.uint8]:
+    """The frames in which the student is sure of most objects: its boxes filled, the teacher's in outline."""
+    sure = [[one[one.scores > SURE] for one in found] for found in (student, teacher)]
+    fullest = sorted(range(len(student)), key=lambda i: len(sure[0][i]), reverse=True)[:DRAWN]
+    return np.hstack([draw_birds_eye(sure[0][i], teacher=sure[1][i]) for i in fullest])
 
 
 def predict(model: Path, *, data: Path, out: Path) -> None:

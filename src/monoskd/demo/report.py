@@ -30,7 +30,8 @@ th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #d8d
 th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #8c959f }
 .lead { font-size: 1.05rem } .note { color: #57606a }
 figure { margin: 0 } img { width: 100%; border-radius: 4px }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem } .charts svg { flex: 1 1 460px }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); gap: 1rem }
+.charts svg { width: 100% }
 details { margin: .6rem 0 } summary { cursor: pointer }
 """
 
