@@ -185,7 +185,8 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _add_raw(options: argparse.Namespace) -> None:
-    from monoskd.data.kitti_raw import RECORD, prepare_raw
+    from monoskd.data.kitti_raw import prepare_raw
+    from monoskd.data.leakage import RECORD
 
     with _progress("raw drives") as progress:
         report = prepare_raw(

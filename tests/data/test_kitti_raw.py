@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from monoskd.data.kitti_io import read_calibration, read_image, read_split, write_split, write_velodyne
-from monoskd.data.kitti_raw import check_unlabelled, prepare_raw, read_drives, read_raw_calibration
+from monoskd.data.kitti_raw import prepare_raw, read_raw_calibration
 from monoskd.data.layout import KittiLayout
+from monoskd.data.leakage import check_unlabelled, read_drives
 from monoskd.data.prepare import prepare
 from monoskd.errors import InputError
 
@@ -130,7 +131,8 @@ def test_progress_counts_drives(raw, mapping, layout):
 def test_a_renamed_validation_drive_is_refused(raw, mapping, layout):
     (raw / DAY / VAL).rename(raw / DAY / f"{DAY}_drive_9999_sync")
     with pytest.raises(
-        InputError, match=r"drive_9999_sync/.*0000000001\.bin: expected no sweep of validation, got that of"
+        InputError,
+        match=r"drive_9999_sync/.*0000000001\.bin: expected nothing of validation, got what frame 000001 has",
     ):
         prepare_raw(raw, layout.root, mapping=mapping)
     assert not layout.split("unlabelled").exists()
@@ -139,7 +141,7 @@ def test_a_renamed_validation_drive_is_refused(raw, mapping, layout):
 def test_a_validation_drive_among_earlier_frames_is_refused(raw, mapping, layout):
     prepare_raw(raw, layout.root, mapping=mapping)
     write_split(layout.split("val"), ["000000"])  # other frames are validation now
-    message = rf"got 100000 of {TRAIN}, which holds validation frame 000000: take it out"
+    message = rf"got 100000 of {TRAIN[:-5]}, which holds validation frame 000000: take it out"
     with pytest.raises(InputError, match=message):
         check_unlabelled(layout.root, mapping=mapping)
     with pytest.raises(InputError, match=message):
@@ -156,6 +158,98 @@ def test_a_frame_smuggled_into_the_split_is_refused(raw, mapping, layout):
     layout.label("100000").write_text("")
     with pytest.raises(InputError, match="expected frames without a label, got 100000, which has one"):
         check_unlabelled(layout.root)
+
+
+@pytest.mark.parametrize("name", [f"{DAY}_drive_0002", f"{DAY}_drive_0002_extract"])
+def test_a_validation_drive_is_left_out_by_its_number(raw, mapping, layout, name):
+    layout.velodyne("000001").unlink()  # so that only names tell
+    (raw / DAY / VAL).rename(raw / DAY / name)
+    report = prepare_raw(raw, layout.root, mapping=mapping)
+    assert report.left_out == {name: "holds validation frame 000001"}
+    assert "1 validation frames have neither picture nor sweep" in str(report)
+
+
+def test_a_link_to_a_validation_drive_is_left_out_whatever_it_is_called(raw, mapping, layout, tmp_path):
+    layout.velodyne("000001").unlink()
+    shutil.rmtree(raw / DAY / OTHER)
+    (raw / DAY / VAL).rename(tmp_path / VAL)
+    (raw / DAY / OTHER).symlink_to(tmp_path / VAL)
+    assert prepare_raw(raw, layout.root, mapping=mapping).left_out == {OTHER: "holds validation frame 000001"}
+
+
+def test_unrectified_and_incomplete_drives_are_left_out_with_the_reason(raw, mapping, layout):
+    (raw / DAY / TRAIN).rename(raw / DAY / TRAIN.replace("sync", "extract"))
+    shutil.rmtree(raw / DAY / OTHER / "image_02")
+    with pytest.raises(InputError, match=r"expected a drive that can be used, got 3 that are left out.*_extract"):
+        prepare_raw(raw, layout.root, mapping=mapping)
+    write_drive(raw / DAY / TRAIN, frames=1)
+    report = prepare_raw(raw, layout.root, mapping=mapping)
+    assert report.frames == 1
+    assert report.left_out[OTHER] == "has no frame with both a picture and a sweep"
+    assert report.left_out[TRAIN.replace("sync", "extract")] == "is not rectified: its _sync download is"
+
+
+def copy_of_validation(raw: Path, layout: KittiLayout) -> None:
+    shutil.copy(layout.velodyne("000001"), layout.velodyne("900000"))
+
+
+def link_into_a_validation_drive(raw: Path, layout: KittiLayout) -> None:
+    layout.velodyne("900000").symlink_to((raw / DAY / VAL / "velodyne_points/data/0000000000.bin").resolve())
+
+
+@pytest.mark.parametrize(
+    ("smuggle", "message"),
+    [
+        (copy_of_validation, "got 900000, which shows that of 000001"),
+        (link_into_a_validation_drive, f"got 900000 of {VAL[:-5]}, which holds validation frame 000001"),
+    ],
+)
+def test_validation_under_another_frame_number_is_refused(raw, mapping, layout, smuggle, message):
+    prepare_raw(raw, layout.root, mapping=mapping)
+    smuggle(raw, layout)
+    write_split(layout.split("unlabelled"), ["100000", "900000"])
+    with pytest.raises(InputError, match=message):
+        check_unlabelled(layout.root)
+
+
+def test_raw_frames_that_nobody_can_tell_the_drives_of_are_refused(raw, mapping, layout):
+    prepare_raw(raw, layout.root, mapping=mapping)
+    (layout.root / "raw_frames.json").unlink()
+    with pytest.raises(InputError, match=r"expected raw_frames\.json or `data\.unlabelled\.mapping`"):
+        check_unlabelled(layout.root)
+    assert len(check_unlabelled(layout.root, mapping=mapping)) == 5
+
+
+# --- called again ---
+
+
+def test_another_folder_of_drives_keeps_what_the_first_left_out(raw, mapping, layout, tmp_path):
+    prepare_raw(raw, layout.root, mapping=mapping)
+    write_day(tmp_path / "more" / "2011_09_28")
+    write_drive(tmp_path / "more" / "2011_09_28" / "2011_09_28_drive_0001_sync", frames=1)
+    assert prepare_raw(tmp_path / "more", layout.root, mapping=mapping).frames == 6
+    record = json.loads((layout.root / "raw_frames.json").read_text())
+    assert record["left_out"] == {VAL: "holds validation frame 000001"}
+    assert record["validation_drives"] == {VAL[:-5]: "000001"}
+
+
+def test_the_split_loses_drives_that_go_and_keeps_what_others_did_to_it(raw, mapping, layout):
+    prepare_raw(raw, layout.root, mapping=mapping)
+    listed = read_split(layout.split("unlabelled"))
+    write_split(layout.split("unlabelled"), [*listed[1:], "300000"])  # one taken out, one of somebody's own
+    prepare_raw(raw, layout.root, mapping=mapping, only_training_drives=True)
+    assert read_split(layout.split("unlabelled")) == ["100001", "100002", "300000"]
+    assert check_unlabelled(layout.root) == ["100001", "100002", "300000"]
+
+
+def test_drives_may_move_but_not_vanish(raw, mapping, layout, tmp_path):
+    prepare_raw(raw, layout.root, mapping=mapping)
+    raw.rename(tmp_path / "moved")
+    prepare_raw(tmp_path / "moved", layout.root, mapping=mapping)
+    assert layout.velodyne("100000").is_file()
+    shutil.rmtree(tmp_path / "moved" / DAY / OTHER)
+    with pytest.raises(InputError, match=r"100003\.bin: expected a link to a sweep, got one to nothing, as for 2 fr"):
+        prepare_raw(tmp_path / "moved", layout.root, mapping=mapping)
 
 
 # --- what is missing or damaged ---
@@ -183,6 +277,8 @@ def test_a_frame_smuggled_into_the_split_is_refused(raw, mapping, layout):
         ),
         ("../kitti/ImageSets/val.txt", "000007", r"mapping: expected every validation frame below 2, got 000007"),
         ("../kitti/raw_frames.json", "[]", r"raw_frames\.json: expected the record of an earlier run"),
+        ("../kitti/raw_frames.json", '{"frames": {"100000": "x"}}', r"raw_frames\.json: expected the record of an"),
+        ("../kitti/raw_frames.json", '{"frames": {}, "left_out": null}', r"raw_frames\.json: expected the record"),
         ("../kitti/training/image_2/100000.png", "", r"100000\.png: expected to link .*, got 'File exists'"),
     ],
 )
@@ -198,8 +294,8 @@ def test_an_empty_drive_or_folder_is_named(raw, mapping, layout, tmp_path):
         prepare_raw(tmp_path / "nowhere", layout.root, mapping=mapping)
     with pytest.raises(InputError, match=r"every: expected .*, got 0"):
         prepare_raw(raw, layout.root, mapping=mapping, every=0)
-    shutil.rmtree(raw / DAY / OTHER / "image_02")
-    with pytest.raises(InputError, match=rf"{OTHER}: expected image_02/data and velodyne_points/data, got no frame"):
+    (raw / DAY / OTHER).rename(raw / DAY / "drive_3_sync")
+    with pytest.raises(InputError, match=r"drive_3_sync: expected a name such as 2011_09_26_drive_0001_sync"):
         prepare_raw(raw, layout.root, mapping=mapping)
 
 
@@ -233,7 +329,7 @@ def test_a_frame_of_a_drive_that_was_left_out_is_refused_even_without_the_mappin
     record = json.loads(path.read_text())
     record["frames"]["100002"] = f"{DAY}/{VAL}/0000000000"
     path.write_text(json.dumps(record))
-    with pytest.raises(InputError, match=f"got 100002 of {VAL}, which holds validation frame 000001: take it out"):
+    with pytest.raises(InputError, match=f"got 100002 of {VAL[:-5]}, which holds validation frame 000001: take it out"):
         check_unlabelled(layout.root)
 
 
@@ -250,5 +346,6 @@ def test_the_command_adds_raw_drives_and_then_makes_their_depth_maps(raw, mappin
     words = ["prepare", layout.root, "--raw", raw, "--mapping", mapping, "--every", "2", "--workers", "1"]
     assert main([*map(str, words), "--only-training-drives"]) == 0
     out = capsys.readouterr().out
-    assert f"2 frames without labels, 2 of them new; 2 drives left out: {layout.root / 'raw_frames.json'}" in out
+    assert "2 frames without labels, 2 of them new; 2 drives left out; 1 validation frames have neither" in out
+    assert str(layout.root / "raw_frames.json") in out
     assert "2 depth maps written" in out

@@ -14,8 +14,8 @@ from torch.utils.data.distributed import DistributedSampler
 from monoskd.data.files import read_text, write_atomically
 from monoskd.data.kitti import KittiDataset
 from monoskd.data.kitti_io import read_objects, read_split, write_objects
-from monoskd.data.kitti_raw import check_unlabelled
 from monoskd.data.layout import KittiLayout
+from monoskd.data.leakage import check_unlabelled
 from monoskd.engine.config import DataConfig, UnlabelledConfig
 from monoskd.evaluation.quality import label_quality
 from monoskd.objects import Objects
