@@ -47,11 +47,10 @@ class Difference:
 
 def gains(rows: Sequence[Row], cells: Mapping[str, Any]) -> str:
     """A line a cell: what it reached and how far that is from its control."""
-    lines = [
-        f"{name:<18} AP3D@0.5 {_mean_of(rows, name, AP)}, to the control {compared(rows, name, cells, AP)}"
-        for name in cells
-        if cells[name]["terms"] and compared(rows, name, cells, AP)
-    ]
+    lines = []
+    for name in (name for name, cell in cells.items() if cell["control"] != name):
+        if difference := compared(rows, name, cells[name]["control"], AP):
+            lines.append(f"{name:<18} AP3D@0.5 {_mean_of(rows, name, AP)}, to the control {difference}")
     return "\n".join(lines)
 
 
@@ -76,12 +75,13 @@ def write_study(
         "labels": labels_table(rows),
         "flight": flight_table(rows, cells),
         "cost": cost_table(timed, cells),
+        "twice": against_twice(rows, cells),
     }
     figures = {"3": bar_plot(gradient_shares(rows, cells), x_label="share of the gradient at the student's features")}
     figures["4"] = bar_plot(slower_than_control(timed, cells), x_label="time of a step, times the control's")
     for question in (1, 2):
-        names = [name for name, cell in cells.items() if cell["question"] == question and cell["terms"]]
-        found = {name: compared(rows, name, cells, AP) for name in names}
+        names = [name for name, cell in cells.items() if cell["question"] == question and cell["control"] != name]
+        found = {name: compared(rows, name, cells[name]["control"], AP) for name in names}
         found = {name: one for name, one in found.items() if one is not None}
         figures[str(question)] = dot_plot(
             found, x_label="Car AP3D at overlap 0.5, moderate: difference to the control of the same seed"
@@ -119,19 +119,14 @@ def replaced(page: str, name: str, block: str) -> str:
     return pattern.sub(lambda found: f"{found[1]}\n{block}\n\n{found[2]}", page)
 
 
-def control_of(cell: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
-    """The cell without terms that takes as many epochs."""
-    return next(name for name, one in cells.items() if not one["terms"] and one["epochs"] == cell["epochs"])
-
-
 def by_seed(rows: Sequence[Row], name: str) -> dict[int, Row]:
     """The runs of one cell."""
     return {row["seed"]: row for row in rows if row["cell"] == name}
 
 
-def compared(rows: Sequence[Row], name: str, cells: Mapping[str, Any], measure: str) -> Difference | None:
-    """A cell against its control; None where no seed has both."""
-    own, control = by_seed(rows, name), by_seed(rows, control_of(cells[name], cells))
+def compared(rows: Sequence[Row], name: str, other: str, measure: str) -> Difference | None:
+    """A cell against another, most often its control; None where no seed has both."""
+    own, control = by_seed(rows, name), by_seed(rows, other)
     seeds = sorted(own.keys() & control.keys())
     if not seeds:
         return None
@@ -141,17 +136,26 @@ def compared(rows: Sequence[Row], name: str, cells: Mapping[str, Any], measure: 
 def comparison_table(rows: Sequence[Row], found: Mapping[str, Difference], cells: Mapping[str, Any]) -> str:
     """Recipes against their controls: precision and depth error."""
     lines = []
-    for control in dict.fromkeys(control_of(cells[name], cells) for name in found):
+    for control in dict.fromkeys(cells[name]["control"] for name in found):
         lines.append(f"| {control} | {_mean_of(rows, control, AP)} | | {_mean_of(rows, control, DEPTH, 2)} | |")
         for name, difference in found.items():
-            if control_of(cells[name], cells) == control:
-                depth = compared(rows, name, cells, DEPTH)
+            if cells[name]["control"] == control:
+                depth = compared(rows, name, cells[name]["control"], DEPTH)
                 lines.append(
                     f"| {name} ({difference.pairs}) | {_mean_of(rows, name, AP)} | {difference} | "
                     f"{_mean_of(rows, name, DEPTH, 2)} | {depth} |"
                 )
     head = "| recipe (seeds) | Car AP3D | to the control | median depth error [m] | to the control |\n"
     return head + "| --- | --- | --- | --- | --- |\n" + "\n".join(lines)
+
+
+def against_twice(rows: Sequence[Row], cells: Mapping[str, Any]) -> str:
+    """Recipes with frames without labels against a control that has trained twice as long, seed by seed."""
+    lines = []
+    for name in (name for name, cell in cells.items() if cell["pool"]):
+        if difference := compared(rows, name, "control_twice", AP):
+            lines.append(f"| {name} ({difference.pairs}) | {difference} |")
+    return "| recipe (seeds) | Car AP3D to control_twice |\n| --- | --- |\n" + "\n".join(lines)
 
 
 def starting_points(rows: Sequence[Row]) -> str:
@@ -237,7 +241,7 @@ def costs(rows: Sequence[Row], cells: Mapping[str, Any]) -> dict[str, Cost]:
     """The cost of each cell that was timed together with its control."""
     found = {}
     for name in cells:
-        control = by_seed(rows, control_of(cells[name], cells))
+        control = by_seed(rows, cells[name]["control"])
         runs = {seed: row for seed, row in by_seed(rows, name).items() if seed in control}
         if runs:
             found[name] = Cost(

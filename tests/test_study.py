@@ -12,6 +12,10 @@ from study_report import Difference, bar_plot, comparison_table, cost_table, dot
 from monoskd.engine.config import load_config
 
 
+def of(*names: str) -> dict[str, Any]:
+    return {name: {**vars(CELLS[name]), "control": CELLS[name].control} for name in names}
+
+
 def test_differences_are_paired_and_their_interval_is_students() -> None:
     values, others = [12.0, 14.5, 9.0, 13.0, 11.5], [10.0, 13.0, 8.5, 12.5, 8.0]
     difference = Difference.of(values, others)
@@ -22,7 +26,7 @@ def test_differences_are_paired_and_their_interval_is_students() -> None:
 
 
 def test_each_recipe_stands_below_the_control_of_its_length() -> None:
-    cells: dict[str, Any] = {name: vars(CELLS[name]) for name in ("control", "head", "control_long", "objects_long")}
+    cells = of("control", "head", "control_long", "objects_long")
     rows = [
         {"seed": seed, "cell": name, "Car 3d 0.5": ap + seed, "depth median": 1.5}
         for seed in (0, 1)
@@ -53,13 +57,13 @@ def test_another_session_adds_its_seeds_and_replaces_only_its_own() -> None:
 
 
 def test_a_run_ends_with_what_each_cell_gained() -> None:
-    cells = {name: vars(CELLS[name]) for name in ("control", "head")}
+    cells = of("control", "head")
     rows = [{"seed": 17, "cell": name, "Car 3d 0.5": ap} for name, ap in (("control", 10.0), ("head", 11.5))]
     assert gains(rows, cells) == "head               AP3D@0.5 11.5, to the control +1.50"
 
 
 def test_cost_is_a_multiple_of_the_control_of_the_same_seed() -> None:
-    cells = {name: vars(CELLS[name]) for name in ("control", "head")}
+    cells = of("control", "head")
     rows = [
         {"seed": seed, "cell": name, "train_seconds": seconds, "steps": 100, "peak_memory_mb": 500.0}
         for seed, name, seconds in ((0, "control", 10), (0, "head", 15), (1, "control", 20), (1, "head", 30))

@@ -177,6 +177,8 @@ def _prepare(options: argparse.Namespace) -> None:
 
     if (options.raw is None) != (options.mapping is None):
         raise InputError("prepare: expected --raw and --mapping together, which tells what validation frames are from")
+    if options.raw is None and (options.every > 1 or options.only_training_drives):
+        raise InputError("prepare: expected --every and --only-training-drives with --raw alone, got no --raw")
     if options.raw is not None:
         _add_raw(options)
     with _progress("depth maps") as progress:

@@ -18,6 +18,7 @@ from monoskd.data.layout import KittiLayout
 from monoskd.data.prepare import prepare
 from monoskd.data.synthetic import synthesize
 from monoskd.data.transforms import Draw
+from monoskd.engine.config import UnlabelledConfig
 from monoskd.engine.unlabelled import MixedBatches, endless
 from monoskd.errors import InputError
 
@@ -67,7 +68,7 @@ def test_the_student_learns_from_both_kinds_of_frames(learn: Callable[..., Path]
 def test_detections_are_kept_as_result_files_with_a_note_on_their_worth(
     learn: Callable[..., Path], mixed_scenes: Path
 ) -> None:
-    folder = learn(threshold=1.0, thresholds={"Car": 0.01})
+    folder = learn(threshold=1.0, thresholds={"car": 0.01})
     names = read_split(mixed_scenes / "ImageSets" / "unlabelled.txt")
     found = [read_objects(folder / "detections" / f"{name}.txt", scored=True) for name in names]
     assert sum(map(len, found)) > 0
@@ -100,6 +101,15 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(learn: Callable[..
     assert (resumed / "detections.json").stat().st_mtime_ns == before
     first, second = (load_file(one / "model.safetensors") for one in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_resumed_with_other_thresholds_asks_the_teacher_again(learn: Callable[..., Path], tmp_path: Path) -> None:
+    first = learn("--epochs", "1", threshold=0.0)
+    before = json.loads((first / "detections.json").read_text())
+    learn("--epochs", "2", resume=first, threshold=0.05)
+    after = json.loads((first / "detections.json").read_text())
+    assert (before["threshold"], after["threshold"]) == (0.0, 0.05)
+    assert before["made_of"] != after["made_of"]
 
 
 def test_plain_pseudo_labels_count_as_labels(learn: Callable[..., Path], mixed_scenes: Path, tmp_path: Path) -> None:
@@ -141,7 +151,9 @@ def test_detections_move_with_the_students_picture(mixed_scenes: Path, tmp_path:
     [
         ({"ratio": 0.0}, "data.unlabelled.ratio: expected more than 0, got 0"),
         ({"threshold": 1.5}, "threshold threshold: expected a score from 0 to 1, got 1.5"),
-        ({"thresholds": {"Tram": 0.5}}, "expected some of Pedestrian, Car, Cyclist, got 'Tram'"),
+        ({"thresholds": {"Tram": 0.5}}, r"expected classes of the teacher \(Pedestrian, Car, Cyclist\), got 'Tram'"),
+        ({"threshold": 1.0}, "expected the teacher to find something on the 3 frames without labels, got no detection"),
+        ({"ratio": 0.75}, "expected a whole number of frames without labels beside the 2 labelled ones .*, got 1.5"),
         ({"split": "train"}, "expected frames without a label, got 00000., which has one"),
         ({"split": "val"}, "expected no validation frame, got 00000."),
         ({"split": "nowhere"}, "nowhere.txt"),
@@ -164,6 +176,21 @@ def test_a_frame_without_a_label_in_a_labelled_split_is_refused(
         InputError, match=r"label_2: expected a file for each of the split's 5 frames, got none for 1 .*000006"
     ):
         learn(root=root)
+
+
+def test_a_validation_frame_in_the_training_split_is_refused(run: Run, mixed_scenes: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(mixed_scenes, tmp_path / "data")
+    layout = KittiLayout(root)
+    leaked = read_split(layout.split("val"))[0]
+    write_split(layout.split("train"), sorted([*read_split(layout.split("train")), leaked]))
+    message = rf"expected no frame of split train in split val, got 1 \(the first is {leaked}\)"
+    with pytest.raises(InputError, match=message):
+        run(data={"root": str(root), "batch_size": 2, "workers": 0})
+
+
+def test_the_ratio_is_finite() -> None:
+    with pytest.raises(InputError, match="ratio: expected more than 0, got inf"):
+        UnlabelledConfig(ratio=float("inf"))
 
 
 def test_frames_without_labels_need_a_teacher(run: Run, mixed_scenes: Path) -> None:

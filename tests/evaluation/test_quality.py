@@ -62,5 +62,16 @@ def test_small_objects_need_not_be_found() -> None:
     )
 
 
+def test_small_detections_are_left_out_as_they_are_in_training() -> None:
+    found = objects(("Car", 100, 10), scored=True)
+    rows = [label_quality([objects()], [found], classes=["Car"], min_height_px=least)[0].wrong for least in (40, 41)]
+    assert rows == [1, 0]
+
+
+def test_a_class_that_is_not_kittis_has_no_neighbour() -> None:
+    row = overall(objects(("Truck", 0, 10)), objects(("Truck", 0, 10), scored=True), name="Truck")
+    assert (row.right, row.wrong, row.missed) == (1, 0, 0)
+
+
 def test_no_frames_say_nothing() -> None:
     assert label_quality([], [], classes=["Car"])[0] == LabelQuality("Car", "all", 0, 0, 0, None)

@@ -88,3 +88,14 @@ def test_a_heat_of_one_half_asks_for_one_half() -> None:
     assert logits.grad.item() == 0
     certain = binary_cross_entropy_with_logits(logits.detach() + 2, heat)
     assert quality_focal_loss(logits.detach() + 2, heat, objects=1) < certain
+
+
+def test_frames_on_which_the_teacher_finds_nothing_do_not_drown_the_others(
+    detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
+) -> None:
+    nothing = random_targets(0)
+    nothing = replace(nothing, heatmap=0 * nothing.heatmap, labelled=torch.zeros(2, dtype=torch.bool))
+    answer = detector(torch.rand(2, 3, 96, 160), cameras, letterbox, nothing.rois)
+    parts = ResponseLoss().parts(student=answer, targets=nothing)
+    whole = quality_focal_loss(answer.heads["heatmap"], nothing.heatmap, objects=1)
+    torch.testing.assert_close(parts["heatmap"], whole / 2)

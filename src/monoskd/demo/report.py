@@ -235,9 +235,10 @@ def _flight(report: Report) -> str:
             if name.startswith("flight/") and name.endswith("/floor"):
                 term = name.split("/")[1]
                 reached, floor = curves[f"flight/{term}/loss"].y[-1], curve.y[-1]
+                pooled = curves.get(f"flight/{term}/degeneracy")
                 floors += (
                     f"<tr><td>{html.escape(f'{run}, {term}')}</td><td>{_number(reached, 3)}</td>"
-                    f"<td>{_number(floor, 3)}</td></tr>"
+                    f"<td>{_number(floor, 3)}</td><td>{_number(pooled.y[-1] if pooled else None, 3)}</td></tr>"
                 )
     if not charts:
         return ""
@@ -245,8 +246,10 @@ def _flight(report: Report) -> str:
         "<h2>Flight recorder</h2><p class='note'>How much each term moves the student's shared features, and whether "
         f"it pulls the way of the detection task.</p><div class='charts'>{''.join(charts)}</div>"
         "<p class='note'>The floor is what a student would get that shows the teacher's mean map of the other images, "
-        "and so knows nothing of this one. A term that is not below its floor has taught nothing about images yet.</p>"
-        f"<table><thead><tr><th>term</th><th>student, last reading</th><th>floor</th></tr></thead>{floors}</table>"
+        "and so knows nothing of this one. A term that is not below its floor has taught nothing about images yet. "
+        "Degeneracy is the share of a map's values in the largest block of its soft ranks: at 1 rank correlation is "
+        "Pearson's.</p><table><thead><tr><th>term</th><th>student, last reading</th><th>floor</th><th>degeneracy</th>"
+        f"</tr></thead>{floors}</table>"
     )
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,10 +38,11 @@ class UnlabelledConfig:
 
     Args:
         split: a name in `ImageSets/`, of frames with image, calib and depth map but no label.
-        ratio: frames without labels for each labelled one in a step; `data.batch_size` counts the labelled ones.
+        ratio: frames without labels for each labelled one in a step, so that the step has a whole number of them;
+            `data.batch_size` counts the labelled ones.
         soft: the teacher's scores weigh its detections; false: they count as labels (plain pseudo-labelling).
         threshold: least score of a detection.
-        thresholds: the same for single classes by name, where it differs.
+        thresholds: the same for single classes of the teacher by name, where it differs.
         augmentation: what is drawn for the student; null for none.
         mapping: folder of the KITTI devkit's mapping files, to make sure that no frame is of a validation drive.
     """
@@ -48,15 +50,14 @@ class UnlabelledConfig:
     split: str = "unlabelled"
     ratio: float = 1.0
     soft: bool = True
-    threshold: float = 0.25
+    threshold: float = 0.3
     thresholds: dict[str, float] = field(default_factory=dict)
     augmentation: Augmentation | None = STRONGER
     mapping: Path | None = None
 
     def __post_init__(self) -> None:
-        if not self.ratio > 0:
+        if not 0 < self.ratio < math.inf:
             raise InputError(f"data.unlabelled.ratio: expected more than 0, got {self.ratio}: or leave it out")
-        known_classes(tuple(self.thresholds))
         for name, value in {"threshold": self.threshold, **self.thresholds}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"data.unlabelled: threshold {name}: expected a score from 0 to 1, got {value}")

@@ -195,10 +195,26 @@ class Frames(pl.LightningDataModule):
         self.val: Dataset[Sample] = build(
             config.data.root, split=config.data.val, depth=student.modality == "depth", **common
         )
-        if self.counts()["train"] < config.data.batch_size:
+        self._check()
+
+    def _check(self) -> None:
+        """What would make a run of no use, said before it begins."""
+        config, counts = self.config, self.counts()
+        if counts["train"] < config.batch_size:
             raise InputError(
-                f"{config.data.root}: expected at least one batch of {config.data.batch_size} frames in split "
-                f"{config.data.train}, got {self.counts()['train']} frames; lower `--data.batch_size`"
+                f"{config.root}: expected at least one batch of {config.batch_size} frames in split {config.train}, "
+                f"got {counts['train']} frames; lower `--data.batch_size`"
+            )
+        named = [set(getattr(one, "frames", ())) for one in (self.train, self.val)]  # one's own data set may name none
+        if config.train != config.val and (both := named[0] & named[1]):
+            raise InputError(
+                f"{config.root}: expected no frame of split {config.train} in split {config.val}, got {len(both)} "
+                f"(the first is {min(both)}): take them out of one"
+            )
+        if config.unlabelled is not None and self.further != self.labelled * config.unlabelled.ratio:
+            raise InputError(
+                f"data.unlabelled.ratio: expected a whole number of frames without labels beside the {self.labelled} "
+                f"labelled ones of a step, got {self.labelled * config.unlabelled.ratio:g}: change it or the batch"
             )
 
     def counts(self) -> dict[str, int]:

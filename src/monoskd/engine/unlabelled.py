@@ -1,7 +1,8 @@
 """Frames without labels: the teacher looks at each once, and batches mix them with labelled ones."""
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from monoskd.data.kitti_io import read_objects, read_split, write_objects
 from monoskd.data.layout import KittiLayout
 from monoskd.data.leakage import check_unlabelled
 from monoskd.engine.config import DataConfig, UnlabelledConfig
+from monoskd.errors import InputError
 from monoskd.evaluation.quality import label_quality
 from monoskd.objects import Objects
 from monoskd.structures import Batch, Sample
@@ -28,16 +30,23 @@ _BATCH = 8
 def detect_unlabelled(teacher: Any, data: DataConfig, out: Path, *, keep: bool) -> Path:
     """The folder of the teacher's detections on the frames without labels, `out/detections`, made if need be.
 
-    teacher: a detector on the device where it is to run. keep: use what an earlier part of this run has written. Beside
-    the folder, `detections.json` says how good they are: where labels have been held back, on these very frames, else
-    on the validation split. Raises InputError where a frame has a label or gives validation away.
+    teacher: a detector on the device where it is to run. keep: use what an earlier part of this run has written, if it
+    was the same teacher's on the same frames. Beside the folder, `detections.json` says how good they are: where labels
+    have been held back, on these very frames, else on the validation split. Raises InputError where a frame has a label
+    or gives validation away, and where the teacher finds nothing at all.
     """
     assert data.unlabelled is not None
     folder, record = out / FOLDER, out / RECORD
     frames = check_unlabelled(data.root, split=data.unlabelled.split, mapping=data.unlabelled.mapping)
-    if keep and record.is_file() and json.loads(read_text(record))["frames"] == len(frames):
+    made_of = _made_of(teacher, frames, data.unlabelled)
+    if keep and record.is_file() and json.loads(read_text(record)).get("made_of") == made_of:
         return folder
     found = detect(teacher, data, data.unlabelled.split)
+    if not any(map(len, found)):
+        raise InputError(
+            f"{data.root}: expected the teacher to find something on the {len(frames)} frames without labels, got no "
+            "detection that reaches its threshold: lower `--data.unlabelled.threshold`, or train the teacher longer"
+        )
     for frame, detected in zip(frames, found, strict=True):
         write_objects(folder / f"{frame}.txt", detected)
     layout = KittiLayout(data.root)
@@ -52,6 +61,7 @@ def detect_unlabelled(teacher: Any, data: DataConfig, out: Path, *, keep: bool) 
     document = {
         "schema": SCHEMA,
         "frames": len(frames),
+        "made_of": made_of,
         "threshold": data.unlabelled.threshold,
         "thresholds": data.unlabelled.thresholds,
         "measured_on": measured_on,
@@ -79,22 +89,41 @@ def detect(teacher: Any, data: DataConfig, split: str) -> list[Objects]:
         labels=False,
         published=data.published,
     )
-    device = next(teacher.parameters()).device
+    device, least = next(teacher.parameters()).device, _thresholds(data.unlabelled, teacher.classes)
     teacher.eval()
     found: list[Objects] = []
     for batch in DataLoader(dataset, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
         batch = batch.to(device)
         place = (batch.cameras, batch.letterbox)
         detections = teacher.decode(teacher(batch.input(teacher.modality), *place), *place)
-        found += [_sure(replace(one, scores=one.heat).to_objects(), data.unlabelled) for one in detections]
+        found += [_sure(replace(one, scores=one.heat).to_objects(), least) for one in detections]
     return found
 
 
-def _sure(objects: Objects, config: UnlabelledConfig) -> Objects:
+def _sure(objects: Objects, thresholds: Mapping[str, float]) -> Objects:
     """The detections that reach their class's threshold."""
-    least = [config.thresholds.get(name, config.threshold) for name in objects.names.tolist()]
     assert objects.scores is not None
-    return objects[objects.scores >= np.array(least, np.float64)]
+    return objects[objects.scores >= np.array([thresholds[name] for name in objects.names.tolist()], np.float64)]
+
+
+def _thresholds(config: UnlabelledConfig, classes: Sequence[str]) -> dict[str, float]:
+    """The least score of each class, whatever the case in which the config spells it."""
+    spelling = {name.lower(): name for name in classes}
+    unknown = [name for name in config.thresholds if name.lower() not in spelling]
+    if unknown:
+        raise InputError(
+            f"data.unlabelled.thresholds: expected classes of the teacher ({', '.join(classes)}), got {unknown[0]!r}"
+        )
+    own = {spelling[name.lower()]: value for name, value in config.thresholds.items()}
+    return {name: own.get(name, config.threshold) for name in classes}
+
+
+def _made_of(teacher: Any, frames: Sequence[str], config: UnlabelledConfig) -> str:
+    """A digest of all that decides which detections there are."""
+    digest = hashlib.sha256(json.dumps([list(frames), config.threshold, config.thresholds]).encode())
+    for value in teacher.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class MixedFrames(Dataset[Sample]):

@@ -54,7 +54,7 @@ def label_quality(
     Countable objects are KITTI's hard ones: at least `min_height_px` tall, not unseen, at most half truncated. Each
     detection, the surest first, takes the free object of its class whose 2D box overlaps it most, by half at least.
     Detections on objects that do not count, on a neighbouring class or in a region that nobody labelled are neither
-    right nor wrong.
+    right nor wrong. Detections less tall are left out, as they are in training.
     """
     rows = []
     for name in classes:
@@ -80,7 +80,7 @@ _KEYS = ("right_m", "wrong_m", "missed_m", "errors_m")
 
 def _match(truth: Objects, found: Objects, name: str, min_height_px: float) -> dict[str, Float]:
     """Depths [m] of the right and wrong detections of one frame and of the missed objects; errors of the right ones."""
-    found = found[found.names == name]
+    found = found[(found.names == name) & (_height(found) >= min_height_px)]
     assert found.scores is not None
     found = found[np.argsort(-found.scores, kind="stable")]
     own, counts = truth[truth.names == name], _countable(truth, min_height_px)[truth.names == name]
@@ -88,7 +88,7 @@ def _match(truth: Objects, found: Objects, name: str, min_height_px: float) -> d
     hit = taken >= 0
     right = np.zeros(len(found), np.bool_)
     right[hit] = counts[taken[hit]]
-    others = truth[np.isin(np.char.lower(truth.names.astype(str)), ["dontcare", NEIGHBOURS[name] or ""])]
+    others = truth[np.isin(np.char.lower(truth.names.astype(str)), ["dontcare", NEIGHBOURS.get(name) or ""])]
     missed = counts.copy()
     missed[taken[hit]] = False
     return {
@@ -121,8 +121,16 @@ def _inside(found: Objects, regions: Objects) -> Bool:
 
 
 def _countable(truth: Objects, min_height_px: float) -> Bool:
-    height = truth.boxes_2d[:, 3] - truth.boxes_2d[:, 1]
-    return (height >= min_height_px) & (truth.occlusion <= MAX_OCCLUSION[-1]) & (truth.truncation <= MAX_TRUNCATION[-1])
+    return (
+        (_height(truth) >= min_height_px)
+        & (truth.occlusion <= MAX_OCCLUSION[-1])
+        & (truth.truncation <= MAX_TRUNCATION[-1])
+    )
+
+
+def _height(objects: Objects) -> Float:
+    height: Float = objects.boxes_2d[:, 3] - objects.boxes_2d[:, 1]
+    return height
 
 
 def _between(depths_m: Float, near: float, far: float) -> Bool:

@@ -18,8 +18,9 @@ class ResponseLoss(nn.Module):
         all others    the task loss of that name at the teacher's peaks, each object times its score; the visual depth
                       is the depth map's inside the detected box, as it is for labelled objects
 
-    Normalised by the number of detections, so that a frame of which the teacher is unsure teaches little. Labelled
-    frames of the batch do not count; without any other the loss is 0.
+    Normalised by the number of detections, or of frames where these are more, so that frames on which the teacher finds
+    nothing do not shout that there is nothing. Labelled frames of the batch do not count; without any other the loss
+    is 0.
     """
 
     def forward(self, *, student: DetectorOutput, targets: Targets) -> Float[Tensor, ""]:
@@ -29,5 +30,6 @@ class ResponseLoss(nn.Module):
     def parts(self, *, student: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
         """The losses by name, as scalars."""
         heads, soft = student.of(~targets.labelled).heads, targets.of(~targets.labelled)
-        heatmap = quality_focal_loss(heads["heatmap"], soft.heatmap, objects=len(soft.label))
+        answers = max(len(soft.label), len(soft.heatmap))
+        heatmap = quality_focal_loss(heads["heatmap"], soft.heatmap, objects=answers)
         return {"heatmap": heatmap, **object_losses(heads, soft)}
