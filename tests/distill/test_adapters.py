@@ -105,3 +105,11 @@ def test_a_use_that_makes_no_sense_is_an_error() -> None:
 
 def test_what_it_will_be_is_shown() -> None:
     assert "built on first use" in repr(LazyConv(1))
+
+
+def test_weights_that_were_made_in_inference_mode_learn_later() -> None:
+    adapter = Adapter("conv")
+    with torch.inference_mode():
+        adapter.fit(torch.zeros(2, 3, 4, 4), channels=5, grid=True, where="tap")
+    adapter(torch.randn(2, 3, 4, 4)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in adapter.parameters())

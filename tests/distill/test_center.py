@@ -41,6 +41,28 @@ def test_later_calls_move_the_mean_by_the_momentum() -> None:
     assert center.deviations([torch.zeros(1, 1, 1, 1)])[0].item() == -5.0
 
 
+@pytest.mark.parametrize(
+    "bad", [torch.full((2, 3, 1, 1), float("nan")), torch.full((2, 3, 1, 1), float("inf")), torch.zeros(0, 3, 1, 1)]
+)
+def test_a_batch_that_is_empty_or_not_finite_teaches_nothing(bad: Tensor) -> None:
+    center, sound = RunningMean(momentum=0.5), RunningMean(momentum=0.5)
+    for batch in (bad, torch.ones(2, 3, 1, 1), bad, torch.zeros(2, 3, 1, 1)):
+        center([batch, torch.ones(len(batch), 1, 1, 1)])
+        if batch is not bad:
+            sound([batch, torch.ones(len(batch), 1, 1, 1)])
+    assert_close(dict(center.state_dict()), dict(sound.state_dict()))
+
+
+def test_means_that_were_made_in_inference_mode_learn_later() -> None:
+    loss = PearsonLoss(center="running")
+    with torch.inference_mode():
+        loss.eval()(student=images(4, 0), teacher=images(4, 1))
+    student = images(4, 2).requires_grad_()
+    loss.train()(student=student, teacher=images(4, 3)).backward()
+    assert loss.teacher_mean is not None
+    assert_close(loss.teacher_mean.state_dict()["level_0"], images(4, 3).mean(0))
+
+
 def test_evaluation_learns_nothing() -> None:
     loss = trained(3)
     before = copy.deepcopy(loss.state_dict())

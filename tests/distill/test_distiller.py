@@ -106,6 +106,27 @@ def test_no_hook_stays_after_a_failure(images: Tensor) -> None:
     assert hooks(distil) == hooks(distil.teacher) == 0
 
 
+def test_no_map_stays_after_a_failure(images: Tensor) -> None:
+    distil = distiller()
+    distil.student.head = nn.Linear(1, 1)
+    with pytest.raises(RuntimeError):
+        distil(images)
+    assert not any(probe.caught for probe in (*distil._student_probes, *distil._teacher_probes))
+    copy.deepcopy(distil)
+
+
+def test_a_loss_may_take_any_keywords(images: Tensor) -> None:
+    class Any(Mse):
+        def forward(self, **maps: Tensor) -> Tensor:
+            assert set(maps) == {"student", "teacher"}
+            return super().forward(**maps)
+
+    named, free = (distiller(terms={"mse": Term(loss, between="output")}).eval() for loss in (Mse(), Any()))
+    assert free(images).total == named(images).total
+    compiled = torch.compile(ImitationLoss(), backend="eager")
+    assert distiller(terms={"mse": Term(compiled)}).terms["mse"].takes_mask
+
+
 def test_the_teacher_is_frozen_whatever_is_done_to_it(images: Tensor) -> None:
     distil = distiller().train()
     distil.teacher.train()
@@ -343,6 +364,12 @@ def test_the_floor_leaves_running_means_alone(images: Tensor) -> None:
         ({"taps": []}, 'term "mse" compares taps and there are none'),
         ({"terms": {"mse": Term(Mse(), taps=["nrm"])}}, 'looks at "nrm", which is no tap; nearest: "norm"'),
         ({"terms": {"mse": nn.MSELoss()}}, r"called with student= and teacher=, got MSELoss\(input, target\)"),
+        ({"taps": ["body"]}, r'taps: expected a list of Tap, got "body" in it: Tap\("body"\)'),
+        ({"terms": {"mse": Term(Mse(), taps="body")}}, r"taps: expected a list of names, got 'body'"),
+        ({"terms": {"mse.body": Mse()}}, 'terms: "mse.body" cannot be a name: expected one without dots'),
+        ({"terms": {"": Mse()}}, 'terms: "" cannot be a name'),
+        ({"terms": {"keys": Mse()}}, 'terms: "keys" cannot be a name'),
+        ({"terms": {"type": Mse()}}, 'terms: "type" cannot be a name'),
         ({"taps": [Tap("body", adapter="cnov")]}, "adapter='cnov': expected auto"),
     ],
 )

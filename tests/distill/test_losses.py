@@ -87,6 +87,51 @@ def test_half_types_are_compared_in_float32(loss: MapLoss, dtype: torch.dtype, m
     assert_close(value, loss(student=student.float(), teacher=teacher.float()))
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 5, 6), (2, 3, 0, 6), (2, 0, 5, 6)])
+@pytest.mark.parametrize("loss", every_loss(), ids=name)
+def test_nothing_to_compare_costs_nothing(loss: MapLoss, shape: tuple[int, ...]) -> None:
+    student = torch.zeros(shape, requires_grad=True)
+    value = copy.deepcopy(loss)(student=student, teacher=torch.zeros(shape))
+    value.backward()
+    assert value == 0
+    assert student.grad is not None
+
+
+@pytest.mark.parametrize("loss", [SpearmanLoss(), PearsonLoss(), AffinityLoss(), ImitationLoss()], ids=name)
+def test_what_stands_outside_a_mask_does_not_count(loss: MapLoss, maps: tuple[Tensor, Tensor], mask: Tensor) -> None:
+    want = loss(student=maps[0], teacher=maps[1], mask=mask)
+    student = torch.where(mask[:, None], maps[0], torch.nan).requires_grad_()
+    got = loss(student=student, teacher=torch.where(mask[:, None], maps[1], torch.inf), mask=mask)
+    got.backward()
+    assert_close(got, want)
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (1, 5, 6), (1, 1, 5, 6), (4, 3, 5, 6)])
+def test_a_mask_that_is_not_one_map_an_image_is_an_error(shape: tuple[int, ...], maps: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(InputError, match=r"PearsonLoss: mask: expected b x h x w or b x 1 x h x w with b = 4, got"):
+        PearsonLoss()(student=maps[0], teacher=maps[1], mask=torch.ones(shape))
+
+
+def test_as_many_masks_as_levels(maps: tuple[Tensor, Tensor], mask: Tensor) -> None:
+    with pytest.raises(InputError, match="PearsonLoss: mask: expected one, or one for each of the 1 levels, got 2"):
+        PearsonLoss()(student=maps[0], teacher=maps[1], mask=[mask, mask])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e20, 1e38])
+def test_cosines_at_any_scale(scale: float, maps: tuple[Tensor, Tensor]) -> None:
+    student, teacher = (x.float().clamp(-3, 3) for x in maps)
+    near, far = student.clone().requires_grad_(), (student * scale).requires_grad_()
+    want, got = (AffinityLoss()(student=x, teacher=teacher) for x in (near, far))
+    want.backward()
+    got.backward()
+    assert_close(got, want)
+    assert near.grad is not None
+    assert far.grad is not None
+    assert_close(far.grad.double() * scale, near.grad.double(), rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("constant", ["student", "teacher", "both"])
 @pytest.mark.parametrize("loss", every_loss(), ids=name)
 def test_constant_features_give_finite_values_and_gradients(

@@ -381,6 +381,8 @@ def test_soft_rank_says_what_is_wrong() -> None:
     x = torch.zeros(2)
     with pytest.raises(InputError, match=r'strength above 0 or "auto", got -1'):
         soft_rank(x, -1)
+    with pytest.raises(InputError, match="strength above 0 or \"auto\", got 'Auto'"):
+        soft_rank(x, "Auto")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="strength above 0"):
         degeneracy(x, math.nan)
     with pytest.raises(InputError, match='"l2" or "kl", got \'l1\''):
@@ -408,6 +410,42 @@ def test_auto_follows_the_scale_of_each_row() -> None:
     x = sample("normal", 1, 300)
     rows = torch.cat([x, 1e3 * x + 7])
     torch.testing.assert_close(soft_rank(rows, "auto")[0], soft_rank(rows, "auto")[1], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_auto_leaves_its_input_alone(path: str, dtype: torch.dtype) -> None:
+    x = torch.tensor([5.0, 7.0, 9.0], dtype=dtype)
+    soft_rank(x, "auto"), rank_with_soft_gradient(x), degeneracy(x, "auto")
+    assert x.tolist() == [5, 7, 9]
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e160, 1e300])
+def test_auto_at_the_ends_of_float64(path: str, scale: float) -> None:
+    x = sample("normal", 2, 300)
+    torch.testing.assert_close(soft_rank(x * scale, "auto"), soft_rank(x, "auto"), rtol=1e-9, atol=1e-9)
+
+
+def test_gaps_that_overflow_are_narrowed_without_a_warning(path: str) -> None:
+    x = torch.tensor([[1e300, -1e300, 0.0]], dtype=torch.float64)
+    assert soft_rank(x, 1e-10).tolist() == [[3, 1, 2]]
+
+
+def test_gradients_of_tiny_float32(path: str) -> None:
+    """Values and strength are below float32's normal range; the gradient, in proportion to 1 / strength, is not."""
+    grad = sample("normal", 2, 300, seed=4).float() * 1e-10
+    tiny = (sample("normal", 2, 300) * 1e-41).float().requires_grad_()
+    soft_rank(tiny, "auto").backward(grad)
+    same = (tiny.detach().double() * 1e41).requires_grad_()
+    soft_rank(same, "auto").backward(grad.double())
+    torch.testing.assert_close(tiny.grad.double() * 1e-41, same.grad, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_infinities_count_as_the_largest_number_under_auto(path: str, dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    x = torch.tensor([[1, 2, math.inf, 3], [1, -math.inf, math.inf, 3]], dtype=dtype)
+    torch.testing.assert_close(soft_rank(x, "auto"), soft_rank(x.clamp(-largest, largest), "auto"))
+    assert (soft_rank(x, "auto")[:, 2] > 3.5).all()
 
 
 def test_a_constant_row_shares_its_ranks_and_has_no_gradient() -> None:

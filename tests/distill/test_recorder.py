@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monoskd.distill import Distilled, Distiller, FlightRecorder, SpearmanLoss, Tap, Term
+from monoskd.distill import Distilled, Distiller, FlightRecorder, Outlet, SpearmanLoss, Tap, Term
 from monoskd.errors import InputError
 
 
@@ -70,6 +70,19 @@ def test_gradients_are_those_of_backward(images: Tensor) -> None:
     cosine = torch.cosine_similarity(pulls["rank"], pulls["task"], dim=0).item()
     assert reading["rank/task_cosine"] == pytest.approx(cosine, abs=1e-5)
     assert "task/task_cosine" not in reading
+
+
+def test_a_map_that_is_overwritten_later_is_read_where_it_was(images: Tensor) -> None:
+    readings = []
+    for in_place in (False, True):
+        distil = distiller(rank=Term(constant(1.0)))
+        student = nn.Sequential(distil.student[0], nn.ReLU(inplace=in_place), distil.student[2])
+        tap = Tap(Outlet("0", view=torch.clone), "0")
+        distil = Distiller(student, distil.teacher, taps=[tap], terms=distil.terms)
+        out = distil(images)
+        readings.append(read(FlightRecorder(distil), out, task=out.student.square().mean()))
+    assert readings[1] == pytest.approx(readings[0])
+    assert 0 < readings[1]["rank/gradient_share"] < 1
 
 
 def test_a_term_that_is_the_task_agrees_with_it_and_its_opposite_does_not(images: Tensor) -> None:

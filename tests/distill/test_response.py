@@ -66,6 +66,53 @@ def test_nothing_to_compare_costs_nothing(loss: torch.nn.Module, count: int, mas
     assert (student.grad == 0).all()
 
 
+@pytest.mark.parametrize("loss", [LogitLoss(), BoxLoss()])
+def test_a_mask_may_have_an_axis_for_channels(loss: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    student, teacher, mask = torch.randn(2, 4, 3, 5), torch.randn(2, 4, 3, 5), torch.rand(2, 3, 5)
+    want = loss(student=student, teacher=teacher, mask=mask)
+    assert_close(loss(student=student, teacher=teacher, mask=mask[:, None]), want)
+    with pytest.raises(InputError, match=r"mask: expected .* \(2, 3, 5\), got \(2, 1, 6, 10\): resize it"):
+        loss(student=student, teacher=teacher, mask=torch.ones(2, 1, 6, 10))
+
+
+@pytest.mark.parametrize("loss", [LogitLoss(), BoxLoss()])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_compared_in_float32(loss: torch.nn.Module, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    student, teacher, mask = torch.randn(3, 4).to(dtype), torch.randn(3, 4).to(dtype), torch.tensor([1, 0, 1]) > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        got = loss(student=student, teacher=teacher, mask=mask)
+    assert got.dtype == torch.float32
+    assert_close(got, loss(student=student.float(), teacher=teacher.float(), mask=mask))
+
+
+@pytest.mark.parametrize("loss", [LogitLoss(), BoxLoss()])
+def test_what_stands_where_nothing_weighs_does_not_count(loss: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    student, teacher, mask = torch.randn(3, 4), torch.randn(3, 4), torch.tensor([1.0, 0.0, 2.0])
+    want = loss(student=student[::2], teacher=teacher[::2], mask=mask[::2])
+    student[1], teacher[1] = torch.nan, torch.inf
+    student.requires_grad_()
+    got = loss(student=student, teacher=teacher, mask=mask)
+    got.backward()
+    assert_close(got, want)
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_a_class_that_the_teacher_rules_out_adds_nothing() -> None:
+    student = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    teacher = torch.tensor([[2.0, 1.0, -torch.inf]])
+    p, q = teacher.softmax(1)[0, :2], student.detach().softmax(1)[0, :2]
+    value = LogitLoss()(student=student, teacher=teacher)
+    value.backward()
+    assert_close(value.detach(), (p * (p / q).log()).sum())
+    assert_close(student.grad, student.detach().softmax(1) - teacher.softmax(1))
+    both = torch.where(teacher == -torch.inf, teacher, student.detach())
+    assert LogitLoss()(student=both, teacher=teacher).isfinite()
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match=r"BoxLoss: .*one shape n x k x ..., got \(3, 4\) and \(3, 5\)"):
         BoxLoss()(student=torch.zeros(3, 4), teacher=torch.zeros(3, 5))

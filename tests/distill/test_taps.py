@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from monoskd.distill.taps import Outlet, Probe, Tap, TokensAsMap, as_map, channels_first, find_module, watched
 from monoskd.errors import InputError
@@ -97,6 +98,60 @@ def test_a_map_that_is_overwritten_in_place_is_an_error_and_a_copy_is_not(x: Ten
     with pytest.raises(InputError, match='"0" of the student is overwritten in place'):
         caught(network, Outlet("0"), x)
     torch.testing.assert_close(caught(network, Outlet("0", view=torch.clone), x), network[0](x))
+
+
+@pytest.mark.parametrize("view", [None, lambda x: x[:, :1]])
+def test_where_writes_are_not_counted_a_copy_is_kept(view, x: Tensor) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(inplace=True)).requires_grad_(False)
+    network[0].weight.fill_(-1)
+    with torch.inference_mode():
+        torch.testing.assert_close(caught(network, Outlet("0", view=view), x), network[0](x))
+
+
+class Checkpointed(nn.Module):
+    """A module that runs again in the backward pass."""
+
+    def __init__(self, *, reentrant: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Tanh())
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = checkpoint(self.body, x, use_reentrant=self.reentrant)
+        return out
+
+
+def test_a_checkpoint_that_drops_the_gradient_is_an_error(x: Tensor) -> None:
+    network = Checkpointed(reentrant=True)
+    with pytest.raises(InputError, match=r'"body.0" of the student runs without gradients .* use_reentrant=False'):
+        caught(network, Outlet("body.0"), x.requires_grad_())
+    with torch.no_grad():
+        assert caught(network, Outlet("body.0"), x).shape == x.shape
+
+
+def test_a_view_inside_a_checkpoint_saves_what_it_likes(x: Tensor) -> None:
+    network, plain = Checkpointed(reentrant=False), Checkpointed(reentrant=False)
+    plain.load_state_dict(network.state_dict())
+    probe = Probe(Outlet("body.0", view=torch.square), role="student")
+    with watched(network, [probe], role="student"):
+        out = network(x)
+    (out.sum() + probe.take().map.sum()).backward()
+    inner = plain.body[0](x)
+    (inner.tanh().sum() + inner.square().sum()).backward()
+    torch.testing.assert_close(network.body[0].weight.grad, plain.body[0].weight.grad)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_a_nested_tensor_is_an_error_that_says_how_to_fill_it() -> None:
+    """A TransformerEncoder in evaluation gives one where tokens are padding."""
+    with pytest.raises(InputError, match=r"x is a nested tensor; expected tokens B x N x C: .*to_padded_tensor"):
+        as_map(torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)]), where="x")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
+def test_a_script_module_takes_no_hooks() -> None:
+    with pytest.raises(InputError, match=r'the teacher is a ScriptModule, which takes no hooks: .*between="output"'):
+        find_module(torch.jit.script(nn.Sequential(nn.ReLU())), "0", role="teacher")
 
 
 def test_hooks_are_gone_when_the_call_is_over_even_if_it_fails(x: Tensor) -> None:

@@ -39,11 +39,11 @@ class LazyConv(nn.Module):
         if not is_lazy(self.weight):
             return
         dtype = self.weight.dtype if torch.is_autocast_enabled(like.device.type) else like.dtype
-        fresh = nn.Conv2d(channels_in, channels_out, self.kernel, device=like.device, dtype=dtype)
-        for name, start in fresh.named_parameters():
-            parameter: UninitializedParameter = getattr(self, name)
-            parameter.materialize(start.shape, device=like.device, dtype=dtype)
-            with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # a weight made in inference mode could never be trained
+            fresh = nn.Conv2d(channels_in, channels_out, self.kernel, device=like.device, dtype=dtype)
+            for name, start in fresh.named_parameters():
+                parameter: UninitializedParameter = getattr(self, name)
+                parameter.materialize(start.shape, device=like.device, dtype=dtype)
                 parameter.copy_(start)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:

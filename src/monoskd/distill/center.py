@@ -15,7 +15,7 @@ class RunningMean(nn.Module):
     A map's deviation is taken from the mean of the images seen *before* it, so it never contains the map itself; the
     very first batch deviates from zero. In training each call moves the means towards the batch's: by 1 / t at call t
     (the plain mean of all calls so far), and no slower than 1 - momentum. In evaluation they stand still. The mean is a
-    constant to the gradient.
+    constant to the gradient. A batch that is empty, or whose mean is not finite, teaches nothing.
 
     The buffers take their shapes on first use or from a state dict. They hold float32, whatever the maps' type.
     Several processes: each follows its own images, and a checkpoint holds those of the process that wrote it.
@@ -43,18 +43,23 @@ class RunningMean(nn.Module):
 
     @torch.no_grad()
     def learn(self, maps: Sequence[Tensor]) -> None:
-        """Move the mean of each level towards that of the maps."""
-        self.updates += 1
-        rate = (1 / self.updates).clamp(min=1 - self.momentum)
-        for index, level in enumerate(maps):
-            mean = self.mean(index, level)
-            mean += rate * (level.float().mean(0) - mean)
+        """Move the mean of each level towards that of the maps: of all levels, or of none where one is not finite."""
+        if not all(len(level) for level in maps):
+            return
+        means = [self.mean(index, level) for index, level in enumerate(maps)]
+        news = [level.float().mean(0) for level in maps]
+        sound = torch.stack([new.isfinite().all() for new in news]).all()
+        self.updates += sound
+        rate = (1 / self.updates.clamp(min=1)).clamp(min=1 - self.momentum)
+        for mean, new in zip(means, news, strict=True):
+            mean.copy_(torch.where(sound, mean + rate * (new - mean), mean))
 
     def mean(self, index: int, level: Tensor) -> Tensor:
         """The mean map of the level of that index, whose maps look like `level`; zeros before the first."""
         name, shape = f"level_{index}", level.shape[1:]
         if not hasattr(self, name):
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float32, device=level.device))
+            with torch.inference_mode(False):  # else training could never write to it
+                self.register_buffer(name, torch.zeros(shape, dtype=torch.float32, device=level.device))
         mean: Tensor = getattr(self, name)
         if mean.shape != shape:
             raise InputError(

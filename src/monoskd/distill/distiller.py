@@ -167,12 +167,16 @@ class Distiller(nn.Module):
         self._freeze()
         shown = inputs if teacher_inputs is None else teacher_inputs
         teacher = None
-        if self._asks_teacher:
-            with torch.no_grad(), watched(self.teacher, self._teacher_probes, role="teacher"):
-                teacher = self.teacher(*(shown if isinstance(shown, tuple) else (shown,)))
-        with watched(self.student, self._student_probes, role="student"):
-            student = self.student(*inputs)
-        return Seen(student, teacher, self._tapped(), {**hints, "teacher_output": teacher})
+        try:
+            if self._asks_teacher:
+                with torch.no_grad(), watched(self.teacher, self._teacher_probes, role="teacher"):
+                    teacher = self.teacher(*(shown if isinstance(shown, tuple) else (shown,)))
+            with watched(self.student, self._student_probes, role="student"):
+                student = self.student(*inputs)
+            return Seen(student, teacher, self._tapped(), {**hints, "teacher_output": teacher})
+        finally:
+            for probe in (*self._student_probes, *self._teacher_probes):
+                probe.caught = []  # after an error, too: it would keep the graph
 
     @property
     def _asks_teacher(self) -> bool:
@@ -184,7 +188,7 @@ class Distiller(nn.Module):
         caught = [probe.take() for probe in self._student_probes]
         if not self._asks_teacher:
             return {
-                name: Tapped(one.source, one.map, one.map.new_empty(0), grid=one.grid)
+                name: Tapped(one.source, one.map, one.map.new_empty(0), grid=one.grid, edge=one.edge)
                 for name, one in zip(self.taps, caught, strict=True)
             }
         goals = [probe.take() for probe in self._teacher_probes]
@@ -193,7 +197,7 @@ class Distiller(nn.Module):
         for name, one, x, goal, adapter in zip(self.taps, caught, maps, goals, self.adapters, strict=True):
             if isinstance(adapter, Adapter):
                 adapter.fit(x, channels=goal.map.shape[1], grid=one.grid, where=f'tap "{name}"')
-            tapped[name] = Tapped(one.source, adapter(x), goal.map, grid=one.grid and goal.grid)
+            tapped[name] = Tapped(one.source, adapter(x), goal.map, grid=one.grid and goal.grid, edge=one.edge)
         return tapped
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing
@@ -230,6 +234,8 @@ class Distiller(nn.Module):
         if not self.terms:
             raise InputError("a distiller needs at least one term, got none: terms={'rank': SpearmanLoss()}")
         for name, term in self.terms.items():
+            if not name or "." in name or hasattr(nn.ModuleDict(), name):
+                raise InputError(f'terms: "{name}" cannot be a name: expected one without dots that no ModuleDict uses')
             term.check(name, list(self.taps))
         for tap in self.taps.values():
             find_module(self.student, tap.student_outlet.module, role="student")
@@ -246,6 +252,8 @@ def _named_taps(taps: Sequence[Tap]) -> dict[str, Tap]:
     """Taps by label. Raises InputError where two share one."""
     named: dict[str, Tap] = {}
     for tap in taps:
+        if not isinstance(tap, Tap):
+            raise InputError(f'taps: expected a list of Tap, got "{tap}" in it: Tap("{tap}")')
         if tap.label in named:
             raise InputError(f'two taps are called "{tap.label}": tell them apart with Tap(..., name=...)')
         named[tap.label] = tap

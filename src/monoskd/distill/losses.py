@@ -144,6 +144,7 @@ class AffinityLoss(MapLoss):
         if self.mode == "published":
             _refuse("AffinityLoss(mode='published')", mask=mask)
             return (_gram(student.flatten(2)) - _gram(teacher.flatten(2))).abs().mean() / len(student)
+        student, teacher = _seen(student, mask), _seen(teacher, mask)
         difference = (_gram(_unit_columns(student.flatten(2))) - _gram(_unit_columns(teacher.flatten(2)))).abs()
         if mask is None:
             return difference.mean()
@@ -167,6 +168,7 @@ class ImitationLoss(MapLoss):
 
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         """The loss of one level."""
+        student, teacher = _seen(student, mask), _seen(teacher, mask)
         squares = (student - teacher).square().mean(1, keepdim=True) / 2
         if self.mode == "published":
             if mask is None:
@@ -202,12 +204,19 @@ def _cut_out(maps: Tensor, inside: Tensor, group: Group) -> list[Float[Tensor, "
     return [image[:, where][None, :, None] for image, where in zip(maps, inside, strict=True)]
 
 
+def _seen(maps: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"] | None) -> Float[Tensor, "b c h w"]:
+    """Zeros where the mask is 0, whatever stands there."""
+    return maps if mask is None else torch.where(mask > 0, maps, 0)
+
+
 def _gram(features: Float[Tensor, "b c n"]) -> Float[Tensor, "b n n"]:
     return features.transpose(1, 2) @ features
 
 
 def _unit_columns(features: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
     """Columns of length 1; a column of zeros stays, with a finite gradient."""
+    largest = features.detach().abs().amax(dim=1, keepdim=True)
+    features = features / torch.where(largest > 0, largest, 1)  # squares stay in range
     length = features.norm(dim=1, keepdim=True)
     return features / torch.where(length > 0, length, 1)
 

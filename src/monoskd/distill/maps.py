@@ -26,7 +26,8 @@ class MapLoss(nn.Module, ABC):
 
     mask: where to look, b x h x w or b x 1 x h x w, or a list of one a level; brought to a level's size by maximum, so
     that no object is lost on a coarse map. An image whose mask is empty adds nothing, but counts in the mean over
-    images. Half-precision maps are compared in float32.
+    images. What stands where the mask is 0 does not matter. Half-precision maps are compared in float32. A level
+    without values, such as that of an empty batch, costs 0, with a gradient of 0.
     """
 
     def __init__(self, *, center: Literal["running"] | None = None, momentum: float | None = None) -> None:
@@ -63,9 +64,13 @@ class MapLoss(nn.Module, ABC):
         return self._sum(priors, teachers, mask)
 
     def _sum(self, students: list[Tensor], teachers: list[Tensor], mask: Maps | None) -> Tensor:
-        masks = _masks(mask, students)
+        masks = _masks(type(self).__name__, mask, students)
         with torch.autocast(students[0].device.type, enabled=False):
-            return torch.stack([self.compare(*level) for level in zip(students, teachers, masks, strict=True)]).sum()
+            levels = [
+                self.compare(student, teacher, weight) if student.numel() else student.sum()
+                for student, teacher, weight in zip(students, teachers, masks, strict=True)
+            ]
+            return torch.stack(levels).sum()
 
     @abstractmethod
     def compare(
@@ -85,16 +90,26 @@ def as_levels(maps: Maps) -> list[Tensor]:
     ]
 
 
-def _masks(mask: Maps | None, levels: Sequence[Tensor]) -> list[Tensor | None]:
+def _masks(name: str, mask: Maps | None, levels: Sequence[Tensor]) -> list[Tensor | None]:
     """The mask of each level, b x 1 x h x w in the level's type."""
     if mask is None:
         return [None] * len(levels)
     given = [mask] * len(levels) if isinstance(mask, Tensor) else mask
-    sized: list[Tensor | None] = []
-    for one, level in zip(given, levels, strict=True):
-        one = (one if one.ndim == 4 else one[:, None]).to(level)
-        sized.append(one if one.shape[2:] == level.shape[2:] else adaptive_max_pool2d(one, level.shape[2:]))
-    return sized
+    if len(given) != len(levels):
+        raise InputError(f"{name}: mask: expected one, or one for each of the {len(levels)} levels, got {len(given)}")
+    return [_sized(name, one, level) if level.numel() else None for one, level in zip(given, levels, strict=True)]
+
+
+def _sized(name: str, mask: Tensor, level: Tensor) -> Tensor:
+    """A mask b x h x w or b x 1 x h x w at the level's size."""
+    batch, size = len(level), level.shape[2:]
+    if mask.shape[:-2] not in ((batch,), (batch, 1)):
+        raise InputError(
+            f"{name}: mask: expected b x h x w or b x 1 x h x w with b = {batch}, got {tuple(mask.shape)}: give one "
+            "map of weights for each image"
+        )
+    mask = mask.reshape(batch, 1, *mask.shape[-2:]).to(level)
+    return mask if mask.shape[2:] == size else adaptive_max_pool2d(mask, size)
 
 
 def static_prior(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -59,16 +59,21 @@ def _strengths(
 ) -> Float64[Tensor, "rows 1"]:
     """The strength of each row; under "auto" infinite, and so without gradient, for a constant row."""
     if strength != "auto":
-        if not 0 < strength < math.inf:
+        if isinstance(strength, str) or not 0 < strength < math.inf:
             raise InputError(f'soft_rank: expected a strength above 0 or "auto", got {strength!r}')
         return rows.new_full((len(rows), 1), strength, dtype=torch.float64)
+    limit = min(torch.finfo(rows.dtype).max, torch.finfo(torch.float64).max / 2)  # a range that is finite
     spans: list[Tensor] = []
     for part in torch.split(rows, rows_at_once(rows.shape)):
-        above = part.double()
-        above -= part.amin(dim=-1, keepdim=True)
+        above = part.clamp(-limit, limit).double()  # a tensor of its own, in float64 too
+        above -= above.amin(dim=-1, keepdim=True)
+        unit = torch.ones_like(above[:, :1])
+        if rows.dtype == torch.float64:  # squares of float32 are in its range as they are
+            unit = above.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+            above /= unit
         variance = torch.linalg.vecdot(above, above) / rows.shape[-1] - above.mean(dim=-1).square()
-        spans.append(variance.clamp(min=0).sqrt())
-    span = torch.cat(spans)[:, None]
+        spans.append(variance.clamp(min=0).sqrt()[:, None] * unit)
+    span = torch.cat(spans)
     scaled = span * _AUTO_STRENGTH[regularization] / (rows.shape[-1] if regularization == "l2" else 1)
     return torch.where(scaled > 0, scaled, math.inf)
 
@@ -102,7 +107,9 @@ class _SoftRank(torch.autograd.Function):
             total = total.index_add_(0, at, part.double())
         minus_mean = (total / -size).to(grad.dtype).index_select(0, flat).view_as(grad)
         centred = (weights[0] * minus_mean if weights else minus_mean).add_(weighted)
-        return centred.div_(strength.to(grad.dtype)), None, None, None
+        tiny = torch.finfo(grad.dtype).tiny  # the strength of a row of tiny values is below it: divide in two steps
+        rest = (strength / tiny).clamp(max=1).to(grad.dtype)
+        return centred.div_(strength.clamp(min=tiny).to(grad.dtype)).div_(rest), None, None, None
 
 
 def _rank_device(rows: Tensor, strength: Tensor, regularization: Regularization) -> tuple[Tensor, Tensor, Tensor]:

@@ -167,6 +167,7 @@ def members(lengths: I64) -> I32:
     return np.cumsum(first, dtype=np.int32)
 
 
+@np.errstate(over="ignore")  # what overflows is a gap that is narrowed
 def reduced(values: Floats, strength: F64) -> F64:
     """Ascending values / strength, from 0, without the width of gaps that no block bridges (docs/ranks.md).
 

@@ -4,12 +4,14 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from monoskd.distill.distiller import Distilled, Distiller
 from monoskd.distill.losses import SpearmanLoss
+from monoskd.distill.terms import Tapped
 from monoskd.errors import InputError
 
 SCHEMA = "monoskd/flight/1"
@@ -104,8 +106,7 @@ class FlightRecorder:
 
     def _pulls(self, losses: dict[str, Tensor], distilled: Distilled) -> dict[str, Tensor]:
         """Shares of the gradient and cosines with the task's."""
-        shared = [distilled.maps[name].source for name in self.at]
-        shared = [source for source in shared if source.requires_grad]
+        shared = [distilled.maps[name] for name in self.at if distilled.maps[name].source.requires_grad]
         if not shared:
             return {}
         pulls = {name: _gradient(loss, shared) for name, loss in losses.items()}
@@ -119,12 +120,14 @@ class FlightRecorder:
         return readings
 
 
-def _gradient(loss: Tensor, shared: Sequence[Tensor]) -> Tensor:
+def _gradient(loss: Tensor, shared: Sequence[Tapped]) -> Tensor:
     """dL/dF as one flat vector; zeros where L does not depend on F."""
-    if not loss.requires_grad:
-        return torch.cat([torch.zeros_like(source).flatten() for source in shared]).float()
-    parts = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
-    filled = [torch.zeros_like(source) if part is None else part for part, source in zip(parts, shared, strict=True)]
+    nothing = [torch.zeros_like(one.source) for one in shared]
+    parts: Sequence[Tensor | None] = [None] * len(shared)
+    if loss.requires_grad:
+        places: list[Any] = [one.edge or one.source for one in shared]
+        parts = torch.autograd.grad(loss, places, retain_graph=True, allow_unused=True)
+    filled = [zeros if part is None else part for part, zeros in zip(parts, nothing, strict=True)]
     return torch.cat([part.flatten().float() for part in filled])
 
 

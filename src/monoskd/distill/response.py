@@ -1,19 +1,19 @@
 """Answers instead of features: logits and regressed values of any network."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monoskd.distill.maps import as_levels
 from monoskd.errors import InputError
 
 
 class LogitLoss(nn.Module):
     """T^2 KL(teacher || student) of the class probabilities softmax(logits / T) (Hinton et al., 2015).
 
-    Logits are n x k x ...: classes on axis 1. The mean runs over everything else, weighted by the mask n x ..., if
-    there is one: the teacher's certainty, say. T^2 keeps the size of the gradient while `temperature` T flattens both.
+    Logits are n x k x ...: classes on axis 1. The mean runs over everything else, weighted by the mask n x ... or
+    n x 1 x ..., if there is one: the teacher's certainty, say. T^2 keeps the size of the gradient while `temperature` T
+    flattens both. A class that the teacher rules out (logit -inf) adds nothing. Compared in float32 at least.
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
@@ -26,19 +26,20 @@ class LogitLoss(nn.Module):
         self, *, student: Float[Tensor, "n k ..."], teacher: Float[Tensor, "n k ..."], mask: Tensor | None = None
     ) -> Float[Tensor, ""]:
         """The loss; no gradient to the teacher."""
-        _check_shapes("LogitLoss", student, teacher)
+        student, teacher, weights = _comparable("LogitLoss", student, teacher, mask)
         log_s = (student / self.temperature).log_softmax(1)
-        log_t = (teacher.detach() / self.temperature).log_softmax(1)
-        divergence = (log_t.exp() * (log_t - log_s)).sum(1)
-        return self.temperature**2 * _weighted_mean(divergence, mask)
+        log_t = (teacher / self.temperature).log_softmax(1)
+        p = log_t.exp()
+        divergence = p * (torch.where(p > 0, log_t, 0) - torch.where(p > 0, log_s, 0))
+        return self.temperature**2 * _weighted_mean(divergence.sum(1), weights)
 
 
 class BoxLoss(nn.Module):
     """The mean |student - teacher| of regressed values n x k x ...: boxes, depths, offsets.
 
-    The mask n x ... weighs each of the n x ... answers: 1 where an object is, or how good the teacher's answer is (its
-    score, or its overlap with the label). scale: each of the k errors is divided by its own, so that metres, radians
-    and cells can stand in one mean.
+    The mask n x ... or n x 1 x ... weighs each of the n x ... answers: 1 where an object is, or how good the teacher's
+    answer is (its score, or its overlap with the label). scale: each of the k errors is divided by its own, so that
+    metres, radians and cells can stand in one mean. Compared in float32 at least.
     """
 
     scale: Tensor | None
@@ -51,11 +52,11 @@ class BoxLoss(nn.Module):
         self, *, student: Float[Tensor, "n k ..."], teacher: Float[Tensor, "n k ..."], mask: Tensor | None = None
     ) -> Float[Tensor, ""]:
         """The loss; no gradient to the teacher."""
-        _check_shapes("BoxLoss", student, teacher)
-        error = (student - teacher.detach()).abs()
+        student, teacher, weights = _comparable("BoxLoss", student, teacher, mask)
+        error = (student - teacher).abs()
         if self.scale is not None:
             error = error / self.scale.view(-1, *[1] * (error.ndim - 2))
-        return _weighted_mean(error.mean(1), mask)
+        return _weighted_mean(error.mean(1), weights)
 
 
 def _weighted_mean(values: Tensor, weights: Tensor | None) -> Float[Tensor, ""]:
@@ -66,9 +67,24 @@ def _weighted_mean(values: Tensor, weights: Tensor | None) -> Float[Tensor, ""]:
     return (values * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def _check_shapes(name: str, student: Any, teacher: Any) -> None:
+def _comparable(
+    name: str, student: Tensor, teacher: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Both in float32 at least, zeros where the mask n x ... is 0, whatever stands there; the mask in their type."""
     if student.shape != teacher.shape or student.ndim < 2:
         raise InputError(
             f"{name}: expected student and teacher of one shape n x k x ..., got {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}"
         )
+    (student,), (teacher,) = as_levels(student), as_levels(teacher.detach())
+    if mask is None:
+        return student, teacher, None
+    places = (len(student), *student.shape[2:])
+    weights = mask[:, 0] if mask.ndim == student.ndim and mask.shape[1] == 1 else mask
+    if weights.shape != places:
+        raise InputError(
+            f"{name}: mask: expected a weight for each of the answers, {places}, got {tuple(mask.shape)}: "
+            "resize it, or keep it from this term with Term(..., masked=False)"
+        )
+    inside = weights[:, None] > 0
+    return torch.where(inside, student, 0), torch.where(inside, teacher, 0), weights.to(student.dtype)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from monoskd.errors import InputError
@@ -107,9 +108,14 @@ def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
 
 @dataclass(frozen=True)
 class Caught:
-    """One map on its way out: `source` as it left the module, part of the graph; `seen` as the view made it."""
+    """One map on its way out: `source` as it left the module, part of the graph; `seen` as the view made it.
+
+    edge: where in the graph that was, which `source` no longer says once a later module has written into it. version:
+    how often `seen` was written to; None where that is not counted, and then it is a copy.
+    """
 
     source: Tensor
+    edge: GradientEdge | None
     seen: Tensor
     version: int | None
     where: str
@@ -135,21 +141,30 @@ class Probe:
     def __init__(self, outlet: Outlet, *, role: str) -> None:
         self.outlet = outlet
         self.where = f'"{outlet.path}" of the {role}'
+        self.role = role
         self.open = False
+        self.learns = False  # whether the watched call is made with gradients
         self.caught: list[Caught] = []
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """The hook: keeps the map and looks on."""
         if not self.open:
             return
-        picked = output
+        if self.role == "student" and self.learns and not torch.is_grad_enabled():
+            raise InputError(
+                f"{self.where} runs without gradients inside a call with them: expected one that learns; call "
+                "torch.utils.checkpoint.checkpoint with use_reentrant=False, or tap a module outside torch.no_grad"
+            )
+        source = output
         for key in self.outlet.keys:
-            picked = _pick(picked, key, where=self.where)
-        seen = self.outlet.view(picked) if self.outlet.view else picked
+            source = _pick(source, key, where=self.where)
+        source = _kept(source)
+        seen = _viewed(source, self.outlet.view) if self.outlet.view else source
         if not isinstance(seen, Tensor):
             raise InputError(f"{self.where} is {_describe(seen)}, not a tensor: {_advice(self.outlet, seen)}")
-        source = picked if isinstance(picked, Tensor) else seen
-        self.caught.append(Caught(source, seen, _version(seen), self.where))
+        if not isinstance(source, Tensor):
+            source = seen = _kept(seen)
+        self.caught.append(Caught(source, _edge(source), seen, _version(seen), self.where))
 
     def take(self) -> Caught:
         """The map of the call that was watched. Raises InputError where there is none, several, or a spoilt one."""
@@ -181,7 +196,7 @@ def watched(network: nn.Module, probes: Sequence[Probe], *, role: str) -> Iterat
     """Hooks on the modules of `network` for the length of one call: none stays, whatever happens in it."""
     with ExitStack() as hooks:
         for probe in probes:
-            probe.open, probe.caught = True, []
+            probe.open, probe.learns, probe.caught = True, torch.is_grad_enabled(), []
             hooks.callback(setattr, probe, "open", False)
             hooks.enter_context(find_module(network, probe.outlet.module, role=role).register_forward_hook(probe))
         yield
@@ -190,6 +205,11 @@ def watched(network: nn.Module, probes: Sequence[Probe], *, role: str) -> Iterat
 def find_module(network: nn.Module, path: str, *, role: str) -> nn.Module:
     """The module at a dotted path, seen through DDP and torch.compile. An unknown path names the nearest."""
     network = _bare(network)
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError(
+            f"the {role} is a ScriptModule, which takes no hooks: expected the nn.Module that it was made from, or no "
+            'taps and terms with between="output"'
+        )
     try:
         return network.get_submodule(path)
     except AttributeError:
@@ -201,6 +221,11 @@ def find_module(network: nn.Module, path: str, *, role: str) -> nn.Module:
 
 def as_map(x: Tensor, *, where: str) -> Float[Tensor, "b c h w"]:
     """What a tap gave as B x C x H x W: tokens B x N x C become B x C x N x 1, vectors B x C become B x C x 1 x 1."""
+    if x.is_nested:
+        raise InputError(
+            f"{where} is a nested tensor; expected tokens B x N x C: "
+            "fill it up with Outlet(path, view=lambda x: x.to_padded_tensor(0.0))"
+        )
     if x.ndim == 4:
         return x
     if x.ndim == 3:
@@ -257,6 +282,27 @@ def _advice(outlet: Outlet, output: Any) -> str:
     return "choose a part with a key after a colon, or make a tensor of it with Outlet(path, view=...)"
 
 
+def _counted(x: Tensor) -> bool:
+    """Whether anyone counts how often `x` is written to."""
+    return not torch.compiler.is_compiling() and not x.is_inference()
+
+
 def _version(x: Tensor) -> int | None:
-    """How often `x` was written to, where that is counted."""
-    return None if torch.compiler.is_compiling() or x.is_inference() else x._version
+    return x._version if _counted(x) else None
+
+
+def _kept(x: Any) -> Any:
+    """A tensor that nobody overwrites unnoticed: a copy where writes are not counted."""
+    return x.clone() if isinstance(x, Tensor) and not _counted(x) else x
+
+
+def _viewed(x: Any, view: Callable[[Any], Tensor]) -> Tensor:
+    """`view(x)`. A checkpoint around the module would count what it saves, and miss it when it runs again."""
+    if torch.compiler.is_compiling():
+        return view(x)
+    with saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+        return view(x)
+
+
+def _edge(x: Tensor) -> GradientEdge | None:
+    return get_gradient_edge(x) if x.requires_grad and not torch.compiler.is_compiling() else None

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.nn.functional import interpolate
 
 from monoskd.errors import InputError
@@ -69,7 +70,11 @@ class Term:
     def check(self, name: str, taps: Sequence[str]) -> None:
         """Raise InputError where the loss has another signature or a tap does not exist."""
         wanted = ("student", "targets" if self.between == "targets" else "teacher")
-        if not set(wanted) <= set(_parameters(self.loss)):
+        parameters = _parameters(self.loss)
+        named = set(parameters)
+        if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+            named |= {"student", "teacher"}
+        if not set(wanted) <= named:
             raise InputError(
                 f'term "{name}": expected a loss called with {wanted[0]}= and {wanted[1]}=, got {_signature(self)}'
             )
@@ -81,6 +86,10 @@ class Term:
                 raise InputError(f'term "{name}": {choice}: expected one of {", ".join(choices)}, got {value!r}')
         if self.between == "taps" and not taps:
             raise InputError(f'term "{name}" compares taps and there are none: give taps=[...], or between="output"')
+        if isinstance(self.taps, str):
+            raise InputError(
+                f'term "{name}": taps: expected a list of names, got {self.taps!r}: write taps=[{self.taps!r}]'
+            )
         for tap in self.taps or ():
             if tap not in taps:
                 nearest = ", ".join(f'"{one}"' for one in get_close_matches(tap, taps, cutoff=0.3) or taps)
@@ -129,15 +138,17 @@ class Term:
 class Tapped:
     """What one tap gave.
 
-    source: the student's tensor as it left its module, part of the graph of its output. student: its map after fusion
-    and adapter. teacher: the teacher's map; an empty one where the teacher was not asked. grid: rows and columns are
-    places, which may be resized; not so for tokens and vectors.
+    source: the student's tensor as it left its module, part of the graph of its output; a later module may have written
+    into it, and edge is its place in the graph before that. student: its map after fusion and adapter. teacher: the
+    teacher's map; an empty one where the teacher was not asked. grid: rows and columns are places, which may be
+    resized; not so for tokens and vectors.
     """
 
     source: Tensor
     student: Float[Tensor, "b c h w"]
     teacher: Float[Tensor, "b k i j"]
     grid: bool
+    edge: GradientEdge | None = None
 
 
 def resized(seen: Sequence[Tapped], *, policy: Resize, where: str) -> tuple[list[Tensor], list[Tensor]]:
@@ -169,6 +180,7 @@ def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
     """The loss's parameters by name; none where it does not tell, as some of torch's own functions."""
+    loss = getattr(loss, "_orig_mod", loss)  # torch.compile's wrapper names none
     try:
         return inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
     except ValueError:
