@@ -90,7 +90,7 @@ class Cell:
         return "control" if self.epochs == SHORT else "control_long"
 
     @property
-    def costs_its_own(self) -> bool:
+    def distinct(self) -> bool:
         """Whether no other cell takes the same steps."""
         return self.epochs == SHORT or self.pool == POOL or self == CELLS["control_long"]
 
@@ -142,7 +142,7 @@ def main() -> None:
     if not options.report:
         make(options.out, options.seeds, options.cells, jobs=options.jobs, minutes=options.minutes)
     rows, timed = known(options.out), known(options.out, "timed")
-    cells = {name: {**vars(cell), "control": cell.control} for name, cell in CELLS.items()}
+    cells = {name: {**vars(cell), "control": cell.control, "distinct": cell.distinct} for name, cell in CELLS.items()}
     print(gains(rows, cells))
     if options.report:
         record = {"versions": versions(), "cores": os.cpu_count()}
@@ -163,7 +163,7 @@ def make(out: Path, seeds: list[int], names: list[str], *, jobs: int, minutes: f
             list(pool.map(lambda job: run(out, *job, end=end), some))
     for seed in seeds[:TIMED_SEEDS]:
         for name in wanted:
-            if CELLS[name].costs_its_own:
+            if CELLS[name].distinct:
                 time_alone(out, seed, name, end=end)
 
 

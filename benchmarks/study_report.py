@@ -70,14 +70,17 @@ def write_study(
     document = merged(json.loads(json_file.read_text()), rows, timed, record) | {"cells": cells}
     json_file.write_text(json.dumps(document, indent=1) + "\n")
     rows, timed = document["rows"], document["timed"]
+    distinct = {name: cell for name, cell in cells.items() if cell["distinct"]}  # the others read much the same
     blocks = {
         "start": starting_points(rows),
         "labels": labels_table(rows),
-        "flight": flight_table(rows, cells),
+        "flight": flight_table(rows, distinct),
         "cost": cost_table(timed, cells),
         "twice": against_twice(rows, cells),
     }
-    figures = {"3": bar_plot(gradient_shares(rows, cells), x_label="share of the gradient at the student's features")}
+    figures = {
+        "3": bar_plot(gradient_shares(rows, distinct), x_label="share of the gradient at the student's features")
+    }
     figures["4"] = bar_plot(slower_than_control(timed, cells), x_label="time of a step, times the control's")
     for question in (1, 2):
         names = [name for name, cell in cells.items() if cell["question"] == question and cell["control"] != name]
