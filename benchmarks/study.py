@@ -87,12 +87,13 @@ class Cell:
     @property
     def control(self) -> str:
         """The cell that it is compared with; a control's is itself, but for the one that trains twice as long."""
-        return "control" if self.epochs == SHORT else "control_long"
+        twice = "control_twice" if self.terms else "control_long"
+        return {SHORT: "control", LONG: "control_long"}.get(self.epochs, twice)
 
     @property
     def distinct(self) -> bool:
         """Whether no other cell takes the same steps."""
-        return self.epochs == SHORT or self.pool == POOL or self == CELLS["control_long"]
+        return self.epochs == SHORT or (self.epochs == LONG and (self.pool == POOL or not self.terms))
 
 
 LABELLED = {
@@ -123,6 +124,7 @@ CELLS = {
         for pool in (POOL, 1, 3)
         for name, terms in UNLABELLED.items()
     },
+    "response_7_twice": Cell({"response": RESPONSE}, pool=POOL, epochs=2 * LONG, question=2),
 }
 """Every recipe on labelled frames after few and many epochs, and on 1, 3 and 7 times as many frames without labels."""
 
