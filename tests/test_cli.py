@@ -198,7 +198,7 @@ def test_damaged_data_is_named(
 
 def write_run_config() -> None:
     document = {
-        "data": {"root": "data", "train": "trainval", "batch_size": 2, "workers": 0},
+        "data": {"root": "data", "train": "trainval", "val": "trainval", "batch_size": 2, "workers": 0},
         "out": "run",
         "start": "model.safetensors",
         "epochs": 1,

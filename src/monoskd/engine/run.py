@@ -209,7 +209,7 @@ class Frames(pl.LightningDataModule):
         if config.train != config.val and (both := named[0] & named[1]):
             raise InputError(
                 f"{config.root}: expected no frame of split {config.train} in split {config.val}, got {len(both)} "
-                f"(the first is {min(both)}): take them out of one"
+                f"(the first is {min(both)}): take them out of one, or say so with `--data.val {config.train}`"
             )
         if config.unlabelled is not None and self.further != self.labelled * config.unlabelled.ratio:
             raise InputError(
