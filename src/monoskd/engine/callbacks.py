@@ -94,8 +94,8 @@ class Manifest(pl.Callback):
             measured = {
                 "steps": trainer.global_step,
                 "epochs": trainer.current_epoch,
-                "train_seconds": round(self._fitting, 2),
-                "total_seconds": round(time.perf_counter() - self._started, 2),
+                "train_seconds": round(self._fitting, 3),
+                "total_seconds": round(time.perf_counter() - self._started, 3),
                 "images_per_second": round(images / self._fitting, 2) if self._fitting else None,
                 "peak_memory_mb": peak_memory_mb(),
                 "device": str(pl_module.device),
