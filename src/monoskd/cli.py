@@ -35,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.filename is None:
-            raise
-        return _complain(f"{error.filename}: {error.strerror}", debug)
+        return _complain(f"{error.filename or options.command}: {error.strerror or error}", debug)
     return 0
 
 
@@ -207,11 +205,11 @@ def _doctor(options: argparse.Namespace) -> None:
 
     with _progress("examining") as progress:
         report = examine(options.root, progress=progress)
+    _say(report.to_text())
     if options.json:
         report.write_json(options.json)
     if options.html:
         report.write_html(options.html)
-    _say(report.to_text())
     if not report.ok:
         raise InputError(f"{options.root}: {report.verdict}; the findings are listed above")
 
@@ -243,11 +241,11 @@ def _evaluate(options: argparse.Namespace) -> None:
             evaluation = evaluate_model(
                 options.model, root=options.data, split=options.split or "val", progress=progress, **wanted
             )
+    _say(table(evaluation))
     if options.json:
         write_json(evaluation, options.json)
     if options.html:
         write_html(evaluation, options.html)
-    _say(table(evaluation))
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -389,3 +389,9 @@ def test_lidar_falls_on_labelled_objects(kitti):
             count += 1
     assert count > 10
     assert hit >= 0.9 * count
+
+
+def test_a_picture_of_16_bits_is_refused_and_not_read_white(tmp_path):
+    Image.fromarray(np.full((4, 6), 9000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(InputError, match=r"deep\.png: expected 8 bits a channel, got mode I;16"):
+        read_image(tmp_path / "deep.png")

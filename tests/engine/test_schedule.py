@@ -74,3 +74,9 @@ def test_the_state_goes_through_json() -> None:
     resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
     for epoch in range(5, 9):
         assert resumed.advance(falling(epoch), epoch + 1) == straight.advance(falling(epoch), epoch + 1)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_is_a_number_above_zero(rate: float) -> None:
+    with pytest.raises(InputError, match="schedule: expected rates and decay above 0"):
+        LearningRateSchedule(base=rate)

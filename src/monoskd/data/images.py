@@ -17,6 +17,9 @@ _ENDS = {b"\x89PNG": b"IEND\xaeB\x60\x82", b"\xff\xd8\xff": b"\xff\xd9"}  # firs
 _END_WITHIN = 4096  # [bytes] some writers append a little after the end
 
 
+_DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # grey of more than 8 bits, which Pillow would clip to white
+
+
 def read_pixels(path: str | Path, *, mode: Literal["RGB", "I;16"]) -> NDArray[Any]:
     """RGB as H x W x 3 uint8, a JPEG turned upright as its EXIF says; a 16-bit grey picture as H x W uint16."""
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,6 +30,8 @@ def read_pixels(path: str | Path, *, mode: Literal["RGB", "I;16"]) -> NDArray[An
         with Image.open(BytesIO(data)) as image:
             if mode == "I;16" and image.mode != mode:
                 raise InputError(f"{path}: expected a 16-bit grey PNG, got mode {image.mode}: replace the file")
+            if mode == "RGB" and image.mode in _DEEP:
+                raise InputError(f"{path}: expected 8 bits a channel, got mode {image.mode}: convert the picture first")
             upright = ImageOps.exif_transpose(image) if image.format == _TURNED_FORMAT else image
             return np.array(upright if upright.mode == mode else upright.convert(mode))
     except UnidentifiedImageError as error:

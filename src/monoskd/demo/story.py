@@ -54,6 +54,8 @@ def demo(
     """
     if frames * (1 - VAL_SHARE) < BATCH:
         raise InputError(f"--frames: expected at least {2 * BATCH + 2}, a batch of {BATCH} to train on, got {frames}")
+    if seed < 0:  # said before an earlier demo is cleared away
+        raise InputError(f"--seed: expected at least 0, got {seed}")
     started = time.perf_counter()
     data = _fresh(out) / "data"
     unlabelled = round(frames * UNLABELLED_SHARE)

@@ -299,8 +299,10 @@ def _check_folder(out: Path, *, resume: Path | None) -> None:
     """Never write over a run, except to go on with it."""
     if resume is not None and resume.resolve() == out.resolve():
         return
-    if any((out / name).exists() for name in ("checkpoints", "model.safetensors")):
+    if (out / "checkpoints" / "last.ckpt").exists():
         raise InputError(f"{out}: holds a run; go on with `--resume {out}` or choose another `--out`")
+    if any((out / name).exists() for name in ("checkpoints", "model.safetensors")):
+        raise InputError(f"{out}: holds a run that ended before its first whole epoch; choose another `--out`")
 
 
 def _last_checkpoint(run: Path) -> Path:

@@ -40,7 +40,8 @@ class LearningRateSchedule:
     once_an_epoch: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.base, self.warmup_start, self.decay) <= 0 or self.warmup_epochs < 0:
+        rates = (self.base, self.warmup_start, self.decay)
+        if not all(0 < rate < math.inf for rate in rates) or self.warmup_epochs < 0:
             raise InputError(
                 f"schedule: expected rates and decay above 0 and no negative number of warm-up epochs, got {self}"
             )
