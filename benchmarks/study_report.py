@@ -108,10 +108,17 @@ def merged(
     kept = {key: [row for row in before[key] if row["seed"] not in seeds] for key in ("rows", "timed")}
     return {
         "schema": SCHEMA,
-        "sessions": [*sessions, {"seeds": seeds, **record}],
+        "sessions": [*sessions, {"seeds": seeds, "command": command_of(rows), **record}],
         "rows": [*kept["rows"], *rows],
         "timed": [*kept["timed"], *timed],
     }
+
+
+def command_of(rows: Sequence[Row]) -> str:
+    """The command that makes these runs again."""
+    seeds = sorted({row["seed"] for row in rows})
+    names = [name for name in dict.fromkeys(row["cell"] for row in rows) if name not in ("teacher", "baseline")]
+    return " ".join(["python benchmarks/study.py --seeds", *map(str, seeds), "--cells", *names])
 
 
 def replaced(page: str, name: str, block: str) -> str:

@@ -54,6 +54,7 @@ def test_another_session_adds_its_seeds_and_replaces_only_its_own() -> None:
         before = merged(before, [row], [row], {"cores": 2})
     assert [row["ap"] for row in before["rows"]] == [row["ap"] for row in before["timed"]] == [2.0, 3.0]
     assert [one["seeds"] for one in before["sessions"]] == [[1], [0]]
+    assert before["sessions"][0]["command"] == "python benchmarks/study.py --seeds 1 --cells control"
 
 
 def test_a_run_ends_with_what_each_cell_gained() -> None:
