@@ -1,16 +1,11 @@
 """Depth maps for a whole data set: every frame's LiDAR sweep becomes `depth_2/NNNNNN.png`."""
 
-import multiprocessing
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from monoskd.data.depth import DepthMap, complete_depth, sparse_depth
@@ -24,6 +19,7 @@ from monoskd.data.kitti_io import (
     write_depth,
 )
 from monoskd.data.layout import KittiLayout
+from monoskd.data.workers import each
 from monoskd.errors import InputError
 from monoskd.objects import Objects
 
@@ -82,11 +78,11 @@ def prepare(
     _check_writable(layout.folder("depth_2"))
     started = time.perf_counter()
     results: list[_Frame] = []
-    for result in _map_frames(partial(_prepare_frame, layout, force), frames, workers=workers or os.cpu_count() or 1):
+    for result in each(partial(_prepare_frame, layout, force), frames, workers=workers):
         results.append(result)
         if progress is not None:
             progress(len(results), len(frames))
-    failures = [result.failure for result in results if result.failure is not None]
+    failures = sorted(result.failure for result in results if result.failure is not None)
     if failures:
         more = f", and {len(failures) - 1} more damaged frames" if len(failures) > 1 else ""
         raise InputError(f"{failures[0]}{more} (the other {len(frames) - len(failures)} frames are prepared)")
@@ -131,25 +127,6 @@ def _check_writable(folder: Path) -> None:
     probe = folder / ".writable"
     write_atomically(probe, b"")
     probe.unlink()
-
-
-def _map_frames(task: Callable[[str], _Frame], frames: Sequence[str], *, workers: int) -> Iterator[_Frame]:
-    """`task` of every frame in order, by several processes; when interrupted, frames not begun are dropped."""
-    if workers == 1:
-        yield from map(task, frames)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(frames)), context, initializer=_start_worker) as pool:
-        try:
-            yield from pool.map(task, frames)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread a process; Ctrl-C is the parent's to handle, so that a frame begun is a frame finished."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:

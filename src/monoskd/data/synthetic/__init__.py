@@ -5,11 +5,7 @@ z-buffer (`raster`, `shading`), swept by a 64-beam LiDAR (`lidar`) and labelled 
 """
 
 import json
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +16,7 @@ from monoskd.data.files import read_text, write_atomically
 from monoskd.data.kitti_io import write_calibration, write_objects, write_split, write_velodyne
 from monoskd.data.layout import UNLABELLED, KittiLayout
 from monoskd.data.synthetic.frame import RenderedFrame, render_frame
+from monoskd.data.workers import each
 from monoskd.errors import InputError
 
 __all__ = ["RenderedFrame", "render_frame", "synthesize"]
@@ -56,7 +53,7 @@ def synthesize(
     labels += [layout.held_back(_name(index)) for index in range(frames, frames + unlabelled)]
     todo = [index for index, label in enumerate(labels) if not label.is_file()]
     render = partial(_write_frame, root, labels=labels, seed=seed, size=size)
-    for count, _ in enumerate(_each(render, todo, workers or _cores()), start=len(labels) - len(todo) + 1):
+    for count, _ in enumerate(each(render, todo, workers=workers), start=len(labels) - len(todo) + 1):
         if progress is not None:
             progress(count, len(labels))
     _write_splits(layout, frames=frames, val=val, seed=seed)
@@ -104,31 +101,6 @@ def _write_frame(root: Path, index: int, *, labels: Sequence[Path], seed: int, s
     write_objects(labels[index], frame.objects)
 
 
-def _each(task: Callable[[int], None], items: Sequence[int], workers: int) -> Iterator[None]:
-    """Run the task on every item, in `workers` processes; yields once for each that is done."""
-    if workers == 1 or len(items) < 2:
-        for item in items:
-            task(item)
-            yield
-        return
-    # Spawned, not forked: a fork of a process with threads (torch, OpenCV) can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(items)), context, _start_worker)
-    try:
-        pending = {pool.submit(task, item) for item in items}
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent answers it
-
-
 def _write_splits(layout: KittiLayout, *, frames: int, val: float, seed: int) -> None:
     """Shuffle the frames by the seed into val and train; every list in order."""
     shuffled = np.random.default_rng((seed, frames)).permutation(frames)
@@ -142,7 +114,3 @@ def _write_splits(layout: KittiLayout, *, frames: int, val: float, seed: int) ->
 
 def _name(index: int) -> str:
     return f"{index:06d}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

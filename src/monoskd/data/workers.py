@@ -1,0 +1,66 @@
+"""Frames by several processes: interrupted at any time without a hang, a traceback or half a frame."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+import cv2
+
+from monoskd.errors import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def each(task: Callable[[Item], Result], items: Sequence[Item], *, workers: int | None) -> Iterator[Result]:
+    """`task` of every item, as they are done; when interrupted, what was begun is finished and the rest dropped.
+
+    workers: processes, by default one a core. Raises InputError where the system ends one of them.
+    """
+    workers = min(workers or cores(), len(items))
+    if workers < 2:
+        yield from map(task, items)
+        return
+    # Spawned, not forked: a fork of a process with threads (torch, OpenCV) can hang.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread)
+    try:
+        with _uninterrupted():  # the processes inherit it: Ctrl-C reaches all of a terminal's, and the parent answers
+            futures = [pool.submit(task, item) for item in items]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "expected the worker processes to live, got one that the system ended, as it does when memory is short: "
+            "call it again with fewer `--workers`, what was done is kept"
+        ) from error
+    finally:
+        with _uninterrupted():
+            pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(0)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """No Ctrl-C for a moment. Only the main thread is ever sent one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
