@@ -254,7 +254,7 @@ def _predict(options: argparse.Namespace) -> None:
     cameras = CameraSource(calibration=options.calib, focal_px=options.focal, hfov_deg=options.hfov)
     predictor = Predictor(options.model, device=options.device)
     with _progress("predicting") as progress:
-        count = predict_source(
+        found = predict_source(
             predictor,
             options.source,
             cameras=cameras,
@@ -263,7 +263,9 @@ def _predict(options: argparse.Namespace) -> None:
             draw=options.draw,
             progress=progress,
         )
-    _say(f"{count} images: {options.out}")
+    _say(
+        f"{found.images} images, {found.detections} detections with a score of {options.score:g} or more: {options.out}"
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -165,7 +165,7 @@ def test_a_cut_off_file_is_named(healthy, kind, check, text):
     ("changes", "severity", "check", "text"),
     [
         ({"R0_rect": None}, "error", "camera", "expected R0_rect and Tr_velo_to_cam beside a LiDAR sweep"),
-        ({"P2": CAMERA.P * [[-1.0], [1], [1]]}, "error", "camera", "expected positive focal lengths"),
+        ({"P2": CAMERA.P * [[-1.0], [1], [1]]}, "error", "damaged calibration", "line 1: P2: expected a rectified"),
         ({"P2": CAMERA.P * [[3.0], [3], [1]]}, "warning", "camera", "principal point inside the 120 x 60 image"),
         ({"P2": CAMERA.P * [[3.0], [3], [1]]}, "warning", "projection", "got a median IoU of 0.0"),
         ({"Tr_velo_to_cam": -TO_CAMERA}, "error", "LiDAR", "more than 1% of the points inside the image, got 0.0%"),

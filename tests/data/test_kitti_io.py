@@ -171,6 +171,8 @@ def test_tracking_files_spell_keys_otherwise(tmp_path):
         (f"\n{P2[:-6]}", r"line 2, P2: expected 12 numbers, got 11: .*cut off"),
         (P2.replace("600", "six"), r"line 1, P2: expected a finite number, got 'six'"),
         (P2.replace("600", "nan"), r"line 1, P2: expected a finite number, got 'nan'"),
+        (P2.replace("700", "0", 1), r"line 1, P2: expected a rectified camera .*, got 0 0 600 45 .*: mend the line"),
+        (P2.replace("0 0 1", "0 0 0"), r"line 1, P2: expected a rectified camera"),
         (f"{P2}\n{P2}", r"line 2: expected P2 once, got it again"),
     ],
 )
@@ -190,10 +192,12 @@ def test_a_required_matrix_must_be_there(tmp_path):
 @settings(deadline=None)
 @given(arrays(np.float64, (3, 4), elements=st.floats(-1e6, 1e6)), arrays(np.float64, (3, 3), elements=finite))
 def test_calibration_survives_a_round_trip(tmp_path_factory, projection, rotation):
-    path = tmp_path_factory.mktemp("calib") / "c.txt"
-    write_calibration(path, Calibration(P2=projection, R0_rect=rotation))
+    path, camera = tmp_path_factory.mktemp("calib") / "c.txt", np.eye(3, 4)
+    camera[:2, 2:] = projection[:2, 2:]
+    write_calibration(path, Calibration(P2=camera, P0=projection, R0_rect=rotation))
     again = read_calibration(path)
-    np.testing.assert_allclose(again.P2, projection, rtol=1e-12)
+    np.testing.assert_allclose(again.P2, camera, rtol=1e-12)
+    np.testing.assert_allclose(again.P0, projection, rtol=1e-12)
     np.testing.assert_allclose(again.R0_rect, rotation, rtol=1e-12)
     assert again.Tr_velo_to_cam is None
 

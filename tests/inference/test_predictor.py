@@ -58,7 +58,8 @@ def test_a_folder_becomes_text_json_and_pictures(predictor: Predictor, folder: P
     done = predict_source(
         predictor, folder, cameras=FOCAL, out=out, score=0.0, draw=True, progress=lambda *now: told.append(now)
     )
-    assert done == 3
+    assert done.images == 3
+    assert done.detections == sum(len(one["detections"]) for one in document(out)["images"])
     assert told == [(1, 3), (2, 3), (3, 3)]
     written = document(out)
     assert written["schema"] == "monoskd/detections/1"
@@ -106,6 +107,35 @@ def test_a_failed_attempt_leaves_earlier_results_alone(predictor: Predictor, fol
     assert (out / "detections.json").read_text() == before
 
 
+def test_a_second_picture_joins_the_first(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_source(predictor, folder, cameras=FOCAL, out=out, score=0.0)
+    predict_source(predictor, folder / "b.jpg", cameras=FOCAL, out=out, score=1.0)
+    counts = {one["image"]: len(one["detections"]) for one in document(out)["images"]}
+    assert list(counts) == ["a", "b", "c"]
+    assert counts["b"] == 0 < counts["a"]
+
+
+def test_what_is_read_is_never_written_over(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "drawn")
+    with pytest.raises(InputError, match=r"expected a place that no drawings go to, got .*: change `--out`"):
+        predict_source(predictor, tmp_path / "drawn" / "b.jpg", cameras=FOCAL, out=tmp_path, draw=True)
+    (tmp_path / "kitti").mkdir()
+    cameras = CameraSource(calibration=tmp_path / "kitti")
+    with pytest.raises(InputError, match="expected a place that no results go to"):
+        predict_source(predictor, folder, cameras=cameras, out=tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "detections.json").write_text('{"schema": "monoskd/detections-as-labels/1"}')
+    with pytest.raises(InputError, match=r"detections\.json: expected an earlier prediction, got another file"):
+        predict_source(predictor, folder, cameras=FOCAL, out=tmp_path / "out")
+
+
+def test_a_picture_too_wide_to_draw_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "wide.png"), picture(2000, 5))
+    with pytest.raises(InputError, match="expected a drawing of at most 65500 pixels each way, got 192432 x 480"):
+        predict_source(predictor, tmp_path / "wide.png", cameras=FOCAL, out=tmp_path / "out", draw=True)
+
+
 def test_a_video_is_a_picture_after_the_other(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "drive.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (160, 96))
@@ -113,8 +143,8 @@ def test_a_video_is_a_picture_after_the_other(predictor: Predictor, tmp_path: Pa
         writer.write(picture(160, 96, seed))
     writer.release()
     told: list[tuple[int, int]] = []
-    count = predict_source(predictor, path, cameras=FOCAL, out=tmp_path / "out", progress=lambda *now: told.append(now))
-    assert count == 3
+    found = predict_source(predictor, path, cameras=FOCAL, out=tmp_path / "out", progress=lambda *now: told.append(now))
+    assert found.images == 3
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert sorted(one.name for one in (tmp_path / "out" / "kitti").iterdir()) == [f"00000{i}.txt" for i in range(3)]
 
@@ -153,9 +183,10 @@ def test_calibration_comes_from_a_file_a_folder_or_a_number(scenes: Path) -> Non
     [
         ({}, "expected exactly one of --calib, --focal and --hfov, got 0"),
         ({"focal_px": 3.0, "hfov_deg": 3.0}, "got 2"),
-        ({"focal_px": 0.0}, "--focal: expected a positive number of pixels, got 0.0"),
-        ({"focal_px": float("nan")}, "--focal: expected a positive number of pixels, got nan"),
-        ({"hfov_deg": 180.0}, "--hfov: expected degrees between 0 and 180, got 180.0"),
+        ({"focal_px": 0.0}, "--focal: expected 1 to 1000000 pixels, got 0"),
+        ({"focal_px": 1e300}, r"--focal: expected 1 to 1000000 pixels, got 1e\+300"),
+        ({"focal_px": float("nan")}, "--focal: expected 1 to 1000000 pixels, got nan"),
+        ({"hfov_deg": 180.0}, "--hfov: expected 1 to 179 degrees, got 180"),
         ({"calibration": Path("nowhere")}, "nowhere: expected a calibration file or a folder"),
     ],
 )
@@ -172,7 +203,7 @@ def test_a_teacher_needs_depth(teacher: Path, scenes: Path) -> None:
     assert len(predictor(image, camera, np.full((128, 416), 20, np.float32))) > 0
 
 
-@pytest.mark.parametrize("device", ["toaster", "cuda:99"])
+@pytest.mark.parametrize("device", ["toaster", "cuda:99", "meta"])
 def test_a_missing_device_is_named(model: Path, device: str) -> None:
     with pytest.raises(InputError, match=f"device: expected one that this machine has, such as cpu, got {device}"):
         Predictor(model, device=device)
@@ -184,5 +215,5 @@ def test_real_frames(predictor: Predictor, kitti: Path, tmp_path: Path) -> None:
     for name in names:
         shutil.copy(kitti / "training" / "image_2" / f"{name}.png", tmp_path / f"{name}.png")
     cameras = CameraSource(calibration=kitti / "training" / "calib")
-    assert predict_source(predictor, tmp_path, cameras=cameras, out=tmp_path / "out", draw=True) == 2
+    assert predict_source(predictor, tmp_path, cameras=cameras, out=tmp_path / "out", draw=True).images == 2
     assert {path.stem for path in (tmp_path / "out" / "drawn").iterdir()} == set(names)

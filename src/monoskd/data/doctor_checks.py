@@ -89,10 +89,8 @@ def _calibration(path: Path, facts: FrameFacts) -> Calibration | None:
     except InputError as error:
         facts.damaged("damaged calibration", path, error)
         return None
-    focal_px, centre_px = calibration.P2[[0, 1], [0, 1]], calibration.P2[:2, 2]
-    if (focal_px <= 0).any():
-        facts.note("error", "camera", path, f"expected positive focal lengths in P2, got {focal_px}", "mend P2")
-    elif facts.image_size is not None and not ((centre_px > 0) & (centre_px < facts.image_size)).all():
+    centre_px = calibration.P2[:2, 2]
+    if facts.image_size is not None and not ((centre_px > 0) & (centre_px < facts.image_size)).all():
         width, height = facts.image_size
         what = f"expected P2's principal point inside the {width} x {height} image, got {centre_px.round(1)}"
         facts.note("warning", "camera", path, what, "scale P2 as the image was scaled")

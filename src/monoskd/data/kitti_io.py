@@ -24,6 +24,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 DEPTH_SCALE = 256  # a depth map stores metres * 256
 MAX_DEPTH_M = 65535 / DEPTH_SCALE
+_LEAST_SKEW = 1e-3  # of a camera that is not rectified, in pixels
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------
@@ -79,12 +80,24 @@ def read_calibration(path: str | Path, *, require: Sequence[str] = ()) -> Calibr
             if key in matrices:
                 raise InputError(f"{path}, line {number}: expected {key} once, got it again: remove one")
             matrices[key] = parse_matrix(words[1:], shape=_MATRIX_SHAPES[key], where=f"{path}, line {number}, {key}")
+            if key == "P2":
+                _check_camera(matrices[key], where=f"{path}, line {number}, P2")
     missing = [key for key in dict.fromkeys(("P2", *require)) if key not in matrices]
     if missing:
         found = ", ".join(matrices) or "no matrix"
         size = int(np.prod(_MATRIX_SHAPES[missing[0]]))
         raise InputError(f"{path}: expected a line '{missing[0]}: <{size} numbers>', got {found}: add it")
     return Calibration(**matrices)
+
+
+def _check_camera(P: FloatArray, *, where: str) -> None:
+    """A projection without skew whose third row is 0 0 1 p23, as everything here takes it to be."""
+    focal_px, others = P[[0, 1], [0, 1]], np.array([P[0, 1], P[1, 0], *P[2, :3]])
+    if not ((focal_px > 0).all() and np.allclose(others, [0, 0, 0, 0, 1], atol=_LEAST_SKEW)):
+        raise InputError(
+            f"{where}: expected a rectified camera (fu 0 cu p03, 0 fv cv p13, 0 0 1 p23 with fu, fv > 0), got "
+            f"{' '.join(f'{value:g}' for value in P.ravel())}: mend the line"
+        )
 
 
 def parse_matrix(words: Sequence[str], *, shape: tuple[int, int], where: str) -> FloatArray:

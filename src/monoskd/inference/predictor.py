@@ -1,7 +1,7 @@
 """An image and its camera become boxes; so do folders and videos."""
 
 import json
-import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monoskd.data.files import write_atomically
+from monoskd.data.files import read_text, write_atomically
 from monoskd.data.kitti import make_sample
 from monoskd.data.kitti_io import read_calibration, read_image, write_objects
 from monoskd.data.transforms import Frame, PublishedData
@@ -27,6 +27,8 @@ from monoskd.structures import Batch, Detections, Detector, Sample
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 SCHEMA = "monoskd/detections/1"
+_LONGEST_FOCAL_PX = 1_000_000
+_LONGEST_SIDE_PX = 65_500  # of a JPEG
 
 
 class Predictor:
@@ -69,7 +71,9 @@ class Predictor:
 def usable_device(device: str | torch.device) -> torch.device:
     """The device, once a tensor has been there. Raises InputError for one that this machine has not."""
     try:
-        return torch.zeros((), device=device).device
+        there = torch.zeros((), device=device)
+        there.item()  # `meta` holds no numbers
+        return there.device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = str(error).splitlines()[0]
         raise InputError(f"device: expected one that this machine has, such as cpu, got {device}: {reason}") from error
@@ -87,10 +91,10 @@ class CameraSource:
         given = [value for value in (self.calibration, self.focal_px, self.hfov_deg) if value is not None]
         if len(given) != 1:
             raise InputError(f"camera: expected exactly one of --calib, --focal and --hfov, got {len(given)}")
-        if self.focal_px is not None and not 0 < self.focal_px < math.inf:
-            raise InputError(f"--focal: expected a positive number of pixels, got {self.focal_px}")
-        if self.hfov_deg is not None and not 0 < self.hfov_deg < 180:
-            raise InputError(f"--hfov: expected degrees between 0 and 180, got {self.hfov_deg}")
+        if self.focal_px is not None and not 1 <= self.focal_px <= _LONGEST_FOCAL_PX:
+            raise InputError(f"--focal: expected 1 to {_LONGEST_FOCAL_PX} pixels, got {self.focal_px:g}")
+        if self.hfov_deg is not None and not 1 <= self.hfov_deg <= 179:
+            raise InputError(f"--hfov: expected 1 to 179 degrees, got {self.hfov_deg:g}")
         if self.calibration is not None and not self.calibration.exists():
             raise InputError(f"{self.calibration}: expected a calibration file or a folder of them, got neither")
 
@@ -105,6 +109,14 @@ class CameraSource:
         return read_calibration(path).camera
 
 
+@dataclass(frozen=True)
+class Found:
+    """How many pictures were looked at, and how many objects were found in them."""
+
+    images: int
+    detections: int
+
+
 def predict_source(
     predictor: Predictor,
     source: Path,
@@ -114,14 +126,17 @@ def predict_source(
     score: float = 0.2,
     draw: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> int:
-    """Predict an image, a folder of images or a video; returns the number of pictures.
+) -> Found:
+    """Predict an image, a folder of images or a video; returns how many pictures and how many detections there were.
 
     Writes `out/kitti/<stem>.txt` and `out/detections.json`, with `draw` also `out/drawn/<stem>.jpg` (the boxes on the
-    picture and from above). score: least score. What was done before an interruption stays.
+    picture and from above). score: least score. What was done before an interruption stays, and so do the entries of
+    other pictures in `detections.json`. Raises InputError where files that are read would be written over.
     """
-    entries: list[dict[str, Any]] = []
     total, pictures = open_source(source)
+    _check_apart(out, source=source, calibration=cameras.calibration)
+    document = out / "detections.json"
+    entries, done, found = _entries(document), 0, 0
     try:
         for stem, image in pictures:
             camera = cameras.camera(stem, width=image.shape[1], height=image.shape[0])
@@ -129,13 +144,36 @@ def predict_source(
             write_objects(out / "kitti" / f"{stem}.txt", objects)
             if draw:
                 write_jpeg(out / "drawn" / f"{stem}.jpg", draw_scene(image, camera=camera, detections=objects))
-            entries.append({"image": stem, "detections": as_json(objects)})
-            progress(len(entries), total)
+            entries[stem] = as_json(objects)
+            found, done = found + len(objects), done + 1
+            progress(done, total)
     finally:
-        if entries:
-            document = {"schema": SCHEMA, "images": entries}
-            write_atomically(out / "detections.json", (json.dumps(document, indent=1) + "\n").encode())
-    return len(entries)
+        if done:
+            images = [{"image": stem, "detections": entries[stem]} for stem in sorted(entries)]
+            write_atomically(document, (json.dumps({"schema": SCHEMA, "images": images}, indent=1) + "\n").encode())
+    return Found(images=done, detections=found)
+
+
+def _check_apart(out: Path, *, source: Path, calibration: Path | None) -> None:
+    """Refuse an output folder whose files would fall on those that are read."""
+    writes = {(out / "kitti").resolve(): "results", (out / "drawn").resolve(): "drawings"}
+    for path in (source, *([calibration] if calibration else [])):
+        folder = (path if path.is_dir() else path.parent).resolve()
+        if folder in writes:
+            raise InputError(f"{path}: expected a place that no {writes[folder]} go to, got {folder}: change `--out`")
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    """What an earlier prediction found, by picture. Raises InputError where the file is another's."""
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(read_text(path))
+        if document["schema"] != SCHEMA:
+            raise ValueError(document["schema"])
+        return {one["image"]: one["detections"] for one in document["images"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: expected an earlier prediction, got another file: choose another `--out`") from error
 
 
 def open_source(source: Path) -> tuple[int, Iterator[tuple[str, NDArray[np.uint8]]]]:
@@ -156,6 +194,7 @@ def open_source(source: Path) -> tuple[int, Iterator[tuple[str, NDArray[np.uint8
 
 
 def _open_video(source: Path) -> tuple[int, Iterator[tuple[str, NDArray[np.uint8]]]]:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said below, in one line
     capture = cv2.VideoCapture(str(source))
     good, bgr = capture.read()
     if not good:
@@ -192,6 +231,12 @@ def as_json(objects: Objects) -> list[dict[str, Any]]:
 
 def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
     """Write RGB pixels."""
+    if max(image.shape[:2]) > _LONGEST_SIDE_PX:
+        height, width = image.shape[:2]
+        raise InputError(
+            f"{path}: expected a drawing of at most {_LONGEST_SIDE_PX} pixels each way, got {width} x {height}: "
+            "predict such a picture without `--draw`"
+        )
     good, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
     assert good, "JPEG encoding of an RGB image does not fail"
     write_atomically(path, code.tobytes())
