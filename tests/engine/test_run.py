@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors.torch import load_file
 
 from monoskd.engine.config import RunConfig
@@ -78,6 +79,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
 def test_rows_that_a_resumed_run_repeats_are_dropped(run: Run, tmp_path: Path) -> None:
     straight = run(out=str(tmp_path / "straight"), epochs=2)
     folder = run(out=str(tmp_path / "killed"), epochs=1)
+    first_s = json.loads((folder / "manifest.json").read_text())["train_seconds"]
     with (folder / "metrics.csv").open("a") as file:  # as if it had been killed in the second epoch
         file.write((folder / "metrics.csv").read_text().splitlines()[-1].replace("0,1,", "1,2,", 1) + "\n")
     run(out=str(folder), epochs=2, resume=folder)
@@ -85,7 +87,57 @@ def test_rows_that_a_resumed_run_repeats_are_dropped(run: Run, tmp_path: Path) -
     assert losses(folder) == losses(straight)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["steps"] == 4
-    assert manifest["images_per_second"] == pytest.approx(4 / manifest["train_seconds"], rel=0.05)  # of this process
+    assert manifest["finished"]
+    assert manifest["total_seconds"] > manifest["train_seconds"] > first_s
+    assert manifest["images_per_second"] == pytest.approx(8 / manifest["train_seconds"], rel=0.05)
+    run(out=str(folder), epochs=2, resume=folder)  # there is nothing left to do
+    again = json.loads((folder / "manifest.json").read_text())
+    assert again["train_seconds"] == pytest.approx(manifest["train_seconds"], abs=0.01)
+    assert again["train_seconds"] < again["total_seconds"] < manifest["total_seconds"] + 60
+
+
+def test_a_resumed_run_is_the_same_run(run: Run) -> None:
+    folder = run(epochs=1)
+    with pytest.raises(InputError, match=r"got detector\.init_args.config.head_width: 16 instead of 8; resume with"):
+        run("--detector.init_args.config.head_width", "16", epochs=2, resume=folder)
+    with pytest.raises(InputError, match="got task_learning: True instead of False"):
+        run(task_learning=True, epochs=2, resume=folder)
+    (folder / "metrics.csv").write_text("step,epoch\none,2\n")
+    with pytest.raises(InputError, match=r"metrics\.csv: expected a step in every row"):
+        run(epochs=2, resume=folder)
+    torch.save({"state_dict": {}}, folder / "checkpoints" / "last.ckpt")
+    with pytest.raises(InputError, match=r"last\.ckpt: expected a run's checkpoint, got one without its number"):
+        run(epochs=2, resume=folder)
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_last_good_epoch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(epochs=1)
+    kept = {name: (folder / name).read_bytes() for name in ("checkpoints/last.ckpt", "model.safetensors")}
+    step = Training.training_step
+    monkeypatch.setattr(Training, "training_step", lambda self, *batch: step(self, *batch) * float("nan"))
+    with pytest.raises(InputError, match=r"epoch 2: expected finite weights, got nan in \S+: lower"):
+        run(epochs=2, resume=folder)
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
+    assert not json.loads((folder / "manifest.json").read_text())["finished"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(epochs=1)
+    kept = (folder / "checkpoints" / "last.ckpt").read_bytes()
+
+    def full(self: object, checkpoint: object, path: Path, storage_options: object = None) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(epochs=2, resume=folder)
+    assert (folder / "checkpoints" / "last.ckpt").read_bytes() == kept
+    assert [one.name for one in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_run_of_fewer_steps_than_it_logs_has_a_log(run: Run) -> None:
+    assert [row["step"] for row in rows(run(log_every=100))] == ["3"]
 
 
 def test_ctrl_c_keeps_model_and_manifest(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +218,13 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
         (["--detector", "null"], "expected `detector` .* or `start`"),
         (["--accelerator", "toaster"], "expected what this machine can do, .*toaster"),
+        (["--accelerator", "tpu"], "expected what this machine can do, "),
+        (["--optimizer.gradient_clip", ".nan"], "optimizer.gradient_clip: expected at least 0, got nan"),
+        (["--out", __file__], r"test_run\.py: expected a folder for the run, got a file at .*; choose another"),
+        (
+            ["--data.val", "nosuch", "--detector.init_args.config.pretrained", "true"],
+            r"nosuch.txt: expected a readable",
+        ),
         (["--seed", "-1"], "seed: expected 0 to 4294967295, got -1"),
         (["--epochs", "0"], "epochs: expected at least 1, got 0"),
         (["--optimizer.schedule.base", "0"], "schedule: expected rates and decay above 0"),

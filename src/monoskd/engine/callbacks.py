@@ -11,15 +11,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from monoskd import __version__
-from monoskd.engine.training import Training
+from monoskd.data.files import write_atomically
+from monoskd.engine.training import DivergenceError, Training
 from monoskd.errors import InputError
 from monoskd.models.weights import save_model
 
 
 class ModelFile(pl.Callback):
-    """Writes `model.safetensors`, the student alone, when training ends, is interrupted or meets a damaged file."""
+    """Writes `model.safetensors`, the student alone, when training ends, is interrupted or meets a damaged file.
+
+    Never one whose training diverged.
+    """
 
     def __init__(self, out: Path, provenance: dict[str, Any]) -> None:
         self.path = out / "model.safetensors"
@@ -31,7 +36,8 @@ class ModelFile(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep what a run has learnt that was stopped by Ctrl-C or by its input."""
-        if isinstance(exception, KeyboardInterrupt | InputError) and trainer.global_step:
+        stopped = isinstance(exception, KeyboardInterrupt | InputError) and not isinstance(exception, DivergenceError)
+        if stopped and trainer.global_step:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -42,7 +48,10 @@ class ModelFile(pl.Callback):
 
 
 class Manifest(pl.Callback):
-    """Writes `manifest.json`: what was run, on what, with what, how long it took. step_images: of one device."""
+    """Writes `manifest.json`: what was run, on what, with what, how long it took. step_images: of one device.
+
+    A resumed run's seconds are those of all its parts, as far as the checkpoints go.
+    """
 
     def __init__(self, out: Path, *, seed: int, frames: dict[str, int], step_images: int) -> None:
         self.path = out / "manifest.json"
@@ -55,19 +64,26 @@ class Manifest(pl.Callback):
             "versions": versions(),
             "commit": commit(),
         }
-        self._started = 0.0
+        self._began = time.perf_counter()
+        self._before = 0.0
         self._fitting = 0.0
-        self._first_step = 0  # of this process; a resumed run has made some before
-        self._epoch_started: float | None = None
+        self._epoch_began: float | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def state_dict(self) -> dict[str, float]:
+        """The seconds so far, which the checkpoint keeps."""
+        return {"train_seconds": self._fitting, "total_seconds": self._total()}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Add to the seconds of the run's earlier parts."""
+        self._fitting, self._before = state_dict["train_seconds"], state_dict["total_seconds"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._started = time.perf_counter()
-        self._first_step = trainer.global_step
+        self._began = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Time training apart from validation."""
-        self._epoch_started = time.perf_counter()
+        self._epoch_began = time.perf_counter()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the training clock while the run is measured."""
@@ -79,33 +95,49 @@ class Manifest(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write it."""
-        self._write(trainer, pl_module)
+        self._write(trainer, pl_module, finished=True)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Write it beside the model that is kept."""
         if isinstance(exception, KeyboardInterrupt | InputError) and trainer.global_step:
             self._pause()
-            self._write(trainer, pl_module)
+            self._write(trainer, pl_module, finished=False)
 
-    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, finished: bool) -> None:
         if trainer.is_global_zero:
-            steps = trainer.global_step - self._first_step
-            images = steps * self.step_images * trainer.world_size
+            images = trainer.global_step * self.step_images * trainer.world_size
             measured = {
+                "finished": finished,
                 "steps": trainer.global_step,
                 "epochs": trainer.current_epoch,
                 "train_seconds": round(self._fitting, 3),
-                "total_seconds": round(time.perf_counter() - self._started, 3),
+                "total_seconds": round(self._total(), 3),
                 "images_per_second": round(images / self._fitting, 2) if self._fitting else None,
                 "peak_memory_mb": peak_memory_mb(),
                 "device": str(pl_module.device),
             }
-            self.path.write_text(json.dumps({**self.record, **measured}, indent=2) + "\n")
+            write_atomically(self.path, (json.dumps({**self.record, **measured}, indent=2) + "\n").encode())
+
+    def _total(self) -> float:
+        return self._before + time.perf_counter() - self._began
 
     def _pause(self) -> None:
-        if self._epoch_started is not None:
-            self._fitting += time.perf_counter() - self._epoch_started
-            self._epoch_started = None
+        if self._epoch_began is not None:
+            self._fitting += time.perf_counter() - self._epoch_began
+            self._epoch_began = None
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that replace the one before only once they are whole on the disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside the file, then move into place."""
+        part = Path(path).with_suffix(".part")
+        try:
+            super().save_checkpoint(checkpoint, part, storage_options)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 class PlainLines(pl.Callback):

@@ -145,7 +145,7 @@ class ValidationConfig:
     """How a run is measured while it trains.
 
     Args:
-        every: epochs between two evaluations; 0 measures at the end alone.
+        every: epochs between two evaluations; 0 for none.
         classes: classes in the log.
         min_heights_px: least 2D heights of easy, moderate, hard objects; scale them for small images.
     """
@@ -272,7 +272,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
 
 def _at_least(least: float, values: Mapping[str, float]) -> None:
     for name, value in values.items():
-        if value < least:
+        if not value >= least:  # nor is NaN
             raise InputError(f"{name}: expected at least {least}, got {value}")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,15 +12,19 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from monoskd.data.files import read_text, write_atomically
+from monoskd.data.kitti_io import read_split
+from monoskd.data.layout import KittiLayout
 from monoskd.distill import Distiller, FlightRecorder
-from monoskd.engine.callbacks import Manifest, ModelFile, PlainLines
-from monoskd.engine.config import LoadedConfig, RunConfig, dataset_class
+from monoskd.engine.callbacks import Manifest, ModelFile, PlainLines, WholeCheckpoints
+from monoskd.engine.config import DataConfig, LoadedConfig, RunConfig, dataset_class
 from monoskd.engine.measure import Measurement
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
@@ -29,6 +34,14 @@ from monoskd.models.checkpoints import read_checkpoint
 from monoskd.models.weights import load_model
 from monoskd.structures import Batch, Detector, Sample
 
+_MAY_CHANGE = (
+    *("out", "start", "data.root", "data.unlabelled.mapping", "distillation.teacher"),
+    *("data.workers", "data.cache", "accelerator", "devices", "precision", "threads"),
+    *("epochs", "optimizer", "validation", "log_every", "distillation.record_every"),
+    *("data.unlabelled.threshold", "detector.init_args.config.pretrained"),
+)
+"""What a resumed run may have otherwise than it began: paths, how it is computed, how long, at which rate."""
+
 
 def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
     """Train as configured; returns the run folder. `resume`: a run folder to go on from, at its last whole epoch.
@@ -37,23 +50,24 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
     """
     checkpoint = _last_checkpoint(resume) if resume else None
     _check_folder(loaded.out, resume=resume)
-    if not loaded.root.is_dir():  # before a network is made, which may download weights
-        raise InputError(f"{loaded.root}: no such data set; set `--data.root` to a folder in KITTI layout")
+    _check_data(loaded)  # before a network is made, which may download weights
+    history = _history(checkpoint) if checkpoint else []
+    if checkpoint and resume:
+        _check_same_run(resume, loaded.text)
     pl.seed_everything(loaded.seed, workers=True, verbose=False)
     config = loaded.run(resumed=checkpoint is not None)
     if config.threads:
         torch.set_num_threads(config.threads)
-    history = _history(checkpoint) if checkpoint else []
     student = build_student(config)
     training = build_training(config, student)
     frames = Frames(config, student, detections=_detections(config, training, resumed=checkpoint is not None))
     training.shape_adapters(Batch.collate([frames.train[0]]))
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.yaml").write_text(loaded.text)
+    write_atomically(config.out / "config.yaml", loaded.text.encode())
     with _quiet_lightning():
         try:
             trainer = build_trainer(config, frames, history)
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, ValueError, ImportError) as error:
             raise InputError(f"config: expected what this machine can do, got an objection: {error}") from error
         try:
             trainer.fit(training, datamodule=frames, ckpt_path=checkpoint, weights_only=True)
@@ -136,10 +150,13 @@ def build_trainer(config: RunConfig, frames: "Frames", history: list[dict[str, s
         sync_batchnorm=config.devices > 1 and torch.cuda.is_available(),  # there is none for CPUs
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the training loader's is one already, and every device validates on all frames
-        log_every_n_steps=config.log_every,
+        log_every_n_steps=min(
+            config.log_every, config.epochs * max(frames.counts()["train"] // config.data.batch_size, 1)
+        ),
         enable_model_summary=False,
         enable_progress_bar=terminal,
         logger=[_csv_logger(out, history), TensorBoardLogger(out, name="", version="")],
+        plugins=[WholeCheckpoints()],
         callbacks=[
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -289,14 +306,54 @@ def _csv_logger(out: Path, history: list[dict[str, str]]) -> CSVLogger:
 
 def _history(checkpoint: Path) -> list[dict[str, str]]:
     """What the run's `metrics.csv` says of the steps before the checkpoint; later ones are about to be repeated."""
-    steps = read_checkpoint(checkpoint)["global_step"]
-    path = checkpoint.parents[1] / "metrics.csv"
-    rows = csv.DictReader(path.read_text().splitlines()) if path.exists() else []
+    state, path = read_checkpoint(checkpoint), checkpoint.parents[1] / "metrics.csv"
+    if not isinstance(steps := state.get("global_step"), int):
+        raise InputError(f"{checkpoint}: expected a run's checkpoint, got one without its number of steps")
+    rows = list(csv.DictReader(read_text(path).splitlines())) if path.exists() else []
+    if not all((row.get("step") or "").isdecimal() for row in rows):
+        raise InputError(f"{path}: expected a step in every row, got a damaged file: mend it or move it away")
     return [row for row in rows if int(row["step"]) < steps]
+
+
+def _check_data(loaded: LoadedConfig) -> None:
+    """Are the data set and, if it is in KITTI's layout, its splits there?"""
+    data = loaded.namespace.data
+    if not loaded.root.is_dir():
+        raise InputError(f"{loaded.root}: no such data set; set `--data.root` to a folder in KITTI layout")
+    if data.dataset == DataConfig.dataset:
+        for split in (data.train, data.val):
+            read_split(KittiLayout(loaded.root).split(split))
+
+
+def _check_same_run(run: Path, text: str) -> None:
+    """A run goes on as it began, but for `_MAY_CHANGE`."""
+    before, now = (_settings(one) for one in (read_text(run / "config.yaml"), text))
+    odd = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)]
+    if odd:
+        raise InputError(
+            f"{run}: expected the config that the run began with, got {odd[0]}: {now.get(odd[0])} instead of "
+            f"{before.get(odd[0])}; resume with {run / 'config.yaml'}, or begin another run in another `--out`"
+        )
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """A YAML document's values by dotted key."""
+    found, todo = {}, [("", yaml.safe_load(text))]
+    while todo:
+        where, value = todo.pop()
+        if isinstance(value, dict) and value:
+            todo += [(f"{where}.{key}".lstrip("."), item) for key, item in value.items()]
+        else:
+            found[where] = value
+    return found
 
 
 def _check_folder(out: Path, *, resume: Path | None) -> None:
     """Never write over a run, except to go on with it."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        found = "one that cannot be written to" if there.is_dir() else "a file"
+        raise InputError(f"{out}: expected a folder for the run, got {found} at {there}; choose another `--out`")
     if resume is not None and resume.resolve() == out.resolve():
         return
     if (out / "checkpoints" / "last.ckpt").exists():

@@ -11,7 +11,12 @@ from monoskd.distill import Distilled, Distiller, FlightRecorder
 from monoskd.engine.config import OptimizerConfig
 from monoskd.engine.measure import Measurement, measure_batch
 from monoskd.engine.schedule import PUBLISHED_ORDER, TaskWeights, shift_names
+from monoskd.errors import InputError
 from monoskd.structures import Batch, DetectorOutput, Targets
+
+
+class DivergenceError(InputError):
+    """The weights are no numbers any more."""
 
 
 class Training(pl.LightningModule):
@@ -86,7 +91,8 @@ class Training(pl.LightningModule):
         dataset.set_epoch(self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
-        """Weigh the tasks of the next epoch by how this one went."""
+        """Weigh the tasks of the next epoch by how this one went. Raises DivergenceError where it ended in NaN."""
+        self._check_finite()
         if self.task_weights is None:
             return
         means = {name: float(value) / self.trainer.num_training_batches for name, value in self._epoch_losses.items()}
@@ -94,6 +100,15 @@ class Training(pl.LightningModule):
         if self.shifted_task_names:
             tasks = shift_names(tasks, [means[name] for name in PUBLISHED_ORDER if name in means])
         self.weights = self.task_weights.advance(tasks, self.current_epoch + 1)
+
+    def _check_finite(self) -> None:
+        for name, value in self.student.state_dict().items():
+            if not value.isfinite().all():
+                odd = value[~value.isfinite()][0]
+                raise DivergenceError(
+                    f"epoch {self.current_epoch + 1}: expected finite weights, got {odd:g} in {name}: lower "
+                    "`--optimizer.schedule.base` or set `--optimizer.gradient_clip`, and `--resume` the last good epoch"
+                )
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Detect as at inference, and look at the true peaks for the depth error."""
