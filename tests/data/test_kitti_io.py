@@ -1,5 +1,7 @@
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -290,6 +292,37 @@ def test_pictures_that_are_none_are_named(tmp_path):
     for read in (read_image, read_image_size):
         with pytest.raises(InputError, match=r"i\.jpg: expected a whole image, got one without its end"):
             read(tmp_path / "i.jpg")
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG that says this size, with these chunks before its end."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in (header, *chunks, (b"IEND", b""))
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (png(30_000, 30_000), "expected at most 178956970 pixels, got a larger picture: scale it down"),
+        (
+            png(4, 4, (b"zTXt", b"words\0\0" + zlib.compress(bytes(2_000_000)))),
+            r"expected a whole image, got a damaged one \(Decompressed data too large",
+        ),
+    ],
+)
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, content, message):
+    (tmp_path / "bomb.png").write_bytes(content)
+    for read in (read_image, read_depth, read_image_size):
+        with pytest.raises(InputError, match=rf"bomb\.png: {message}"):
+            read(tmp_path / "bomb.png")
+
+
+def test_a_picture_of_100_megapixels_is_no_bomb(tmp_path):
+    (tmp_path / "i.png").write_bytes(png(10_000, 10_000))  # Pillow warns, and warnings are errors here
+    assert read_image_size(tmp_path / "i.png") == (10_000, 10_000)
 
 
 @settings(deadline=None)

@@ -70,9 +70,8 @@ def _opened(path: str | Path, file: IO[bytes]) -> Iterator["Image"]:
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: expected an image, got bytes that are none: replace the file") from error
     except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{path}: expected a picture of an ordinary size, got a huge one ({error}): replace it"
-        ) from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise InputError(f"{path}: expected at most {most} pixels, got a larger picture: scale it down") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: expected a whole image, got a damaged one ({error}): replace the file") from error
 
