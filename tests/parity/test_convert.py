@@ -184,7 +184,9 @@ def test_a_truncated_checkpoint_gives_one_line(kept: float, tmp_path: Path, did:
         convert(tmp_path / "cut.pth", tmp_path / "out.safetensors")
 
 
-@pytest.mark.parametrize("value", [[1, 2], {"model_state": 3}, {}])
+@pytest.mark.parametrize(
+    "value", [[1, 2], {"model_state": 3}, {}, {0: torch.zeros(1)}, {"model_state": {0: torch.zeros(1)}}]
+)
 def test_a_checkpoint_of_something_else_is_refused(value: object, tmp_path: Path) -> None:
     torch.save(value, tmp_path / "odd.pth")
     with pytest.raises(InputError, match=r"odd\.pth: "):

@@ -104,7 +104,7 @@ def from_published(state: Mapping[str, Any], *, part: Part = "student") -> tuple
     with torch.device("meta"):
         network = DidM3D(DidM3DConfig(pretrained=False)).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in network.items()} | {_MEAN_SIZE: (3, 3)}
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
     prefix = _NETWORK[part] if any(name.startswith(tuple(_NETWORK.values())) for name in state) else ""
     found, unused = _sorted_out(state, names={_published_name(name): name for name in shapes}, prefix=prefix)
 
