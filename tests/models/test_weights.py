@@ -67,6 +67,11 @@ def test_loading_asks_for_no_pretrained_weights(tmp_path: Path, small_config: Di
     assert load_model(tmp_path / "model.safetensors").config.pretrained is False
 
 
+def test_others_may_read_the_file_as_any_other(model_file: Path) -> None:
+    (model_file.parent / "any.txt").touch()
+    assert model_file.stat().st_mode == (model_file.parent / "any.txt").stat().st_mode
+
+
 def test_nothing_half_written_is_left(tmp_path: Path, detector: DidM3D) -> None:
     with pytest.raises(InputError, match="expected a description of at most 1000000 characters"):
         save_model(detector, tmp_path / "model.safetensors", provenance={"log": "x" * 1_000_001})
@@ -103,6 +108,9 @@ def configure(**entries: object) -> Edit:
         (say(schema="monoskd/model/9"), "expected schema monoskd/model/1, got monoskd/model/9"),
         (say(detector="monoskd.models.did_m3d.Nothing"), "expected an installed detector"),
         (say(detector="no_such_package.Detector"), "expected an installed detector"),
+        (say(detector=".foo.Bar"), "expected an installed detector, got .foo.Bar"),
+        (say(detector=3), "expected an installed detector, got 3"),
+        (say(detector="torch.nn.ModuleDict"), "expected an installed detector, got torch.nn.ModuleDict"),
         (say(detector="os.system"), "expected a detector's class, got os.system"),
         (say(detector="subprocess.Popen"), "expected a detector's class, got subprocess.Popen"),
         (say(detector="torch.nn.Linear"), "expected a detector's class, got torch.nn.Linear"),
@@ -112,7 +120,10 @@ def configure(**entries: object) -> Edit:
         ),
         (configure(colour="red"), r"got one where nobody knows the settings \['colour'\]"),
         (configure(backbone="dla43"), r"model\.safetensors: .* got one where backbone: .* did you mean dla34"),
-        (configure(head_width="wide"), r"model\.safetensors: expected a config"),
+        (configure(backbone="no_such"), r"got one where backbone: expected the name of a timm model, got 'no_such'"),
+        (configure(backbone="dla34.none"), r"model\.safetensors: expected a config"),
+        (configure(backbone_arguments={"channels": []}), r"model\.safetensors: expected a config"),
+        (configure(head_width="wide"), r"model\.safetensors: .* got one where head_width: expected .* got 'wide'"),
     ],
 )
 def test_a_file_that_does_not_fit_gives_one_line(edit: Edit, message: str, model_file: Path) -> None:

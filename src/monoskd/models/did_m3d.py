@@ -4,10 +4,12 @@ image -> backbone -> neck -> dense heads -> 2D boxes -> regional heads -> depth,
 Fed with depth maps instead of images, the same network is the teacher.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -62,16 +64,53 @@ class DidM3DConfig:
     initial_size_cells: tuple[float, float] = (6.0, 4.0)
 
     def __post_init__(self) -> None:
-        missing = [name for name in self.classes if name not in self.mean_sizes]
-        if missing or not self.classes:
+        for name, (expected, fits) in _RULES.items():
+            if not fits(getattr(self, name)):
+                raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+        if missing := [name for name in self.classes if name not in self.mean_sizes]:
             raise InputError(
-                f"mean_sizes: expected (height, width, length) [m] of every class, got none for {missing or 'any'}; "
+                f"mean_sizes: expected (height, width, length) [m] of every class, got none for {missing}; "
                 "add them or leave the class out of `classes`"
             )
-        if any(side <= 0 or side % STRIDES[-1] for side in self.input_size):
-            raise InputError(f"input_size: expected (width, height) in multiples of 32 px, got {self.input_size}")
-        if self.initial_depth_m <= 0:
-            raise InputError(f"initial_depth_m: expected more than 0 m, got {self.initial_depth_m}")
+
+
+def _are(values: Any, fits: Callable[[Any], bool], *, count: int | None = None) -> bool:
+    """Whether these are `count` values, or at least one, and every one of them fits."""
+    is_row = isinstance(values, Sequence) and not isinstance(values, str)
+    return is_row and (len(values) > 0 if count is None else len(values) == count) and all(map(fits, values))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, Real) and 0 < float(value) < math.inf
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "modality": ("rgb or depth", lambda value: value in get_args(Modality)),
+    "backbone": ("the name of a timm model", _is_name),
+    "backbone_arguments": ("arguments by name", lambda value: isinstance(value, Mapping) and all(map(_is_name, value))),
+    "head_width": ("a whole number of at least 1", _is_count),
+    "classes": ("names, none twice", lambda value: _are(value, _is_name) and len(set(value)) == len(value)),
+    "mean_sizes": (
+        "(height, width, length) above 0 m by class",
+        lambda value: isinstance(value, Mapping) and all(_are(size, _is_positive, count=3) for size in value.values()),
+    ),
+    "input_size": (
+        "(width, height) in multiples of 32 px",
+        lambda value: _are(value, lambda side: _is_count(side) and side % STRIDES[-1] == 0, count=2),
+    ),
+    "geometry": ("corrected or published", lambda value: value in ("corrected", "published")),
+    "top_k": ("a whole number of at least 1", _is_count),
+    "initial_depth_m": ("more than 0 m", _is_positive),
+    "initial_size_cells": ("(width, height) above 0 cells", lambda value: _are(value, _is_positive, count=2)),
+}
 
 
 class DidM3D(nn.Module):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from monoskd import __version__
@@ -57,7 +57,7 @@ def save_model(detector: Detector, path: str | Path, *, provenance: Mapping[str,
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        save_file(state, part, metadata={"format": "pt", "monoskd": description})
+        part.write_bytes(save(state, metadata={"format": "pt", "monoskd": description}))
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected a model file of monoskd, got a safetensors file without its description")
     try:
         description: dict[str, Any] = json.loads(metadata["monoskd"])
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: expected a description in JSON, got {error}; the file is damaged") from error
     if not isinstance(description, dict) or description.get("schema") != SCHEMA:
         found = description.get("schema") if isinstance(description, dict) else type(description).__name__
@@ -114,17 +114,17 @@ def _built(description: dict[str, Any], path: str | Path) -> nn.Module:
     module, _, name = str(description.get("detector")).rpartition(".")
     try:
         cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        config_type = _config_type(cls) if isinstance(cls, type) and issubclass(cls, nn.Module) else None
+    except (ImportError, AttributeError, NameError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: expected an installed detector, got {description.get('detector')}: {error}"
         ) from error
-    config_type = _config_type(cls) if isinstance(cls, type) and issubclass(cls, nn.Module) else None
     if config_type is None:
         raise InputError(f"{path}: expected a detector's class, got {description['detector']}")
     try:
         detector: nn.Module = cls(_config(config_type, description.get("config")))
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a constructor says in any way it likes that it cannot work with these values
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"{path}: expected a config that {cls.__name__} can be built from, got one where {reason}; the file is "
             "damaged or of another version"
