@@ -134,7 +134,7 @@ def test_a_fault_in_a_label_is_named_by_line(healthy, field, value, severity, ch
         ("label_2", "warning", "no label_2", "label_2: expected one file for each of 4 images, got none for 000001"),
         ("calib", "error", "no calib", "calib: .* got none for 000001"),
         ("velodyne", "warning", "no velodyne", "velodyne: .* got none for 000001"),
-        ("depth_2", "note", "no depth_2", "depth_2: .* got none for 000001: run `monoskd prepare`"),
+        ("depth_2", "note", "no depth_2", "depth_2: .* got none for 000001: run `monoskd prepare`, every training"),
     ],
 )
 def test_a_missing_file_is_named(healthy, kind, severity, check, text):
@@ -205,6 +205,21 @@ def test_faults_of_splits_are_named(healthy):
     assert_found(healthy, "error", "damaged split", "val.txt, line 2: expected a frame of six digits, got '3'")
     shutil.rmtree(healthy.split("val").parent)
     assert_found(healthy, "warning", "no split", "ImageSets: expected lists of frames")
+
+
+@pytest.mark.parametrize("name", ["train", "val", "trainval"])
+def test_a_split_without_frames_is_named(healthy, name):
+    healthy.split(name).write_text("")
+    assert_found(healthy, "error", "empty split", rf"/{name}\.txt: expected frames, got none: list some")
+
+
+@pytest.mark.parametrize("content", ["", "DontCare -1 -1 -10 0 0 9 9 -1 -1 -1 -1000 -1000 -1000 -10\n"])
+def test_labels_without_any_object_are_named(healthy, content):
+    for frame in FRAMES[1:]:
+        healthy.label(frame).write_text(content)
+    assert examine(healthy.root).findings == []
+    healthy.label(FRAMES[0]).write_text(content)
+    assert_found(healthy, "error", "no object", "label_2: expected labelled objects, got none in 4 files: add")
 
 
 def test_unlabelled_frames_need_no_label(healthy):

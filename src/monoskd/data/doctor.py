@@ -24,8 +24,8 @@ _MOST_LIDAR_ERROR_M = 5.0  # the same; KITTI's is 2, about half a car
 _IF_MISSING: dict[str, tuple[Severity, str]] = {
     "calib": ("error", "add them: no frame can be used without"),
     "label_2": ("warning", "add them, or keep these frames out of labelled splits"),
-    "velodyne": ("warning", "add them, or train the teacher without these frames"),
-    "depth_2": ("note", "run `monoskd prepare` before a teacher is trained"),
+    "velodyne": ("warning", "add them, or train without these frames"),
+    "depth_2": ("note", "run `monoskd prepare`, every training needs them"),
 }
 
 
@@ -65,6 +65,7 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
             *_counts(layout, frames, unlabelled=splits.get(UNLABELLED, [])),
             *damaged_splits,
             *_splits(layout, frames, splits),
+            *_objects(layout, frames["label_2"], facts),
             *_agreement(facts),
             *(finding for one in facts for finding in one.findings),
         ],
@@ -127,6 +128,8 @@ def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str,
     images, labels = set(frames["image_2"]), set(frames["label_2"])
     for name in (*_LABELLED_SPLITS, UNLABELLED):
         listed, where = set(splits.get(name, [])), str(layout.split(name))
+        if name in _LABELLED_SPLITS and name in splits and not listed:
+            yield Finding("error", "empty split", "expected frames, got none", "list some or remove the file", where)
         lacking = {"image_2": listed - images, "label_2": (listed & images) - labels}
         for kind, missing in lacking.items():
             if missing and (kind == "image_2" or name in _LABELLED_SPLITS):
@@ -138,6 +141,14 @@ def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str,
         if name in ("train", UNLABELLED) and (both := sorted(listed & set(splits.get("val", [])))):
             what = f"expected no frame of {name} in val, got {_some(both)}"
             yield Finding("error", "leak", what, "take them out of one", str(layout.split("val")))
+
+
+def _objects(layout: KittiLayout, labelled: Sequence[str], facts: Sequence[FrameFacts]) -> Iterator[Finding]:
+    """Is there anything to learn and to find?"""
+    if labelled and not any(set(one.classes) - {"DontCare"} for one in facts):
+        what = f"expected labelled objects, got none in {len(labelled)} files"
+        advice = "add the labels; frames without any belong in unlabelled.txt, without a file"
+        yield Finding("error", "no object", what, advice, str(layout.folder("label_2")))
 
 
 def _agreement(facts: Sequence[FrameFacts]) -> list[Finding]:
