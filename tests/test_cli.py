@@ -118,6 +118,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("synth new --frames 2 --unlabelled -1", "expected a whole number of at least 1, got '-1'"),
         ("doctor nowhere", "nowhere: expected a data set"),
         ("doctor empty", "empty: expected a data set"),
+        ("doctor nowhere --html empty", "empty: expected to write here, got 'Is a directory'"),
         ("doctor data --json empty", "empty: expected to write here, got 'Is a directory'"),
         ("demo --frames 3", "--frames: expected at least 10"),
         ("demo --out data", "data: expected a new folder or an earlier demo's"),
@@ -137,7 +138,12 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate --labels label_2 --predictions results --classes Tram", "got 'Tram'"),
         ("evaluate --labels label_2 --predictions results --classes ,", "expected comma-separated names, got ','"),
         ("evaluate --labels label_2 --predictions results --split nowhere", "nowhere: expected a readable file"),
-        ("evaluate --labels label_2 --predictions results --json empty", "empty: Is a directory"),
+        ("evaluate --labels label_2 --predictions results --json empty", "empty: expected to write here, got 'Is a"),
+        ("evaluate --labels nowhere --predictions no --html words.txt/a/b", "b: expected to write here, got 'Not a"),
+        ("evaluate --min-heights 40,25", "expected three heights above 0 px such as 40,25,25, got '40,25'"),
+        ("evaluate --min-heights 40,0,25", "expected three heights above 0 px such as 40,25,25, got '40,0,25'"),
+        ("evaluate --min-heights 40,25,nan", "expected three heights above 0 px such as 40,25,25, got '40,25,nan'"),
+        ("evaluate --min-heights a,b,c", "expected three heights above 0 px such as 40,25,25, got 'a,b,c'"),
         ("evaluate --model words.txt --data data", "words.txt: expected a model file"),
         ("evaluate --model model.safetensors --data nowhere", "nowhere/ImageSets/val.txt: expected a readable file"),
         ("evaluate --model model.safetensors --data data --split no", "no.txt: expected a readable file"),
@@ -150,7 +156,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("predict empty --model words.txt --focal 9", "words.txt: expected a model file"),
         ("predict empty --model empty --focal 9", "empty: expected a model file, got a folder"),
         ("predict empty --model model.safetensors --focal x", "invalid float value: 'x'"),
-        ("predict empty --model model.safetensors --focal -3", "--focal: expected a positive number of pixels"),
+        ("predict empty --model model.safetensors --focal -3", "--focal: expected 1 to 1000000 pixels"),
         ("predict empty --model model.safetensors --focal 9 --score 2", "expected a number from 0 to 1, got '2'"),
         ("predict empty --model model.safetensors --focal 9 --device toaster", "device: expected one"),
         ("convert nowhere out", "nowhere: expected a PyTorch checkpoint, got no file"),
@@ -240,6 +246,12 @@ def test_the_way_from_frames_to_boxes(here: Path, capsys: pytest.CaptureFixture[
         "evaluation.json": "monoskd/evaluation/1",
     }
     assert {name: json.loads(Path(name).read_text())["schema"] for name in schemas} == schemas
+
+
+@pytest.mark.parametrize(("heights", "found"), [("101,101,101", 0), ("100,99,99", 0), ("99,101,101", 1), ("1,1,1", 3)])
+@pytest.mark.parametrize("source", ["--labels label_2 --predictions results", "--model model.safetensors --data data"])
+def test_the_least_heights_reach_the_evaluation(here: Path, source: str, heights: str, found: int) -> None:
+    ...
 
 
 def test_evaluation_starts_without_torch(here: Path) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from monoskd.demo.report import Report, RunResult, write_report
-from monoskd.demo.story import STAGES, input_size, min_heights_px, train_command
+from monoskd.demo.story import STAGES, demo, input_size, min_heights_px, train_command
 from monoskd.engine.config import load_config
+from monoskd.errors import InputError
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.quality import label_quality
 from monoskd.objects import Objects
@@ -75,3 +76,37 @@ def test_the_page_tells_of_every_run_and_of_what_the_teacher_said(report: Report
     assert "unlabelled, labels held back" in page
     assert "<td>monoskd_unlabelled, response</td><td>0.500</td><td>0.750</td>" in page
     assert np.array([page.count(tag) == page.count(tag.replace("<", "</")) for tag in ("<table>", "<h2>")]).all()
+
+
+def test_a_demo_goes_on_where_it_was_interrupted_and_a_finished_one_is_made_anew(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, trained = tmp_path / "demo", []
+
+    def data(root: Path, **options: object) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "synthetic.json").write_text("{}")
+
+    def train(names: list[str], **options: object) -> None:
+        trained.append(names)
+        for name in names:
+            (out / "runs" / name).mkdir(parents=True, exist_ok=True)
+            done = len(trained) != 2 or name == "control"
+            (out / "runs" / name / "manifest.json").write_text(json.dumps({"finished": done}))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+
+    for name, stub in {"synthesize": data, "prepare": print, "train_side_by_side": train}.items():
+        monkeypatch.setattr(f"monoskd.demo.story.{name}", stub)
+    times: list[float | None] = []
+    monkeypatch.setattr("monoskd.demo.story.examine", lambda *_, started, **__: times.append(started) or report)
+    with pytest.raises(KeyboardInterrupt):
+        demo(out)
+    demo(out)
+    assert trained == [["teacher", "baseline"], [*STAGES[1]], [], ["monoskd", "monoskd_unlabelled"]]
+    assert times == [None]
+    demo(out)
+    assert trained[4:] == [[*stage] for stage in STAGES]
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="expected a new folder or an earlier demo's, found other files"):
+        demo(out)

@@ -77,6 +77,35 @@ def test_a_wrong_config_is_one_clear_line(tmp_path: Path, wrong: str, message: s
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_comes_twice_is_named(small: Path) -> None:
+    small.write_text(f"{SMALL}epochs: 4\n")
+    with pytest.raises(InputError, match=r"small\.yaml: expected YAML, got the key 'epochs' more than once, .* line 8"):
+        load_config(small)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--detector.init_args.config.hed_width", "3"],
+            r"unknown key 'detector.init_args.config.hed_width'; did you mean",
+        ),
+        (["--data.unlabelled.ration=2"], r"unknown key 'data.unlabelled.ration'; did you mean 'ratio'\?"),
+        (
+            ["--data.augmentation.flipp", "2"],
+            r"unknown key 'data.augmentation.flipp'; did you mean 'flip_probability'\?",
+        ),
+        (["--detector", "monoskd.models.DidM"], "detector: module 'monoskd.models' has no attribute 'DidM'"),
+        (["--detector.init_args.config.head_width", "x"], r"head_width: Expected a <class 'int'>\. Got value: x"),
+        (["--data", "3"], "data: Unable to load config '3'"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line(small: Path, words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(small, words)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_config_lists_the_shipped_ones() -> None:
     with pytest.raises(InputError, match=r"no such configuration file; .*kitti/monoskd.yaml"):
         load_config(Path("kitti/monosdk.yaml"))

@@ -77,14 +77,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the page shows."""
+    """Everything the page shows. seconds: of the whole demo, None where it was made in several parts."""
 
     seed: int
     frames: dict[str, int]
     size: tuple[int, int]
     runs: dict[str, RunResult]
     scenes: Sequence[Scene]
-    seconds: float
+    seconds: float | None
     versions: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Report:
             "seed": self.seed,
             "frames": self.frames,
             "size": list(self.size),
-            "seconds": round(self.seconds, 1),
+            "seconds": None if self.seconds is None else round(self.seconds, 1),
             "versions": self.versions,
             "runs": {name: run.to_json() for name, run in self.runs.items()},
         }
@@ -123,10 +123,11 @@ def _summary(report: Report) -> str:
             f"{report.frames['unlabelled']} frames without labels, {ap['monoskd_unlabelled']:.1f} "
             f"({ap['monoskd_unlabelled'] - control:+.1f})."
         )
+    took = "continued from an earlier call" if report.seconds is None else f"{report.seconds / 60:.1f} minutes in all"
     return (
         "<h1>monoskd demo</h1>"
         f'<p class="note">{report.frames["train"]} rendered frames to train on, {report.frames["val"]} held out, '
-        f"{report.size[0]} x {report.size[1]} px, seed {report.seed}, {report.seconds / 60:.1f} minutes in all.</p>"
+        f"{report.size[0]} x {report.size[1]} px, seed {report.seed}, {took}.</p>"
         f'<p class="lead">Car AP3D (moderate, overlap 0.5): the teacher, which sees depth, reaches '
         f"{_number(ap['teacher'])}; the student, which sees the picture, {_number(ap['baseline'])}.{difference}</p>"
         f"<p>{_SEED_NOTE}</p>"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from monoskd.data.files import read_text, write_atomically
 from monoskd.data.kitti_io import read_calibration, read_image, read_split
 from monoskd.data.layout import KittiLayout
 from monoskd.data.prepare import prepare
@@ -51,29 +52,35 @@ def demo(
     out: folder for `data/`, `runs/` and the report. frames: rendered frames with labels, 5/9 of them held out; 16/9 as
     many without come on top. seed: of the scenes and of every training. size: (width, height) of the pictures [px].
     say: told what is going on.
+
+    Interrupted and called again with the same arguments it goes on with the data and the runs that are whole; a
+    finished demo is trained anew. Raises InputError where `out` holds anything else.
     """
     if frames * (1 - VAL_SHARE) < BATCH:
         raise InputError(f"--frames: expected at least {2 * BATCH + 2}, a batch of {BATCH} to train on, got {frames}")
-    if seed < 0:  # said before an earlier demo is cleared away
-        raise InputError(f"--seed: expected at least 0, got {seed}")
-    started = time.perf_counter()
-    data = _fresh(out) / "data"
+    _check_ours(out)
+    data = out / "data"
+    started = None if data.exists() else time.perf_counter()
     unlabelled = round(frames * UNLABELLED_SHARE)
     say(f"1/5 rendering {frames} street scenes of {size[0]} x {size[1]} pixels, and {unlabelled} without labels")
     synthesize(data, frames=frames, val=VAL_SHARE, seed=seed, size=size, unlabelled=unlabelled)
+    if (out / "report.html").exists():  # of the same arguments, or the data would have been refused
+        shutil.rmtree(out / "runs", ignore_errors=True)
+        (out / "report.html").unlink()
     say("2/5 depth maps from the LiDAR points")
     say(f"    {prepare(data)}")
     for number, stage in enumerate(STAGES, start=3):
-        say(f"{number}/5 training {', '.join(stage)} side by side")
-        train_side_by_side(stage, out=out, seed=seed, size=size, say=say)
+        todo = [name for name in stage if not _finished(out / "runs" / name)]
+        say(f"{number}/5 training {', '.join(stage)} side by side{'' if todo == [*stage] else ', or done before'}")
+        train_side_by_side(todo, out=out, seed=seed, size=size, say=say)
     say("5/5 evaluating on held-out frames")
     report = examine(out, data=data, seed=seed, size=size, started=started)
-    (out / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
+    write_atomically(out / "report.json", (json.dumps(report.to_json(), indent=2) + "\n").encode())
     return write_report(report, out / "report.html")
 
 
-def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started: float) -> Report:
-    """Measure every run on the held-out frames."""
+def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started: float | None) -> Report:
+    """Measure every run on the held-out frames. started: when it all began, None if not in this process."""
     runs, found = {}, {}
     for name in (name for stage in STAGES for name in stage):
         folder = out / "runs" / name
@@ -104,7 +111,7 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
         for i in typical
     ]
     frames = {split: len(read_split(layout.split(split))) for split in ("train", "val", "unlabelled")}
-    seconds = time.perf_counter() - started
+    seconds = None if started is None else time.perf_counter() - started
     return Report(seed=seed, frames=frames, size=size, runs=runs, scenes=scenes, seconds=seconds, versions=versions())
 
 
@@ -115,7 +122,8 @@ def train_side_by_side(
     processes = {}
     for name in names:
         folder = out / "runs" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
+        folder.mkdir(parents=True)
         output = (folder / "log.txt").open("w")
         command = train_command(name, out=out, seed=seed, size=size)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -171,8 +179,14 @@ def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
     return easy, moderate, hard
 
 
-def _fresh(out: Path) -> Path:
-    """`out` without an earlier demo in it; anything that is not a demo's is left alone and refused."""
+def _finished(run: Path) -> bool:
+    """Whether this run of the demo went to its end."""
+    manifest = run / "manifest.json"
+    return manifest.is_file() and bool(json.loads(read_text(manifest)).get("finished"))
+
+
+def _check_ours(out: Path) -> None:
+    """Anything that is not a demo's is left alone."""
     names = {one.name for one in out.iterdir()} if out.exists() else set()
     runs = {one.name for one in (out / "runs").iterdir()} if "runs" in names else set()
     known = names <= {"data", "runs", "report.html", "report.json"} and runs <= {name for one in STAGES for name in one}
@@ -180,7 +194,3 @@ def _fresh(out: Path) -> Path:
         raise InputError(
             f"{out}: expected a new folder or an earlier demo's, found other files; choose another with --out"
         )
-    for name in ("data", "runs"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
-    return out

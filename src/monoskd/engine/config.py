@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import yaml
 from torch import nn
@@ -230,6 +230,20 @@ class LoadedConfig:
         return RunConfig(**{one.name: getattr(parsed, one.name) for one in fields(RunConfig)})
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML as `safe_load` takes it, but a key that comes twice is an error and not the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a second key of the same name."""
+        names = [key.value for key, _ in node.value]
+        for (key, _), name in zip(node.value, names, strict=True):
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} more than once, first", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Read a YAML file and `--a.b VALUE` overrides.
 
@@ -240,7 +254,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
 
     source = find_config(path)
     try:
-        document = yaml.safe_load(source.read_text())
+        document = yaml.load(source.read_text(), _EachKeyOnce)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
@@ -254,8 +268,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         namespace = parser.parse_args(["--config", str(source), *overrides])
     except (Exception, SystemExit) as error:  # jsonargparse raises many kinds; each is the user's input
         told = _first_words(error)
-        misspelt = [word for word in overrides if word.startswith("--") and f"unrecognized arguments: {word}" in told]
-        hints = [hint for word in misspelt for hint in unknown_keys(_as_document(word), RunConfig)]
+        hints = [hint for word in overrides for hint in unknown_keys(_overlaid(document, word), RunConfig)]
         raise InputError(f"{path}: {hints[0] if hints else told}") from error
     namespace.pop("config")
     if not 0 <= namespace.seed < MOST_SEEDS:
@@ -315,12 +328,17 @@ def unknown_keys(value: Any, kind: Any, where: str = "") -> Iterator[str]:
             yield from unknown_keys(item, known[key], path)
 
 
-def _as_document(word: str) -> dict[str, Any]:
-    """`--a.b` or `--a.b=3` as the YAML document {a: {b: None}}."""
-    document: Any = None
-    for name in reversed(word.removeprefix("--").partition("=")[0].split(".")):
-        document = {name: document}
-    return cast(dict[str, Any], document)
+def _overlaid(document: dict[str, Any], word: str) -> dict[str, Any]:
+    """The document as if it held a key for the option `--a.b` or `--a.b=3`; as it is for what is no option."""
+    if not word.startswith("--"):
+        return document
+    *sections, last = word.removeprefix("--").partition("=")[0].rstrip("+").split(".")
+    overlaid = here = dict(document)
+    for name in sections:
+        there = here.get(name)
+        here[name] = here = dict(there) if isinstance(there, dict) else {}
+    here.setdefault(last, None)
+    return overlaid
 
 
 def _import(class_path: str, where: str) -> Any:
@@ -331,6 +349,9 @@ def _import(class_path: str, where: str) -> Any:
         raise InputError(f"{where}: expected an importable class, got {class_path!r} ({error})") from error
 
 
+_PREAMBLE = ("Does not validate against", "Subtypes:", "Errors:", "Problem with given class_path")
+
+
 def _first_words(error: BaseException) -> str:
     """One line out of a parser's many, which tell of every union it tried: the innermost key and what it expected."""
     cause = error
@@ -338,11 +359,12 @@ def _first_words(error: BaseException) -> str:
         cause = cause.__cause__
     lines = [line.strip(" -") for line in str(cause if isinstance(cause, InputError) else error).splitlines()]
     lines = [line for line in lines if line]
-    keys = [index for index, line in enumerate(lines) if line.startswith("Parser key")]
+    keys = [index for index, line in enumerate(lines) if line.startswith('Parser key "') and line.endswith('":')]
     if not keys:
         return lines[0] if lines else f"{type(error).__name__}; see `--debug`"
     path = ".".join(lines[index].split('"')[1] for index in keys)
-    return f"{path}: {lines[min(keys[-1] + 1, len(lines) - 1)]}"
+    told = [line for line in lines[keys[-1] + 1 :] if not line.startswith(_PREAMBLE)]
+    return f"{path}: {told[0] if told else lines[-1]}"
 
 
 def dataset_class(dotted_path: str) -> Any:
