@@ -6,11 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from monoskd.cli import build_parser, main
+from monoskd.evaluation.kitti_ap import evaluate_kitti
+from monoskd.evaluation.results import Evaluation
+from monoskd.evaluation.rules import MIN_HEIGHTS_PX
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.weights import save_model
 
@@ -248,10 +252,24 @@ def test_the_way_from_frames_to_boxes(here: Path, capsys: pytest.CaptureFixture[
     assert {name: json.loads(Path(name).read_text())["schema"] for name in schemas} == schemas
 
 
-@pytest.mark.parametrize(("heights", "found"), [("101,101,101", 0), ("100,99,99", 0), ("99,101,101", 1), ("1,1,1", 3)])
-@pytest.mark.parametrize("source", ["--labels label_2 --predictions results", "--model model.safetensors --data data"])
-def test_the_least_heights_reach_the_evaluation(here: Path, source: str, heights: str, found: int) -> None:
-    ...
+def test_the_least_heights_reach_the_evaluation_of_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "evaluate --labels label_2 --predictions results --classes Car --min-heights 99.9,100,25"
+    assert main(words.split()) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Car    2D"))
+    assert row.split()[-3:] == ["9.09", "0.00", "9.09"]  # the car is 100 px high
+
+
+def test_the_least_heights_reach_the_evaluation_of_a_model(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def recording(*frames: Any, **options: Any) -> Evaluation:
+        asked.append(options["min_heights"])
+        return evaluate_kitti(*frames, **options)
+
+    monkeypatch.setattr("monoskd.engine.measure.evaluate_kitti", recording)
+    words = "evaluate --model model.safetensors --data data"
+    assert main([*words.split(), "--min-heights", "20,12.5,12.5"]) == main(words.split()) == 0
+    assert asked == [(20, 12.5, 12.5), MIN_HEIGHTS_PX]
 
 
 def test_evaluation_starts_without_torch(here: Path) -> None:

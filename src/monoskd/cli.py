@@ -120,6 +120,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, default=None, help="data set to predict on, in KITTI layout")
     add("--split", default=None, help="with --labels a file of frame names, with --data a name in ImageSets [val]")
     add("--classes", type=_names, default=("Pedestrian", "Car", "Cyclist"), help="comma-separated")
+    add(
+        "--min-heights",
+        type=_heights,
+        default=(40.0, 25.0, 25.0),
+        metavar="EASY,MODERATE,HARD",
+        help="2D heights [px] that objects must exceed; scale them with pictures smaller than KITTI's",
+    )
     add("--json", type=Path, default=None, help="write the table as JSON")
     add("--html", type=Path, default=None, help="write a page with precision-recall curves")
     add("--bootstrap", type=_count, default=None, metavar="N", help="95 %% intervals from N resamplings of the frames")
@@ -203,6 +210,7 @@ def _add_raw(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> None:
     from monoskd.data.doctor import examine
 
+    _check_reports(options)
     with _progress("examining") as progress:
         report = examine(options.root, progress=progress)
     _say(report.to_text())
@@ -227,7 +235,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     folders, model = (options.labels, options.predictions), (options.model, options.data)
     if not ((all(folders) and not any(model)) or (all(model) and not any(folders))):
         raise InputError("evaluate: expected either --labels and --predictions, or --model and --data")
-    wanted = {"classes": options.classes, "bootstrap": options.bootstrap}
+    _check_reports(options)
+    wanted = {"classes": options.classes, "min_heights": options.min_heights, "bootstrap": options.bootstrap}
     wanted |= {"distances": options.distances, "anatomy": options.anatomy}
     if all(folders):
         from monoskd.engine.evaluate import evaluate_folders
@@ -246,6 +255,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         write_json(evaluation, options.json)
     if options.html:
         write_html(evaluation, options.html)
+
+
+def _check_reports(options: argparse.Namespace) -> None:
+    """Whether the files of --json and --html can be written, before the work that they are to tell of."""
+    from monoskd.data.files import check_writable
+
+    for path in filter(None, (options.json, options.html)):
+        check_writable(path)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -330,3 +347,14 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError(f"expected comma-separated names, got {text!r}")
     return names
+
+
+def _heights(text: str) -> tuple[float, ...]:
+    """Three heights above 0."""
+    try:
+        heights = tuple(float(height) for height in text.split(","))
+    except ValueError:
+        heights = ()
+    if len(heights) != 3 or not all(0 < height < float("inf") for height in heights):
+        raise argparse.ArgumentTypeError(f"expected three heights above 0 px such as 40,25,25, got {text!r}")
+    return heights

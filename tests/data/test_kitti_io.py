@@ -1,3 +1,4 @@
+import os
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from monoskd.data.files import write_atomically
+from monoskd.data.files import check_writable, write_atomically
 from monoskd.data.images import read_image_size
 from monoskd.data.kitti_io import (
     Calibration,
@@ -363,6 +364,36 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
     written(tmp_path / "depth_2", "")
     with pytest.raises(InputError, match=r"depth_2/000000\.png: expected to write here, got 'File exists'"):
         write_depth(tmp_path / "depth_2" / "000000.png", np.ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("folder", "Is a directory"), ("file/report.json", "Not a directory"), ("file/a/b", "Not a directory")],
+)
+def test_what_could_not_be_written_is_said_before(tmp_path, name, fault):
+    (tmp_path / "folder").mkdir()
+    written(tmp_path / "file", "old")
+    for write in (check_writable, lambda path: write_atomically(path, b"new")):
+        with pytest.raises(InputError, match=rf"{name}: expected to write here, got "):
+            write(tmp_path / name)
+    with pytest.raises(InputError, match=fault):
+        check_writable(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_missing_permission_is_said_before(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    for name in ("report.json", "new/report.json"):
+        with pytest.raises(InputError, match="expected to write here, got 'Permission denied'"):
+            check_writable(tmp_path / "locked" / name)
+
+
+def test_asking_whether_a_file_can_be_written_changes_nothing(tmp_path):
+    path = written(tmp_path / "file", "old")
+    for place in (path, tmp_path / "new", tmp_path / "new" / "deep" / "report.json"):
+        check_writable(place)
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
 
 
 def test_reading_needs_no_torch():

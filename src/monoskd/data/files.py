@@ -1,5 +1,6 @@
 """Bytes in and out: errors that name the file, and writes that are whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -40,3 +41,20 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: expected to write here, got '{error.strerror}': choose a writable folder") from error
+
+
+def check_writable(path: str | Path) -> None:
+    """Say before the work, and not after it, that a file cannot be written. Changes nothing.
+
+    Raises InputError where the path is a folder, leads through a file, or asks for a permission that is missing.
+    """
+    path = Path(path)
+    nearest = next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), path)
+    faults = {
+        errno.EISDIR: nearest == path and path.is_dir(),
+        errno.ENOTDIR: nearest != path and not nearest.is_dir(),
+        errno.EACCES: not os.access(nearest, os.W_OK),
+    }
+    for fault, is_there in faults.items():
+        if is_there:
+            raise InputError(f"{path}: expected to write here, got '{os.strerror(fault)}': choose a writable folder")
