@@ -1,6 +1,7 @@
 """Ranks against scipy, soft ranks against scipy's isotonic regression, gradients against finite differences."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
-from scipy.stats import pearsonr, rankdata
+from scipy.stats import pearsonr, rankdata, spearmanr
 from torch import Tensor
 
 from monoskd.distill import ranks, ranks_numpy
 from monoskd.distill.isotonic import project
-from monoskd.distill.ranks import correlation, degeneracy, rank, rank_with_soft_gradient, soft_rank
-from monoskd.distill.ranks_numpy import pool
+from monoskd.distill.ranks import correlation, degeneracy, rank, rank_with_soft_gradient, soft_rank, spearman
+from monoskd.distill.ranks_numpy import pool, reduced
 from monoskd.errors import InputError
 
 KINDS = ("normal", "zeros", "rounded", "skewed", "heavy", "constant", "clusters")
@@ -92,8 +93,8 @@ def test_either_sort_puts_each_value_in_its_place(kind: str, fast: bool, monkeyp
     x = sample(kind, 3, 3000).clamp(-3e38, 3e38).float().numpy()
     values, order = ranks_numpy.sort_rows(x)
     np.testing.assert_array_equal(values, np.sort(x))
-    np.testing.assert_array_equal(np.sort(order), np.arange(x.size).reshape(x.shape))
-    np.testing.assert_array_equal(x.ravel()[order], values)
+    np.testing.assert_array_equal(np.sort(order), np.arange(3000)[None].repeat(3, 0))
+    np.testing.assert_array_equal(np.take_along_axis(x, order, -1), values)
 
 
 @pytest.mark.parametrize("scale", [1e-45, 1e-38, 1e-30, 1e30, 1e38])
@@ -281,10 +282,12 @@ def test_pooling_is_the_regression_of_each_row(rows: int, dtype: type) -> None:
         gaps[torch.rand(rows, 400, generator=generator) < 0.1] = 0
         gaps[:, 100:150], gaps[:, :20] = 0, 1.0 + 1e-3
         values = gaps.cumsum(-1).numpy().astype(dtype)
-        lengths, shift = pool(values, np.ones((rows, 1)))
-        theta = values.astype(np.float64) - values[:, :1]
+        theta, _ = reduced(values, np.ones((rows, 1)))
+        borders, sizes, sums = pool(theta.copy(), exact=dtype == np.float64)
+        np.testing.assert_array_equal(sizes, np.diff(borders))
+        shift = -sums.between(borders) / sizes
         want = np.stack([isotonic_regression(np.arange(1, 401) - row, increasing=False).x for row in theta])
-        np.testing.assert_allclose(np.repeat(shift, lengths).reshape(rows, 400), want, atol=1e-9)
+        np.testing.assert_allclose(np.repeat(shift, np.diff(borders)).reshape(rows, 400), want, atol=1e-9)
 
 
 def test_no_step_of_the_device_way_waits_for_the_device() -> None:
@@ -375,6 +378,62 @@ def test_hard_ranks_with_the_gradient_of_soft_ones(path: str, regularization: st
     value.backward(grad)
     assert torch.equal(value, rank(x))
     torch.testing.assert_close(straight.grad, soft.grad)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "constant"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("strength", ["auto", 0.3, 1e-4])
+def test_spearman_is_the_correlation_of_ranks_in_value_and_gradient(
+    path: str, kind: str, dtype: torch.dtype, strength: float | Literal["auto"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks_numpy, "_CHUNK", 700)
+    rounding = 1e-9 if dtype == torch.float64 else 1e-5 if path == "host" else 1e-3
+    x, teacher = sample(kind, 5, 300).to(dtype), sample("rounded", 5, 300, seed=3).to(dtype)
+    whole, parts = x.clone().requires_grad_(), x.double().clone().requires_grad_()
+    value = spearman(whole, teacher, strength)
+    want = correlation(rank_with_soft_gradient(parts, strength), rank(teacher).double())
+    torch.testing.assert_close(value, want.to(dtype), rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-12)
+    theirs = [spearmanr(*pair).statistic for pair in zip(x.numpy(), teacher.numpy(), strict=True)]
+    np.testing.assert_allclose(value.detach(), theirs, atol=1e-6)
+    pull = torch.linspace(1, 2, 5, dtype=dtype)
+    value.backward(pull), want.backward(pull.double())
+    assert whole.grad is not None
+    assert parts.grad is not None
+    scale = parts.grad.abs().amax(-1, keepdim=True).clamp(min=1e-300)
+    torch.testing.assert_close((whole.grad / scale).double(), parts.grad / scale, rtol=0, atol=rounding)
+
+
+def test_spearman_of_lone_values_has_no_gradient_however_small_the_strength(path: str) -> None:
+    x = sample("normal", 2, 500).float().requires_grad_()
+    spearman(x, sample("normal", 2, 500, seed=1).float(), 1e-30).sum().backward()
+    assert x.grad is not None
+    assert (x.grad == 0).all()
+
+
+def test_spearman_where_it_is_not_defined(path: str) -> None:
+    x = torch.tensor([[1.0, 2, 3], [2, 2, 2], [1, math.nan, 2]], requires_grad=True)
+    found = spearman(x, torch.tensor([[5.0, 5, 5], [1, 2, 3], [1, 2, 3]]))
+    assert found[:2].tolist() == [0, 0]
+    assert found[2].isnan()
+    found[:2].sum().backward()
+    assert x.grad is not None
+    assert x.grad[:2].tolist() == [[0, 0, 0]] * 2
+    assert spearman(torch.zeros(2, 0), torch.zeros(2, 0)).tolist() == [0, 0]
+    with pytest.raises(InputError, match=r"spearman: expected one shape, got \(2,\) and \(3,\)"):
+        spearman(torch.zeros(2), torch.zeros(3))
+    with pytest.raises(InputError, match="strength above 0"):
+        spearman(torch.zeros(2), torch.zeros(2), 0)
+
+
+def test_spearman_pools_for_a_gradient_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_pooling(*args: object, **options: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(ranks_numpy, "pool", no_pooling)
+    x = torch.randn(2, 30)
+    assert spearman(x, x).tolist() == pytest.approx([1, 1])
+    with pytest.raises(AssertionError):
+        spearman(x.requires_grad_(), x)
 
 
 def test_soft_rank_says_what_is_wrong() -> None:

@@ -66,6 +66,38 @@ class _Correlation(torch.autograd.Function):
         )
 
 
+class _RankCorrelation(torch.autograd.Function):
+    """r = u v / |u| |v| of ranks less their mean, which is (n + 1) / 2 with ties and without; a gradient to a alone."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        """The correlation of each row."""
+        middle = (a.shape[-1] + 1) / 2
+        u, v = a - middle, b - middle
+        u_length, v_length = (torch.linalg.vector_norm(side, dim=-1) for side in (u, v))
+        lengths = u_length * v_length
+        scale = torch.where(lengths > 0, 1 / lengths, 0)
+        r: Tensor = torch.linalg.vecdot(u, v) * scale
+        ctx.save_for_backward(u, v, scale, torch.where(u_length > 0, r * v_length / u_length, 0))
+        return r
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """dr/da = (v - r |v| / |u| u) / |u| |v|; nothing where either side is constant."""
+        u, v, scale, along = ctx.saved_tensors
+        return torch.addcmul(v, u, along[..., None], value=-1).mul_((grad * scale)[..., None]), None
+
+
+def rank_correlation(student: Float[Tensor, "*rows n"], teacher: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows"]:
+    """Pearson correlation of ranks 1..n along the last axis, ties averaged; a gradient to the first alone.
+
+    0, without gradient, where a side is constant. As `correlation`, but what ranks are need not be found out.
+    """
+    result: Tensor = _RankCorrelation.apply(student, teacher)
+    return result
+
+
 def correlation(
     a: Float[Tensor, "b ..."],
     b: Float[Tensor, "b ..."],

@@ -4,7 +4,6 @@ Every loss here is called with keyword-only `student=` and `teacher=`: maps b x 
 them, one a level, over which it sums. No gradient reaches the teacher. docs/losses.md has the formulas on one page.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monoskd.distill.maps import MapLoss, Maps, as_levels
-from monoskd.distill.ranks import Group, Regularization, correlation, degeneracy, rank, rank_with_soft_gradient
+from monoskd.distill.ranks import Group, Regularization, correlation, degeneracy, spearman
 from monoskd.errors import InputError
 
 
@@ -91,7 +90,8 @@ class SpearmanLoss(MapLoss):
         elif self.mode == "spearman":
             if mask is not None:
                 return self._compare_inside(student, teacher, mask[:, 0] > 0)
-            student, teacher = self._ranks(student), _within_groups(rank, teacher, self.group)
+            student, teacher = _rows(student, self.group), _rows(teacher, self.group)
+            return (1 - spearman(student, teacher, self.strength, self.regularization)).mean()
         return _decorrelation(student, teacher, self.group, mask)
 
     def degeneracy(self, *, student: Maps) -> Float[Tensor, ""]:
@@ -106,14 +106,6 @@ class SpearmanLoss(MapLoss):
             levels = self.student_mean.deviations(levels)
         rows = [_rows(level, self.group) for level in levels]
         return torch.stack([degeneracy(each, self.strength, self.regularization).mean() for each in rows]).mean()
-
-    def _ranks(self, student: Tensor) -> Tensor:
-        """Hard ranks with the gradient of soft ones."""
-
-        def straight_through(rows: Tensor) -> Tensor:
-            return rank_with_soft_gradient(rows, self.strength, self.regularization)
-
-        return _within_groups(straight_through, student, self.group)
 
     def _compare_inside(self, student: Tensor, teacher: Tensor, inside: Tensor) -> Tensor:
         """The loss of the values inside a mask b x h x w."""
@@ -187,14 +179,9 @@ def _decorrelation(student: Tensor, teacher: Tensor, group: Group, mask: Tensor 
     return losses.mean()
 
 
-def _within_groups(function: Callable[[Tensor], Tensor], maps: Tensor, group: Group) -> Tensor:
-    """A function of the last axis applied to the values of each group."""
-    return function(_rows(maps, group)).view_as(maps)
-
-
 def _rows(maps: Float[Tensor, "b c h w"], group: Group) -> Float[Tensor, "... n"]:
     """The values of each group on the last axis."""
-    return {"sample": maps.flatten(1), "channel": maps.flatten(2), "batch": maps.flatten()}[group]
+    return maps.flatten({"batch": 0, "sample": 1, "channel": 2}[group])
 
 
 def _cut_out(maps: Tensor, inside: Tensor, group: Group) -> list[Float[Tensor, "1 c 1 n"]]:

@@ -6,18 +6,28 @@ from typing import Any, Literal, TypeAlias
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from monoskd.distill.correlation import Group, correlation
+from monoskd.distill.correlation import Group, correlation, rank_correlation
 from monoskd.distill.isotonic import project
-from monoskd.distill.ranks_numpy import hard_ranks, largest_of_rows, ranks_in_blocks, rows_at_once
+from monoskd.distill.ranks_numpy import AUTO_STRENGTH, hard_ranks, largest_of_rows, ranks_in_blocks, spearman_rows
 from monoskd.errors import InputError
 
-__all__ = ["Group", "Regularization", "correlation", "degeneracy", "rank", "rank_with_soft_gradient", "soft_rank"]
+__all__ = [
+    "Group",
+    "Regularization",
+    "correlation",
+    "degeneracy",
+    "rank",
+    "rank_with_soft_gradient",
+    "soft_rank",
+    "spearman",
+]
 
 Regularization: TypeAlias = Literal["l2", "kl"]
 
 # strength="auto" is this many standard deviations of the row, divided by n for "l2" (docs/ranks.md, measured).
-_AUTO_STRENGTH: dict[str, float] = {"l2": 2.0, "kl": 0.5}
+_AUTO_STRENGTH: dict[str, float] = {"l2": AUTO_STRENGTH, "kl": 0.5}
 # Gradients are summed in float64 so many at a time.
 _PART = 2**16
 
@@ -59,21 +69,17 @@ def _strengths(
 ) -> Float64[Tensor, "rows 1"]:
     """The strength of each row; under "auto" infinite, and so without gradient, for a constant row."""
     if strength != "auto":
-        if isinstance(strength, str) or not 0 < strength < math.inf:
-            raise InputError(f'soft_rank: expected a strength above 0 or "auto", got {strength!r}')
         return rows.new_full((len(rows), 1), strength, dtype=torch.float64)
-    limit = min(torch.finfo(rows.dtype).max, torch.finfo(torch.float64).max / 2)  # a range that is finite
-    spans: list[Tensor] = []
-    for part in torch.split(rows, rows_at_once(rows.shape)):
-        above = part.clamp(-limit, limit).double()  # a tensor of its own, in float64 too
-        above -= above.amin(dim=-1, keepdim=True)
-        unit = torch.ones_like(above[:, :1])
-        if rows.dtype == torch.float64:  # squares of float32 are in its range as they are
-            unit = above.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-            above /= unit
-        variance = torch.linalg.vecdot(above, above) / rows.shape[-1] - above.mean(dim=-1).square()
-        spans.append(variance.clamp(min=0).sqrt()[:, None] * unit)
-    span = torch.cat(spans)
+    limit = torch.finfo(rows.dtype).max / 2  # a range that is finite
+    away = rows.clamp(-limit, limit)
+    away -= away[:, :1].clone()  # exactly 0 for a constant
+    unit: Tensor | float = 1.0
+    if rows.dtype == torch.float64:  # squares of float32 are in its range as they are
+        unit = away.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        away /= unit
+    mean = away.mean(dim=-1, keepdim=True, dtype=torch.float64)
+    square = torch.linalg.vector_norm(away, dim=-1, keepdim=True, dtype=torch.float64).square() / rows.shape[-1]
+    span = (square - mean.square()).clamp(min=0).sqrt() * unit
     scaled = span * _AUTO_STRENGTH[regularization] / (rows.shape[-1] if regularization == "l2" else 1)
     return torch.where(scaled > 0, scaled, math.inf)
 
@@ -104,7 +110,7 @@ class _SoftRank(torch.autograd.Function):
         flat = block.flatten()
         total = size.new_zeros(size.shape, dtype=torch.float64)
         for at, part in zip(flat.split(_PART), weighted.flatten().split(_PART), strict=True):
-            total = total.index_add_(0, at, part.double())
+            total = total.scatter_add_(0, at.long(), part.double())
         minus_mean = (total / -size).to(grad.dtype).index_select(0, flat).view_as(grad)
         centred = (weights[0] * minus_mean if weights else minus_mean).add_(weighted)
         tiny = torch.finfo(grad.dtype).tiny  # the strength of a row of tiny values is below it: divide in two steps
@@ -143,7 +149,7 @@ def soft_rank(
 
     Never waits for the device, with one exception: a strength given as a number asks it whether everything is pooled.
     """
-    _check_regularization(regularization)
+    _check(strength, regularization)
     rows = _as_rows(x, "soft_rank")
     if rows.numel() == 0:
         return rows.view(x.shape)
@@ -161,7 +167,7 @@ def rank_with_soft_gradient(
     regularization: Regularization = "l2",
 ) -> Float[Tensor, "*rows n"]:
     """`rank(x)` to look at, `soft_rank(x, strength, regularization)` to differentiate, from one sort."""
-    _check_regularization(regularization)
+    _check(strength, regularization)
     rows = _as_rows(x, "rank_with_soft_gradient")
     if rows.numel() == 0:
         return rows.view(x.shape)
@@ -169,7 +175,53 @@ def rank_with_soft_gradient(
     return ranks.view(x.shape)
 
 
-def _check_regularization(regularization: str) -> None:
+class _Spearman(torch.autograd.Function):
+    """Spearman's coefficient of rows, whose slope is found with it: the teacher is a constant, the rest is known."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, strength: float | None) -> Tensor:
+        """The coefficient of each pair of rows."""
+        pair = (student.detach().numpy(), teacher.numpy())
+        coefficients, slopes = spearman_rows(*pair, strength, sloped=ctx.needs_input_grad[0])
+        if slopes is not None:
+            ctx.save_for_backward(torch.from_numpy(slopes))
+        return torch.from_numpy(coefficients).to(student.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """The slope, scaled."""
+        (slopes,) = ctx.saved_tensors
+        return slopes * grad[:, None], None, None
+
+
+def spearman(
+    student: Float[Tensor, "*rows n"],
+    teacher: Float[Tensor, "*rows n"],
+    strength: float | Literal["auto"] = "auto",
+    regularization: Regularization = "l2",
+) -> Float[Tensor, "*rows"]:
+    """Spearman's coefficient along the last axis, ties averaged, with a gradient to the student alone.
+
+    The value is Pearson's correlation of `rank(student)` and `rank(teacher)`; the gradient goes through
+    `soft_rank(student, strength, regularization)`. 0, without gradient, where a side is constant.
+    """
+    _check(strength, regularization)
+    if student.shape != teacher.shape:
+        raise InputError(f"spearman: expected one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}")
+    rows, others = _as_rows(student, "spearman"), _as_rows(teacher.detach(), "spearman")
+    if rows.numel() == 0:
+        return rows.sum(dim=-1).view(student.shape[:-1])
+    if regularization == "l2" and _on_host(rows) and _on_host(others):
+        found: Tensor = _Spearman.apply(rows, others, None if strength == "auto" else strength)
+    else:
+        found = rank_correlation(rank_with_soft_gradient(rows, strength, regularization), rank(others))
+    return found.view(student.shape[:-1])
+
+
+def _check(strength: object, regularization: str) -> None:
+    if strength != "auto" and not (isinstance(strength, int | float) and 0 < strength < math.inf):
+        raise InputError(f'soft rank: expected a strength above 0 or "auto", got {strength!r}')
     if regularization not in _AUTO_STRENGTH:
         raise InputError(f'soft rank: expected regularization "l2" or "kl", got {regularization!r}')
 
@@ -194,7 +246,7 @@ def degeneracy(
     1: the soft rank is the value itself, shifted, and its correlation Pearson's. 1 / n: it is the hard rank, and has
     no gradient.
     """
-    _check_regularization(regularization)
+    _check(strength, regularization)
     rows = _as_rows(x.detach(), "degeneracy")
     if rows.numel() == 0:
         return rows.new_zeros(x.shape[:-1])

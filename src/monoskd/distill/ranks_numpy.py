@@ -6,7 +6,8 @@ two were no faster than one on the rows of benchmarks/ranks.py.
 """
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
+# strength="auto" is this many standard deviations of the row, divided by n (docs/ranks.md, measured).
+AUTO_STRENGTH = 2.0
 # So many values are handled at a time: what fits the cache.
 _CHUNK = 2**16
 # A float32 row of range up to this times n is summed by one running sum; beyond, rounding could show in a rank.
@@ -29,7 +32,7 @@ def hard_ranks(x: Floats) -> Floats:
     ranks: Floats = np.empty(x.shape, x.dtype)
     for chunk in _chunks(x):
         values, order = sort_rows(x[chunk])
-        ranks[chunk].ravel()[order] = ascending_ranks(values)
+        _scatter(ranks[chunk], order, ascending_ranks(values, x.dtype))
     return ranks
 
 
@@ -40,56 +43,90 @@ def ranks_in_blocks(x: Floats, strength: F64, *, hard: bool) -> tuple[Floats, I3
     """
     ranks: Floats = np.empty(x.shape, x.dtype)
     block: I32 = np.empty(x.shape, np.int32)
-    sizes: list[I64] = []
+    counts: list[F64] = []
     before = 0
     for chunk in _chunks(x):
         values, order = sort_rows(x[chunk])
-        lengths, shift = pool(values, strength[chunk])
-        inside = members(lengths)
+        y, _ = reduced(values, strength[chunk])
+        borders, sizes, sums = pool(y, exact=x.dtype == np.float64)
+        inside = members(borders)
         if hard:
-            ranks[chunk].ravel()[order] = ascending_ranks(values)
+            _scatter(ranks[chunk], order, ascending_ranks(values, x.dtype))
         else:
-            soft = reduced(values, strength[chunk])
-            soft += shift.take(inside).reshape(soft.shape)
-            soft[with_nan(values)] = np.nan
-            ranks[chunk].ravel()[order] = soft
+            y -= (sums.between(borders) / sizes).take(inside).reshape(y.shape)
+            y += _counting(x.shape[-1], np.float64)
+            y[with_nan(values)] = np.nan
+            _scatter(ranks[chunk], order, y.astype(x.dtype, copy=False))
         inside += before
-        block[chunk].ravel()[order.ravel()] = inside
-        sizes.append(lengths)
-        before += len(lengths)
-    return ranks, block, np.concatenate(sizes, dtype=np.int32, casting="same_kind")
+        _scatter(block[chunk], order, inside.reshape(values.shape))
+        counts.append(sizes)
+        before += len(sizes)
+    return ranks, block, np.concatenate(counts, dtype=np.int32, casting="unsafe")
 
 
-def largest_of_rows(x: Floats, strength: F64) -> I64:
+def spearman_rows(
+    student: Floats, teacher: Floats, strength: float | None, *, sloped: bool
+) -> tuple[F64, Floats | None]:
+    """Spearman's coefficient of each pair of rows and, if asked, its slope in the student's values.
+
+    strength: of the soft ranks that the slope goes through; None for `auto_strength`. Of ranks u and v less their mean,
+    the coefficient changes by (v - (uv / uu) u) / |u| |v| with u, and u with the student's values by what deviates from
+    the mean of a block, divided by the strength. All of it is summed in the order of the student's values.
+    """
+    coefficients, n, exact = np.empty(len(student)), student.shape[-1], student.dtype == np.float64
+    slopes: Floats | None = np.empty(student.shape, student.dtype) if sloped else None
+    for chunk in _chunks(student):
+        values, order = sort_rows(student[chunk])
+        if sloped:  # first, while there is little else in memory
+            given = None if strength is None else np.full((len(values), 1), strength)
+            borders, sizes, strengths = blocks(values, given)
+        u = ascending_ranks(values, np.float64)
+        u -= (n + 1) / 2
+        v = np.subtract(_gather(hard_ranks(teacher[chunk]), order), (n + 1) / 2, dtype=np.float64)
+        squares, product = _dot(u, u), _dot(u, v)
+        lengths = np.sqrt(squares * _dot(v, v))
+        constant = lengths == 0
+        coefficients[chunk] = product / np.where(constant, 1, lengths)
+        if slopes is not None:
+            u *= (product / np.where(constant, 1, squares))[:, None]
+            v -= u
+            flat = v.ravel()
+            sums = Sums(flat, exact=exact or strength is not None)  # a given strength may be tiny and magnify rounding
+            flat -= (sums.between(borders) / sizes).take(members(borders))
+            divisor = np.where(constant, np.inf, lengths)[:, None] * strengths
+            _scatter(slopes[chunk], order, np.divide(v, divisor, dtype=student.dtype, casting="same_kind"))
+    return coefficients, slopes
+
+
+def largest_of_rows(x: Floats, strength: F64) -> F64:
     """How many values the largest block of each row holds. strength: rows x 1."""
-    found: list[I64] = []
+    found: list[F64] = []
     for chunk in _chunks(x):
         values: Floats = np.sort(x[chunk], axis=-1)  # type: ignore[assignment]
-        lengths, _ = pool(values, strength[chunk])
-        first_of_row = np.searchsorted(lengths.cumsum() - lengths, np.arange(0, values.size, values.shape[-1]))
-        found.append(np.maximum.reduceat(lengths, first_of_row))
+        borders, sizes, _ = blocks(values, strength[chunk])
+        first_of_row = np.searchsorted(borders, np.arange(0, values.size, values.shape[-1]))
+        found.append(np.maximum.reduceat(sizes, first_of_row))
     return np.concatenate(found)
 
 
 def sort_rows(x: Floats) -> tuple[Floats, I64]:
-    """Each row ascending, and where each value came from, counted through the rows: values = x.ravel()[order].
-
-    Rows with a NaN end or begin with one.
-    """
+    """Each row ascending, and where in the row each value came from. Rows with a NaN end or begin with one."""
     if x.dtype != np.float32:
-        order = _through_rows(x.argsort(axis=-1))
+        order = x.argsort(axis=-1)
     else:
         bits = np.ascontiguousarray(x).view(np.int32)
-        bits = bits ^ (bits >> 31 & 0x7FFFFFFF)  # an integer that ascends with the float32
-        order = _order_packed(bits) if _sorts_wide_integers_fast() else _order_by_radix(bits)
-    return x.take(order), order
+        ascending = bits >> 31
+        ascending &= 0x7FFFFFFF
+        ascending ^= bits  # with the float32
+        order = _order_packed(ascending) if _sorts_wide_integers_fast() else _order_by_radix(ascending)
+    return _gather(x, order), order
 
 
 def _order_packed(bits: I32) -> I64:
     """The order of int32 rows, by sorting them with their indices in the lower half of an int64."""
     packed = bits.astype(np.int64)
     packed <<= 32
-    packed |= np.arange(packed.size).reshape(packed.shape)
+    packed |= np.arange(packed.shape[-1])
     packed.sort(axis=-1)
     packed &= 0xFFFFFFFF
     return packed
@@ -97,15 +134,20 @@ def _order_packed(bits: I32) -> I64:
 
 def _order_by_radix(bits: I32) -> I64:
     """The order of int32 rows, by half and half: numpy sorts 16-bit integers by radix if it is to be stable."""
-    by_low = _through_rows(bits.astype(np.uint16).argsort(axis=-1, kind="stable"))
-    by_high = (bits >> 16).astype(np.int16).take(by_low).argsort(axis=-1, kind="stable")
-    return by_low.take(_through_rows(by_high))
+    by_low = bits.astype(np.uint16).argsort(axis=-1, kind="stable")
+    by_high = _gather((bits >> 16).astype(np.int16), by_low).argsort(axis=-1, kind="stable")
+    return _gather(by_low, by_high)
 
 
-def _through_rows(order: I64) -> I64:
-    """Indices into each row as indices into all rows, laid end to end."""
-    order += np.arange(0, order.size, order.shape[-1])[:, None]
-    return order
+def _gather(x: NDArray[Any], order: I64) -> NDArray[Any]:
+    """Each row's values in that order."""
+    found: NDArray[Any] = torch.from_numpy(x).gather(1, torch.from_numpy(order)).numpy()
+    return found
+
+
+def _scatter(out: NDArray[Any], order: I64, values: NDArray[Any]) -> None:
+    """The inverse: each row of `out` in that order becomes these values."""
+    torch.from_numpy(out).scatter_(1, torch.from_numpy(order), torch.from_numpy(values))
 
 
 @cache
@@ -115,14 +157,14 @@ def _sorts_wide_integers_fast() -> bool:
     return any(name.startswith("AVX512") or name == "X86_V4" for name in found)
 
 
-def ascending_ranks(values: Floats) -> Floats:
-    """The ranks of ascending rows, ties averaged; a row with a NaN has NaN ranks."""
+def ascending_ranks(values: Floats, dtype: Any) -> NDArray[Any]:
+    """The ranks of ascending rows in that type, ties averaged; a row with a NaN has NaN ranks."""
     rows, n = values.shape
-    ranks: Floats = np.empty((rows, n), values.dtype)
-    ranks[:] = np.arange(1, n + 1)
-    tied = np.zeros((rows, n), np.bool_)  # with the next
-    np.equal(values[:, :-1], values[:, 1:], out=tied[:, :-1])
-    at = np.flatnonzero(tied)
+    ranks = np.empty((rows, n), dtype)
+    ranks[:] = _counting(n, dtype)
+    flat = values.ravel()
+    at = np.flatnonzero(flat[:-1] == flat[1:])  # values that are tied with the next
+    at = at[at % n != n - 1]  # which is of the same row
     if len(at):
         breaks = np.flatnonzero(np.diff(at) != 1)
         first, last = at[np.append(0, breaks + 1)], at[np.append(breaks, len(at) - 1)] + 1
@@ -134,42 +176,87 @@ def ascending_ranks(values: Floats) -> Floats:
     return ranks
 
 
-def pool(values: Floats, strength: F64) -> tuple[I64, F64]:
-    """The blocks of ascending rows, laid end to end: how many values each holds, and what its soft ranks are above
-    `reduced(values, strength)`. strength: rows x 1.
+def blocks(values: Floats, strength: F64 | None) -> tuple[I64, F64, F64]:
+    """Borders and lengths of the blocks of ascending rows, as `pool`'s, and the strength, as `reduced`'s."""
+    theta, strength = reduced(values, strength)
+    borders, sizes, _ = pool(theta, exact=values.dtype == np.float64)
+    return borders, sizes, strength
 
-    These are the blocks of the non-increasing regression of (1..n) minus that; its negative is regressed here, which
-    scipy need not turn around.
+
+def pool(theta: F64, *, exact: bool) -> tuple[I64, F64, "Sums"]:
+    """The blocks of rows that `reduced` gives, laid end to end: the borders of all from 0 on, and their lengths.
+
+    1..n is taken away from theta, in place; the sums of that come third. Its mean over a block is what soft ranks are
+    below theta, and its non-decreasing regression what has these blocks. exact: see `Sums`.
     """
-    rows, n = values.shape
-    y = reduced(values, strength)
-    running = values.dtype == np.float32 and bool((y[:, -1] <= _SAFE_RANGE * n).all())
-    y -= np.arange(1.0, n + 1)
-    starts_run = np.ones((rows, n), np.bool_)  # of values that do not increase, which are one block
-    np.less(y[:, :-1], y[:, 1:], out=starts_run[:, 1:])
-    ends = np.append(np.flatnonzero(starts_run)[1:], y.size) - 1
-    span, flat = (np.ptp(y) + 1 if rows > 1 else 0.0), y.ravel()
-    if running:
-        torch.from_numpy(flat).cumsum_(0)  # several times faster than numpy's
-    lengths, means = _measure(flat, ends, running=running)
-    means /= lengths
-    if rows > 1:
-        means += span * (ends // n)  # so that no block reaches into the next row
-    ends = ends.take(isotonic_regression(means, weights=lengths).blocks[1:] - 1)
-    lengths, sums = _measure(flat, ends, running=running)
-    return lengths, sums / -lengths
+    rows, n = theta.shape
+    highest = theta[:, -1].max()
+    y = np.subtract(theta, _counting(n, np.float64), out=theta)
+    flat = y.ravel()
+    starts = np.empty(y.size + 1, np.bool_)  # of values that do not increase, which are one block
+    np.less(flat[:-1], flat[1:], out=starts[1:-1])
+    starts[::n] = True
+    borders = np.flatnonzero(starts)
+    sums = Sums(flat, exact=exact or highest > _SAFE_RANGE * n)
+    sizes = np.diff(borders).astype(np.float64)
+    means = sums.between(borders) / sizes
+    if rows > 1:  # no block reaches into the next row
+        of_row = np.diff(np.searchsorted(borders, np.arange(0, y.size + 1, n)))
+        means += np.repeat((highest + n) * np.arange(rows), of_row)
+    borders = borders.take(isotonic_regression(means, weights=sizes).blocks)
+    return borders, np.diff(borders).astype(np.float64), sums
 
 
-def members(lengths: I64) -> I32:
+class Sums:
+    """Sums of the stretches of an array between borders: of each by itself if `exact`, else by one running sum, whose
+    rounding would show in float64 alone.
+    """
+
+    def __init__(self, y: F64, *, exact: bool) -> None:
+        self.y, self.exact = y, exact
+        if not exact:
+            self.y = np.empty(len(y) + 1)
+            self.y[0] = 0
+            torch.cumsum(torch.from_numpy(y), 0, out=torch.from_numpy(self.y)[1:])  # several times faster than numpy's
+
+    def between(self, borders: I64) -> F64:
+        """One sum for each pair of neighbouring borders."""
+        return np.add.reduceat(self.y, borders[:-1]) if self.exact else np.diff(self.y.take(borders))
+
+
+@lru_cache(maxsize=4)
+def _counting(n: int, dtype: Any) -> NDArray[Any]:
+    """1..n, which takes numpy as long as one pass over many rows."""
+    numbers = np.arange(1, n + 1, dtype=dtype)
+    numbers.flags.writeable = False
+    return numbers
+
+
+def members(borders: I64) -> I32:
     """The block of each value."""
-    first = np.zeros(lengths.sum(), np.bool_)
-    first[lengths[:-1].cumsum()] = True
+    first = np.zeros(borders[-1], np.bool_)
+    first[borders[1:-1]] = True
     return np.cumsum(first, dtype=np.int32)
 
 
+def auto_strength(away: F64, *, exact: bool) -> F64:
+    """`AUTO_STRENGTH` standard deviations of ascending rows that begin with 0, divided by n; infinite for a constant
+    row. exact: the squares of float64 may be out of range.
+    """
+    unit: F64 | float = 1.0
+    if exact:
+        away = np.minimum(away, np.finfo(np.float64).max)
+        unit = away[:, -1:].clip(min=np.finfo(np.float64).tiny)
+        away = away / unit
+    variance = _dot(away, away) / away.shape[-1] - away.mean(axis=-1) ** 2
+    strength = np.sqrt(variance.clip(min=0))[:, None] * unit * (AUTO_STRENGTH / away.shape[-1])
+    return np.where(strength > 0, strength, np.inf)
+
+
 @np.errstate(over="ignore")  # what overflows is a gap that is narrowed
-def reduced(values: Floats, strength: F64) -> F64:
-    """Ascending values / strength, from 0, without the width of gaps that no block bridges (docs/ranks.md).
+def reduced(values: Floats, strength: F64 | None) -> tuple[F64, F64]:
+    """Ascending values / strength, from 0, without the width of gaps that no block bridges (docs/ranks.md); and the
+    strength, rows x 1, which is `auto_strength` if None is given.
 
     A row with a NaN becomes constant.
     """
@@ -179,14 +266,22 @@ def reduced(values: Floats, strength: F64) -> F64:
         values = values.clip(-limit, limit)
         values[with_nan(values)] = 0  # a NaN would spoil the sums of the rows after it
     theta: F64 = np.subtract(values, values[:, :1], dtype=np.float64)
+    if strength is None:
+        strength = auto_strength(theta, exact=values.dtype == np.float64)
     scale = 1 / strength
     if not (theta[:, -1:] * scale <= _SAFE_RANGE * n).all():
         np.subtract(values[:, 1:], values[:, :-1], out=theta[:, 1:], dtype=np.float64)
         theta *= scale
         np.minimum(theta, n / 2 + 1, out=theta)
-        return np.cumsum(theta, axis=1, out=theta)
+        return np.cumsum(theta, axis=1, out=theta), strength
     theta *= scale
-    return theta
+    return theta, strength
+
+
+def _dot(a: F64, b: F64) -> F64:
+    """The product of each pair of rows, without BLAS, whose threads and torch's get in each other's way."""
+    products: F64 = np.einsum("ij,ij->i", a, b)
+    return products
 
 
 def with_nan(values: Floats) -> NDArray[np.bool_]:
@@ -194,20 +289,7 @@ def with_nan(values: Floats) -> NDArray[np.bool_]:
     return np.isnan(values[:, 0]) | np.isnan(values[:, -1])
 
 
-def rows_at_once(shape: tuple[int, ...]) -> int:
-    """How many rows of a matrix of that shape are handled at a time."""
-    return max(1, min(shape[0], _CHUNK // shape[1]))
-
-
 def _chunks(x: Floats) -> Iterator[slice]:
     """A few rows at a time."""
-    step = rows_at_once(x.shape)
+    step = max(1, min(len(x), _CHUNK // x.shape[1]))
     return (slice(first, first + step) for first in range(0, len(x), step))
-
-
-def _measure(y: F64, ends: I64, *, running: bool) -> tuple[I64, F64]:
-    """The lengths and sums of the stretches of y that end there; `running`: y is its own running sum."""
-    lengths = np.diff(ends, prepend=-1)
-    if running:
-        return lengths, np.diff(y.take(ends), prepend=0.0)
-    return lengths, np.add.reduceat(y, ends + 1 - lengths)
