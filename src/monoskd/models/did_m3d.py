@@ -109,7 +109,10 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "geometry": ("corrected or published", lambda value: value in ("corrected", "published")),
     "top_k": ("a whole number of at least 1", _is_count),
     "initial_depth_m": ("more than 0 m", _is_positive),
-    "initial_size_cells": ("(width, height) above 0 cells", lambda value: _are(value, _is_positive, count=2)),
+    "initial_size_cells": (
+        "(width, height) of at least 0 cells",
+        lambda value: _are(value, lambda side: side == 0 or _is_positive(side), count=2),
+    ),
 }
 
 
