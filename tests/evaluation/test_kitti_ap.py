@@ -78,6 +78,10 @@ def test_classes_are_independent(street: Street) -> None:
 
 def test_smaller_least_heights_count_more_objects(street: Street) -> None:
     usual, lenient = evaluate_kitti(*street), evaluate_kitti(*street, min_heights=(10, 5, 5))
+    assert usual.notes == ()
+    assert lenient.notes[0].startswith("objects count from 2D heights of 10, 5, 5 px on")
+    with pytest.raises(InputError, match="min_heights: expected three heights of at least 0 px"):
+        evaluate_kitti(*street, min_heights=(10, 5, float("nan")))
     assert all((b.objects >= a.objects).all() for a, b in zip(usual.results, lenient.results, strict=True))
     assert any((b.objects > a.objects).any() for a, b in zip(usual.results, lenient.results, strict=True))
 

@@ -52,7 +52,8 @@ def evaluate_folders(
         distances=distances,
         anatomy=anatomy,
     )
-    return replace(evaluation, notes=_notes(frames=len(frames), found=len(found), predicted=len(predicted)))
+    notes = _notes(frames=len(frames), found=len(found), predicted=len(predicted))
+    return replace(evaluation, notes=(*evaluation.notes, *notes))
 
 
 def _notes(*, frames: int, found: int, predicted: int) -> tuple[str, ...]:

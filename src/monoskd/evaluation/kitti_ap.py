@@ -48,6 +48,8 @@ def evaluate_kitti(
     that are not finite, and for unknown classes.
     """
     names = known_classes(classes)
+    if len(min_heights) != 3 or not all(0 <= least < np.inf for least in min_heights):
+        raise InputError(f"min_heights: expected three heights of at least 0 px, got {min_heights}")
     if bootstrap is not None and bootstrap < 1:
         raise InputError(f"bootstrap: expected a positive number of resamplings, got {bootstrap}: 200 are usual")
     scene = Scene.of(ground_truth, detections)
@@ -65,7 +67,12 @@ def evaluate_kitti(
         }
         parts = {name: evaluate_scope(other, whole, names, min_heights) for name, other in mended.items()}
         evaluation = replace(evaluation, anatomy=parts)
-    return evaluation
+    return evaluation if tuple(min_heights) == MIN_HEIGHTS_PX else replace(evaluation, notes=(_heights(min_heights),))
+
+
+def _heights(min_heights: Sequence[float]) -> str:
+    used, usual = (", ".join(f"{least:g}" for least in heights) for heights in (min_heights, MIN_HEIGHTS_PX))
+    return f"objects count from 2D heights of {used} px on (easy, moderate, hard) instead of KITTI's {usual}"
 
 
 def evaluate_scope(
