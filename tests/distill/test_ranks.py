@@ -410,6 +410,18 @@ def test_spearman_of_lone_values_has_no_gradient_however_small_the_strength(path
     assert (x.grad == 0).all()
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e-38, 1e-30, 1e30, 1e37])
+def test_the_slope_of_spearman_at_the_ends_of_float32(scale: float) -> None:
+    x, teacher = sample("normal", 2, 500).float(), sample("normal", 2, 500, seed=1).float()
+    ends, usual = (x * scale).requires_grad_(), ((x * scale).double() / scale).requires_grad_()
+    spearman(ends, teacher).sum().backward()
+    spearman(usual, teacher).sum().backward()
+    assert ends.grad is not None
+    assert usual.grad is not None
+    want = (usual.grad / scale).float()
+    torch.testing.assert_close(ends.grad, want, rtol=1e-4, atol=float(want[want.isfinite()].abs().max()) * 1e-6)
+
+
 def test_spearman_where_it_is_not_defined(path: str) -> None:
     x = torch.tensor([[1.0, 2, 3], [2, 2, 2], [1, math.nan, 2]], requires_grad=True)
     found = spearman(x, torch.tensor([[5.0, 5, 5], [1, 2, 3], [1, 2, 3]]))

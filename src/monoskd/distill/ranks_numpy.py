@@ -64,38 +64,48 @@ def ranks_in_blocks(x: Floats, strength: F64, *, hard: bool) -> tuple[Floats, I3
     return ranks, block, np.concatenate(counts, dtype=np.int32, casting="unsafe")
 
 
+@np.errstate(over="ignore")  # a slope over a tiny strength may be beyond float32
 def spearman_rows(
     student: Floats, teacher: Floats, strength: float | None, *, sloped: bool
 ) -> tuple[F64, Floats | None]:
     """Spearman's coefficient of each pair of rows and, if asked, its slope in the student's values.
 
-    strength: of the soft ranks that the slope goes through; None for `auto_strength`. Of ranks u and v less their mean,
-    the coefficient changes by (v - (uv / uu) u) / |u| |v| with u, and u with the student's values by what deviates from
-    the mean of a block, divided by the strength. All of it is summed in the order of the student's values.
+    strength: of the soft ranks that the slope goes through, None for `auto_strength`: what reaches the values is what
+    deviates from the mean of a block, divided by the strength. All is summed in the order of the values.
     """
-    coefficients, n, exact = np.empty(len(student)), student.shape[-1], student.dtype == np.float64
+    coefficients = np.empty(len(student))
     slopes: Floats | None = np.empty(student.shape, student.dtype) if sloped else None
+    exact = student.dtype == np.float64 or strength is not None  # a given strength may be tiny and magnify rounding
     for chunk in _chunks(student):
         values, order = sort_rows(student[chunk])
         if sloped:  # first, while there is little else in memory
             given = None if strength is None else np.full((len(values), 1), strength)
             borders, sizes, strengths = blocks(values, given)
         u = ascending_ranks(values, np.float64)
-        u -= (n + 1) / 2
-        v = np.subtract(_gather(hard_ranks(teacher[chunk]), order), (n + 1) / 2, dtype=np.float64)
-        squares, product = _dot(u, u), _dot(u, v)
-        lengths = np.sqrt(squares * _dot(v, v))
-        constant = lengths == 0
-        coefficients[chunk] = product / np.where(constant, 1, lengths)
+        v = _gather(hard_ranks(teacher[chunk]), order).astype(np.float64)
+        coefficients[chunk], slope = correlate(u, v)
         if slopes is not None:
-            u *= (product / np.where(constant, 1, squares))[:, None]
-            v -= u
-            flat = v.ravel()
-            sums = Sums(flat, exact=exact or strength is not None)  # a given strength may be tiny and magnify rounding
-            flat -= (sums.between(borders) / sizes).take(members(borders))
-            divisor = np.where(constant, np.inf, lengths)[:, None] * strengths
-            _scatter(slopes[chunk], order, np.divide(v, divisor, dtype=student.dtype, casting="same_kind"))
+            flat = slope.ravel()
+            flat -= (Sums(flat, exact=exact).between(borders) / sizes).take(members(borders))
+            slope /= strengths
+            _scatter(slopes[chunk], order, slope.astype(student.dtype, copy=False))
     return coefficients, slopes
+
+
+def correlate(u: F64, v: F64) -> tuple[F64, F64]:
+    """Pearson's r of rows of ranks 1..n, and its slope in u, (v - (uv / uu) u) / |u| |v|. Where a side is constant, 0.
+
+    Works in place: v becomes the slope.
+    """
+    for side in (u, v):
+        side -= (side.shape[-1] + 1) / 2  # the mean of ranks, ties or not
+    squares, product = _dot(u, u), _dot(u, v)
+    lengths = np.sqrt(squares * _dot(v, v))
+    constant = lengths == 0
+    u *= (product / np.where(constant, 1, squares))[:, None]
+    v -= u
+    v /= np.where(constant, np.inf, lengths)[:, None]
+    return product / np.where(constant, 1, lengths), v
 
 
 def largest_of_rows(x: Floats, strength: F64) -> F64:
