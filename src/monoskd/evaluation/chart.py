@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 COLOURS = ("#1f6feb", "#d1495b", "#2a9d5c", "#b7791f", "#6f42c1", "#0f8b8d", "#8c564b", "#57606a")
 _WIDTH, _HEIGHT = 520, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 50, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 20, 50, 42
 _LETTER = 6.2  # px of a legend's letter, about
 
 
