@@ -218,6 +218,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
         (["--detector", "null"], "expected `detector` .* or `start`"),
         (["--accelerator", "toaster"], "expected what this machine can do, .*toaster"),
+        (["--devices", "9999"], "devices: expected at most [0-9]+, for this machine has so many cores .*, got 9999"),
         (["--accelerator", "tpu"], "expected what this machine can do, "),
         (["--optimizer.gradient_clip", ".nan"], "optimizer.gradient_clip: expected at least 0, got nan"),
         (["--out", __file__], r"test_run\.py: expected a folder for the run, got a file at .*; choose another"),

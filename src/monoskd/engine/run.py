@@ -22,6 +22,7 @@ from torch.utils.data.distributed import DistributedSampler
 from monoskd.data.files import read_text, write_atomically
 from monoskd.data.kitti_io import read_split
 from monoskd.data.layout import KittiLayout
+from monoskd.data.workers import cores
 from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.callbacks import Manifest, ModelFile, PlainLines, WholeCheckpoints
 from monoskd.engine.config import DataConfig, LoadedConfig, RunConfig, dataset_class
@@ -56,6 +57,7 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
         _check_same_run(resume, loaded.text)
     pl.seed_everything(loaded.seed, workers=True, verbose=False)
     config = loaded.run(resumed=checkpoint is not None)
+    _check_devices(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     student = build_student(config)
@@ -130,7 +132,7 @@ def _detections(config: RunConfig, training: Training, *, resumed: bool) -> Path
         return None
     if training.distiller is None:
         raise InputError("config: data.unlabelled: expected `distillation`, whose teacher answers for them, got none")
-    device = "cuda" if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    device = "cuda" if _on_cuda(config) else "cpu"
     return detect_unlabelled(training.distiller.teacher.to(device), config.data, config.out, keep=resumed)
 
 
@@ -346,6 +348,19 @@ def _settings(text: str) -> dict[str, Any]:
         else:
             found[where] = value
     return found
+
+
+def _on_cuda(config: RunConfig) -> bool:
+    return config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def _check_devices(config: RunConfig) -> None:
+    """Lightning counts GPUs itself, but would start any number of processes on a CPU."""
+    if not _on_cuda(config) and config.devices > cores():
+        raise InputError(
+            f"devices: expected at most {cores()}, for this machine has so many cores and no GPU in use, got "
+            f"{config.devices}; lower `--devices`"
+        )
 
 
 def _check_folder(out: Path, *, resume: Path | None) -> None:
