@@ -422,6 +422,63 @@ def test_the_slope_of_spearman_at_the_ends_of_float32(scale: float) -> None:
     torch.testing.assert_close(ends.grad, want, rtol=1e-4, atol=float(want[want.isfinite()].abs().max()) * 1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_a_row_with_nan_spoils_no_other_slope(path: str, dtype: torch.dtype, side: str) -> None:
+    pair = {"student": sample("normal", 4, 50).to(dtype), "teacher": sample("normal", 4, 50, seed=1).to(dtype)}
+    pair[side][1, 3] = math.nan
+    pair["student"].requires_grad_()
+    spearman(pair["student"], pair["teacher"]).sum().backward()
+    assert pair["student"].grad is not None
+    assert pair["student"].grad.isnan().any(-1).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "row", [[math.inf, -math.inf, 0, 1], [math.inf, 1, 2, 3], [3.4e38, -3.4e38, 1e38, 0], [1e-45, 0, 0, 3e-45]]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_auto_is_one_number_on_host_and_device(row: list[float], dtype: torch.dtype) -> None:
+    x = torch.tensor([row], dtype=dtype)
+    host = ranks_numpy.reduced(x.sort().values.numpy(), None)[1]
+    np.testing.assert_allclose(ranks._strengths(x, "auto", "l2"), host, rtol=1e-12)
+    if dtype == torch.float32:
+        finite = x.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).double()
+        np.testing.assert_allclose(host, 2 * finite.std(correction=0) / 4, rtol=1e-6)
+
+
+def test_strengths_at_the_end_of_float64(path: str) -> None:
+    x, teacher = (
+        torch.tensor([1, -0.5, 0.3, 2, -1.2, 0.31, 0], dtype=torch.float64),
+        torch.tensor([3.0, 1, 2, 7, 5, 6, 4]),
+    )
+    want, found = x.clone().requires_grad_(), (x * 1e-308).requires_grad_()
+    spearman(want, teacher).backward()
+    spearman(found, teacher).backward()
+    assert want.grad is not None
+    assert found.grad is not None
+    torch.testing.assert_close(found.grad * 1e-308, want.grad)
+    torch.testing.assert_close(soft_rank(x * 1e-308, "auto"), soft_rank(x, "auto"))
+    assert soft_rank(x, 1e-310).tolist() == rank(x).tolist()
+
+
+def test_spearman_takes_any_two_float_types_and_any_number(path: str) -> None:
+    x, teacher = sample("normal", 2, 40), sample("normal", 2, 40, seed=1)
+    for types in ((torch.float32, torch.float64), (torch.float64, torch.float16), (torch.bfloat16, torch.float32)):
+        found = spearman(x.to(types[0]), teacher.to(types[1]))
+        assert found.dtype == torch.promote_types(types[0], torch.float32)
+        torch.testing.assert_close(found.double(), spearman(x, teacher), rtol=0, atol=0.01)
+    huge = x.clone().requires_grad_()
+    spearman(huge, teacher, 10**30).sum().backward()
+    assert huge.grad is not None
+    assert 0 < huge.grad.abs().max() < 1e-29
+    assert torch.equal(soft_rank(x, 10**30), soft_rank(x, 1e30))
+
+
+def test_agreeing_ranks_cost_nothing(path: str) -> None:
+    x = sample("zeros", 2, 50_000).float()
+    assert (spearman(x, x) == 1).all()
+
+
 def test_spearman_where_it_is_not_defined(path: str) -> None:
     x = torch.tensor([[1.0, 2, 3], [2, 2, 2], [1, math.nan, 2]], requires_grad=True)
     found = spearman(x, torch.tensor([[5.0, 5, 5], [1, 2, 3], [1, 2, 3]]))

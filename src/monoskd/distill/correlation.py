@@ -67,26 +67,26 @@ class _Correlation(torch.autograd.Function):
 
 
 class _RankCorrelation(torch.autograd.Function):
-    """r = u v / |u| |v| of ranks less their mean, which is (n + 1) / 2 with ties and without; a gradient to a alone."""
+    """r = uv / |u| |v| of ranks less their mean, which is (n + 1) / 2 with ties and without; a gradient to a alone."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        """The correlation of each row."""
+        """The correlation of each row, summed in float64, and its slope in a: (v - (uv / uu) u) / |u| |v|."""
         middle = (a.shape[-1] + 1) / 2
         u, v = a - middle, b - middle
-        u_length, v_length = (torch.linalg.vector_norm(side, dim=-1) for side in (u, v))
-        lengths = u_length * v_length
-        scale = torch.where(lengths > 0, 1 / lengths, 0)
-        r: Tensor = torch.linalg.vecdot(u, v) * scale
-        ctx.save_for_backward(u, v, scale, torch.where(u_length > 0, r * v_length / u_length, 0))
+        uu, vv, uv = ((p * q).sum(dim=-1, keepdim=True, dtype=torch.float64) for p, q in ((u, u), (v, v), (u, v)))
+        lengths = (uu * vv).sqrt()
+        slope = torch.addcmul(v, u, torch.where(uu > 0, uv / uu, 0).to(u.dtype), value=-1)
+        ctx.save_for_backward(slope / torch.where(lengths > 0, lengths, math.inf).to(u.dtype))
+        r: Tensor = torch.where(lengths == 0, 0, uv / lengths).to(u.dtype).squeeze(-1)
         return r
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """dr/da = (v - r |v| / |u| u) / |u| |v|; nothing where either side is constant."""
-        u, v, scale, along = ctx.saved_tensors
-        return torch.addcmul(v, u, along[..., None], value=-1).mul_((grad * scale)[..., None]), None
+        """The slope, scaled; nothing where either side is constant."""
+        (slope,) = ctx.saved_tensors
+        return slope * grad[..., None], None
 
 
 def rank_correlation(student: Float[Tensor, "*rows n"], teacher: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows"]:

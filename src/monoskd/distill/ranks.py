@@ -10,7 +10,13 @@ from torch.autograd.function import once_differentiable
 
 from monoskd.distill.correlation import Group, correlation, rank_correlation
 from monoskd.distill.isotonic import project
-from monoskd.distill.ranks_numpy import AUTO_STRENGTH, hard_ranks, largest_of_rows, ranks_in_blocks, spearman_rows
+from monoskd.distill.ranks_numpy import (
+    AUTO_STRENGTH,
+    hard_ranks,
+    largest_of_rows,
+    ranks_in_blocks,
+    spearman_rows,
+)
 from monoskd.errors import InputError
 
 __all__ = [
@@ -69,16 +75,16 @@ def _strengths(
 ) -> Float64[Tensor, "rows 1"]:
     """The strength of each row; under "auto" infinite, and so without gradient, for a constant row."""
     if strength != "auto":
-        return rows.new_full((len(rows), 1), strength, dtype=torch.float64)
-    limit = torch.finfo(rows.dtype).max / 2  # a range that is finite
-    away = rows.clamp(-limit, limit)
+        return rows.new_full((len(rows), 1), float(strength), dtype=torch.float64)
+    limit = min(torch.finfo(rows.dtype).max, torch.finfo(torch.float64).max / 2)  # as `largest_counted`
+    away = rows.clamp(-limit, limit).double()
     away -= away[:, :1].clone()  # exactly 0 for a constant
     unit: Tensor | float = 1.0
     if rows.dtype == torch.float64:  # squares of float32 are in its range as they are
         unit = away.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
         away /= unit
-    mean = away.mean(dim=-1, keepdim=True, dtype=torch.float64)
-    square = torch.linalg.vector_norm(away, dim=-1, keepdim=True, dtype=torch.float64).square() / rows.shape[-1]
+    mean = away.mean(dim=-1, keepdim=True)
+    square = torch.linalg.vector_norm(away, dim=-1, keepdim=True).square() / rows.shape[-1]
     span = (square - mean.square()).clamp(min=0).sqrt() * unit
     scaled = span * _AUTO_STRENGTH[regularization] / (rows.shape[-1] if regularization == "l2" else 1)
     return torch.where(scaled > 0, scaled, math.inf)
@@ -204,7 +210,8 @@ def spearman(
     """Spearman's coefficient along the last axis, ties averaged, with a gradient to the student alone.
 
     The value is Pearson's correlation of `rank(student)` and `rank(teacher)`; the gradient goes through
-    `soft_rank(student, strength, regularization)`. 0, without gradient, where a side is constant.
+    `soft_rank(student, strength, regularization)`. 0, without gradient, where a side is constant. Of the student's
+    type, in float32 at least. The slope is found with the value, if the student asks for one; it has no slope itself.
     """
     _check(strength, regularization)
     if student.shape != teacher.shape:
@@ -213,9 +220,10 @@ def spearman(
     if rows.numel() == 0:
         return rows.sum(dim=-1).view(student.shape[:-1])
     if regularization == "l2" and _on_host(rows) and _on_host(others):
-        found: Tensor = _Spearman.apply(rows, others, None if strength == "auto" else strength)
+        found: Tensor = _Spearman.apply(rows, others, None if strength == "auto" else float(strength))
     else:
-        found = rank_correlation(rank_with_soft_gradient(rows, strength, regularization), rank(others))
+        ranks = rank_with_soft_gradient(rows, strength, regularization)
+        found = rank_correlation(ranks, rank(others).to(ranks.dtype))
     return found.view(student.shape[:-1])
 
 

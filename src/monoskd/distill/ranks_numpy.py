@@ -23,8 +23,9 @@ I64 = NDArray[np.int64]
 AUTO_STRENGTH = 2.0
 # So many values are handled at a time: what fits the cache.
 _CHUNK = 2**16
-# A float32 row of range up to this times n is summed by one running sum; beyond, rounding could show in a rank.
-_SAFE_RANGE = 64.0
+# Float32 rows of range up to this times n and up to this length are summed by one running sum; beyond, its rounding
+# could show in a rank or move the border of a block.
+_SAFE_RANGE, _SAFE_LENGTH = 64.0, 2**19
 
 
 def hard_ranks(x: Floats) -> Floats:
@@ -85,9 +86,12 @@ def spearman_rows(
         v = _gather(hard_ranks(teacher[chunk]), order).astype(np.float64)
         coefficients[chunk], slope = correlate(u, v)
         if slopes is not None:
+            odd = np.isnan(coefficients[chunk])
+            slope[odd] = 0  # a NaN would spoil the sums of the rows after it
             flat = slope.ravel()
             flat -= (Sums(flat, exact=exact).between(borders) / sizes).take(members(borders))
             slope /= strengths
+            slope[odd] = np.nan
             _scatter(slopes[chunk], order, slope.astype(student.dtype, copy=False))
     return coefficients, slopes
 
@@ -207,7 +211,7 @@ def pool(theta: F64, *, exact: bool) -> tuple[I64, F64, "Sums"]:
     np.less(flat[:-1], flat[1:], out=starts[1:-1])
     starts[::n] = True
     borders = np.flatnonzero(starts)
-    sums = Sums(flat, exact=exact or highest > _SAFE_RANGE * n)
+    sums = Sums(flat, exact=exact or highest > _SAFE_RANGE * n or n > _SAFE_LENGTH)
     sizes = np.diff(borders).astype(np.float64)
     means = sums.between(borders) / sizes
     if rows > 1:  # no block reaches into the next row
@@ -234,7 +238,7 @@ class Sums:
         return np.add.reduceat(self.y, borders[:-1]) if self.exact else np.diff(self.y.take(borders))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _counting(n: int, dtype: Any) -> NDArray[Any]:
     """1..n, which takes numpy as long as one pass over many rows."""
     numbers = np.arange(1, n + 1, dtype=dtype)
@@ -255,7 +259,6 @@ def auto_strength(away: F64, *, exact: bool) -> F64:
     """
     unit: F64 | float = 1.0
     if exact:
-        away = np.minimum(away, np.finfo(np.float64).max)
         unit = away[:, -1:].clip(min=np.finfo(np.float64).tiny)
         away = away / unit
     variance = _dot(away, away) / away.shape[-1] - away.mean(axis=-1) ** 2
@@ -271,21 +274,26 @@ def reduced(values: Floats, strength: F64 | None) -> tuple[F64, F64]:
     A row with a NaN becomes constant.
     """
     n = values.shape[-1]
-    if not np.isfinite(values[:, [0, -1]]).all():
-        limit = np.finfo(values.dtype).max
+    limit = largest_counted(values.dtype)
+    if not (np.abs(values[:, [0, -1]]) <= limit).all():
         values = values.clip(-limit, limit)
         values[with_nan(values)] = 0  # a NaN would spoil the sums of the rows after it
     theta: F64 = np.subtract(values, values[:, :1], dtype=np.float64)
     if strength is None:
         strength = auto_strength(theta, exact=values.dtype == np.float64)
-    scale = 1 / strength
-    if not (theta[:, -1:] * scale <= _SAFE_RANGE * n).all():
+    narrow = (theta[:, -1:] / strength <= _SAFE_RANGE * n).all()
+    if not narrow:
         np.subtract(values[:, 1:], values[:, :-1], out=theta[:, 1:], dtype=np.float64)
-        theta *= scale
+    theta /= strength
+    if not narrow:
         np.minimum(theta, n / 2 + 1, out=theta)
-        return np.cumsum(theta, axis=1, out=theta), strength
-    theta *= scale
+        np.cumsum(theta, axis=1, out=theta)
     return theta, strength
+
+
+def largest_counted(dtype: Any) -> float:
+    """What infinities count as: the largest finite number; in float64 half of it, so that ranges are finite, too."""
+    return float(min(np.finfo(dtype).max, np.finfo(np.float64).max / 2))
 
 
 def _dot(a: F64, b: F64) -> F64:
