@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _complain(str(error), debug)
     except KeyboardInterrupt:
+        if argv is None:  # a second one would only interrupt the farewell
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("interrupted; what was done is kept\n")
         return INTERRUPTED
     except BrokenPipeError:
@@ -259,10 +261,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _check_reports(options: argparse.Namespace) -> None:
     """Whether the files of --json and --html can be written, before the work that they are to tell of."""
-    from monoskd.data.files import check_writable
+    from monoskd.data.files import check_report
 
-    for path in filter(None, (options.json, options.html)):
-        check_writable(path)
+    for path, suffix in ((options.json, ".json"), (options.html, ".html")):
+        if path is not None:
+            check_report(path, suffix=suffix)
+    if options.json is not None and options.json == options.html:
+        raise InputError(f"{options.command}: expected --json and --html to differ, got {options.json} for both")
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from monoskd.data.files import check_writable, write_atomically
+from monoskd.data.files import check_report, write_atomically
 from monoskd.data.images import read_image_size
 from monoskd.data.kitti_io import (
     Calibration,
@@ -373,11 +373,11 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
 def test_what_could_not_be_written_is_said_before(tmp_path, name, fault):
     (tmp_path / "folder").mkdir()
     written(tmp_path / "file", "old")
-    for write in (check_writable, lambda path: write_atomically(path, b"new")):
+    for write in (lambda path: check_report(path, suffix=".json"), lambda path: write_atomically(path, b"new")):
         with pytest.raises(InputError, match=rf"{name}: expected to write here, got "):
             write(tmp_path / name)
     with pytest.raises(InputError, match=fault):
-        check_writable(tmp_path / name)
+        check_report(tmp_path / name, suffix=".json")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -385,15 +385,31 @@ def test_a_missing_permission_is_said_before(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     for name in ("report.json", "new/report.json"):
         with pytest.raises(InputError, match="expected to write here, got 'Permission denied'"):
-            check_writable(tmp_path / "locked" / name)
+            check_report(tmp_path / "locked" / name, suffix=".json")
 
 
 def test_asking_whether_a_file_can_be_written_changes_nothing(tmp_path):
-    path = written(tmp_path / "file", "old")
+    path = written(tmp_path / "old.json", "old")
     for place in (path, tmp_path / "new", tmp_path / "new" / "deep" / "report.json"):
-        check_writable(place)
-    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+        check_report(place, suffix=".json")
+    assert [one.name for one in tmp_path.iterdir()] == ["old.json"]
     assert path.read_text() == "old"
+
+
+def test_a_report_replaces_reports_alone(tmp_path):
+    label = written(tmp_path / "000001.txt", "Car")
+    with pytest.raises(InputError, match=r"000001\.txt: expected a new file or a \.json to replace, got another"):
+        check_report(label, suffix=".json")
+
+
+def test_writing_goes_through_a_link_and_replaces_no_device(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: expected to write here, got a device or pipe"):
+        write_atomically(tmp_path / "pipe", b"new")
 
 
 def test_reading_needs_no_torch():

@@ -102,12 +102,50 @@ def test_a_resumed_run_is_the_same_run(run: Run) -> None:
         run("--detector.init_args.config.head_width", "16", epochs=2, resume=folder)
     with pytest.raises(InputError, match="got task_learning: True instead of False"):
         run(task_learning=True, epochs=2, resume=folder)
-    (folder / "metrics.csv").write_text("step,epoch\none,2\n")
-    with pytest.raises(InputError, match=r"metrics\.csv: expected a step in every row"):
-        run(epochs=2, resume=folder)
+    for damage in ("step,epoch\none,2\n", "step,epoch\n1,2,3\n", f"step\n{'9' * 5000}\n", f"step\n{'9' * 200_000}\n"):
+        (folder / "metrics.csv").write_text(damage)
+        with pytest.raises(InputError, match=r"metrics\.csv: expected a step in every row"):
+            run(epochs=2, resume=folder)
+        assert (folder / "metrics.csv").read_text() == damage
     torch.save({"state_dict": {}}, folder / "checkpoints" / "last.ckpt")
     with pytest.raises(InputError, match=r"last\.ckpt: expected a run's checkpoint, got one without its number"):
         run(epochs=2, resume=folder)
+
+
+def test_a_refused_resumption_changes_nothing(run: Run) -> None:
+    folder, last = run(epochs=2), "checkpoints/last.ckpt"
+    kept = {name: (folder / name).read_bytes() for name in ("config.yaml", "metrics.csv", last)}
+    with pytest.raises(InputError, match=r"last\.ckpt: expected less than the 1 epochs of the config behind it, got 2"):
+        run(epochs=1, resume=folder)
+    with pytest.raises(InputError, match="expected what this machine can do"):
+        run("--accelerator", "toaster", epochs=3, resume=folder)
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
+    state = torch.load(folder / last, weights_only=True)
+    for change, message in (
+        ({"loops": None}, "got one without loops: it is damaged"),
+        (
+            {"state_dict": {"student.other": torch.zeros(3)}},
+            r"got student\.\S+ of shape None instead of .* another network's",
+        ),
+    ):
+        damaged = {name: value for name, value in {**state, **change}.items() if value is not None}
+        torch.save(damaged, folder / last)
+        with pytest.raises(InputError, match=message):
+            run(epochs=3, resume=folder)
+    (folder / "config.yaml").write_text("{{{")
+    torch.save(state, folder / last)
+    with pytest.raises(InputError, match=r"config\.yaml: expected the run's config, got no YAML"):
+        run(epochs=3, resume=folder)
+
+
+def test_a_run_leaves_other_files_alone(run: Run, tmp_path: Path, scenes: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("# my notes")
+    with pytest.raises(InputError, match=r"mine: expected a new folder, got one with config\.yaml"):
+        run(out=str(tmp_path / "mine"))
+    for inside in (scenes, scenes / "training" / "label_2"):
+        with pytest.raises(InputError, match="expected a folder outside the data set, got one in it"):
+            run(out=str(inside))
 
 
 def test_a_run_that_diverges_stops_and_keeps_its_last_good_epoch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +256,8 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
         (["--detector", "null"], "expected `detector` .* or `start`"),
         (["--accelerator", "toaster"], "expected what this machine can do, .*toaster"),
+        (["--threads", "100000"], "threads: expected at most 1024, got 100000"),
+        (["--data.min_height_px", "-3"], "data.min_height_px: expected at least 0, got -3"),
         (["--devices", "9999"], "devices: expected at most [0-9]+, for this machine has so many cores .*, got 9999"),
         (["--accelerator", "tpu"], "expected what this machine can do, "),
         (["--optimizer.gradient_clip", ".nan"], "optimizer.gradient_clip: expected at least 0, got nan"),

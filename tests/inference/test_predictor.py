@@ -124,6 +124,12 @@ def test_what_is_read_is_never_written_over(predictor: Predictor, folder: Path, 
     cameras = CameraSource(calibration=tmp_path / "kitti")
     with pytest.raises(InputError, match="expected a place that no results go to"):
         predict_source(predictor, folder, cameras=cameras, out=tmp_path)
+    (tmp_path / "mine" / "kitti").mkdir(parents=True)
+    (tmp_path / "mine" / "kitti" / "b.txt").write_text("mine")
+    with pytest.raises(
+        InputError, match=r"b\.txt: expected detections\.json of the prediction that it is from, got none"
+    ):
+        predict_source(predictor, folder, cameras=FOCAL, out=tmp_path / "mine")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "detections.json").write_text('{"schema": "monoskd/detections-as-labels/1"}')
     with pytest.raises(InputError, match=r"detections\.json: expected an earlier prediction, got another file"):

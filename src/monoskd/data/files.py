@@ -28,9 +28,12 @@ def read_text(path: str | Path) -> str:
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write beside the file, then move into place, so that no reader and no interruption ever sees half of it.
 
-    Makes the folder if there is none. Raises InputError where nothing can be written.
+    Makes the folder if there is none; writes through a link. Raises InputError where nothing can be written, and where
+    something lies that is no regular file.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: expected to write here, got a device or pipe: choose another name")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +46,15 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise InputError(f"{path}: expected to write here, got '{error.strerror}': choose a writable folder") from error
 
 
-def check_writable(path: str | Path) -> None:
-    """Say before the work, and not after it, that a file cannot be written. Changes nothing.
+def check_report(path: str | Path, *, suffix: str) -> None:
+    """Say before the work, and not after it, that a report cannot be written or would replace something else.
 
-    Raises InputError where the path is a folder, leads through a file, or asks for a permission that is missing.
+    Raises InputError where the path is a folder, leads through a file, asks for a permission that is missing, or is a
+    file that does not end in the report's suffix. Changes nothing.
     """
     path = Path(path)
+    if path.exists() and not path.is_dir() and path.suffix.lower() != suffix:
+        raise InputError(f"{path}: expected a new file or a {suffix} to replace, got another: choose another name")
     nearest = next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), path)
     faults = {
         errno.EISDIR: nearest == path and path.is_dir(),

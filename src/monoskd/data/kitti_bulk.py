@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.data.files import read_text
-from monoskd.data.kitti_io import objects_from_table, parse_objects
+from monoskd.data.kitti_io import LARGEST_NUMBER, objects_from_table, parse_objects
 from monoskd.objects import Objects
 
 
@@ -27,7 +27,7 @@ def read_objects_folder(folder: str | Path, frames: Sequence[str], *, scored: bo
 def _parse_together(texts: Sequence[str], *, scored: bool | None) -> list[Objects] | None:
     """The objects of each text; None where anything is out of the ordinary, for the careful parser to judge.
 
-    Ordinary: all lines of all texts have the same number of fields, and all fields but names are finite numbers.
+    Ordinary: all lines of all texts have the same number of fields, all but names numbers that `kitti_io` takes.
     """
     lines = [[words for line in text.splitlines() if (words := line.split())] for text in texts]
     widths = {len(words) for words in chain.from_iterable(lines)}
@@ -42,7 +42,7 @@ def _parse_together(texts: Sequence[str], *, scored: bool | None) -> list[Object
     except ValueError:
         return None
     occlusion = table[:, 1]
-    if not np.isfinite(table).all() or (occlusion != np.rint(occlusion)).any():
+    if not (np.abs(table) <= LARGEST_NUMBER).all() or (occlusion != np.rint(occlusion)).any():
         return None
     objects = objects_from_table(names, table, scored=width == 16)
     ends = np.cumsum([0, *map(len, lines)]).tolist()

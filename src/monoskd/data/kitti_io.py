@@ -24,6 +24,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 DEPTH_SCALE = 256  # a depth map stores metres * 256
 MAX_DEPTH_M = 65535 / DEPTH_SCALE
+LARGEST_NUMBER = 1e9  # of a file, whatever its unit: beyond, something is broken
 _LEAST_SKEW = 1e-3  # of a camera that is not rectified, in pixels
 
 
@@ -113,7 +114,7 @@ def _number(word: str, *, where: str) -> float:
         value = float(word)
     except ValueError:
         value = float("nan")
-    if not np.isfinite(value):
+    if not abs(value) <= LARGEST_NUMBER:
         raise InputError(f"{where}: expected a finite number, got '{word}': mend or remove the line")
     return value
 

@@ -22,6 +22,7 @@ from monoskd.data.prepare import prepare
 from monoskd.data.synthetic import MANIFEST, synthesize
 from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.engine.callbacks import versions
+from monoskd.engine.config import MOST_SEEDS
 from monoskd.engine.measure import CLASSES, Measurement, labelled_batches, measure
 from monoskd.errors import InputError
 from monoskd.models.weights import load_model
@@ -56,8 +57,10 @@ def demo(
     Interrupted and called again with the same arguments it goes on with the data and the runs that are whole; a
     finished demo is trained anew. Raises InputError where `out` holds anything else.
     """
-    if frames * (1 - VAL_SHARE) < BATCH:
+    if frames < 2 * BATCH + 2:
         raise InputError(f"--frames: expected at least {2 * BATCH + 2}, a batch of {BATCH} to train on, got {frames}")
+    if not 0 <= seed < MOST_SEEDS:
+        raise InputError(f"--seed: expected 0 to {MOST_SEEDS - 1}, got {seed}")
     _check_ours(out)
     data = out / "data"
     started = None if data.exists() else time.perf_counter()
@@ -133,7 +136,12 @@ def train_side_by_side(
             if process.wait() != 0:
                 log = out / "runs" / name / "log.txt"
                 last = (log.read_text().strip().splitlines() or ["no output"])[-1]
-                raise InputError(f"training {name} stopped with exit code {process.returncode}: {last}; see {log}")
+                hint = (
+                    "; so few frames teach the teacher too little, raise `--frames`" if "find something" in last else ""
+                )
+                raise InputError(
+                    f"training {name} stopped with exit code {process.returncode}: {last}; see {log}{hint}"
+                )
             manifest = json.loads((out / "runs" / name / "manifest.json").read_text())
             say(f"    {name}: {manifest['steps']} steps in {manifest['train_seconds']:.0f} s")
     finally:
@@ -181,8 +189,10 @@ def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
 
 def _finished(run: Path) -> bool:
     """Whether this run of the demo went to its end."""
-    manifest = run / "manifest.json"
-    return manifest.is_file() and bool(json.loads(read_text(manifest)).get("finished"))
+    try:
+        return bool(json.loads(read_text(run / "manifest.json"))["finished"])
+    except (InputError, ValueError, KeyError, TypeError):  # not there, or damaged
+        return False
 
 
 def _check_ours(out: Path) -> None:

@@ -20,6 +20,19 @@ from monoskd.errors import InputError
 from monoskd.models.weights import save_model
 
 
+class ConfigFile(pl.Callback):
+    """Writes `config.yaml` once the training begins: a run that is refused leaves an earlier one's as it was."""
+
+    def __init__(self, out: Path, text: str) -> None:
+        self.path = out / "config.yaml"
+        self.text = text
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what the run is made of."""
+        if trainer.is_global_zero:
+            write_atomically(self.path, self.text.encode())
+
+
 class ModelFile(pl.Callback):
     """Writes `model.safetensors`, the student alone, when training ends, is interrupted or meets a damaged file.
 

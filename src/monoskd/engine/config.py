@@ -23,6 +23,7 @@ from monoskd.errors import InputError
 from monoskd.evaluation.rules import known_classes
 
 MOST_SEEDS = 2**32  # numpy's
+_MOST_THREADS = 1024
 
 
 # What the student sees of frames without labels: more colour than on labelled ones, as teachers of students do.
@@ -95,7 +96,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, {"data.batch_size": self.batch_size})
-        _at_least(0, {"data.workers": self.workers})
+        _at_least(0, {"data.workers": self.workers, "data.min_height_px": self.min_height_px})
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         _at_least(1, {"epochs": self.epochs, "log_every": self.log_every, "devices": self.devices})
         _at_least(0, {"threads": self.threads})
+        if self.threads > _MOST_THREADS:
+            raise InputError(f"threads: expected at most {_MOST_THREADS}, got {self.threads}")
 
 
 @dataclass(frozen=True)
@@ -361,6 +364,7 @@ def _first_words(error: BaseException) -> str:
     lines = [line for line in lines if line]
     keys = [index for index, line in enumerate(lines) if line.startswith('Parser key "') and line.endswith('":')]
     if not keys:
+        lines = [line for line in lines if not line.startswith(_PREAMBLE)]
         return lines[0] if lines else f"{type(error).__name__}; see `--debug`"
     path = ".".join(lines[index].split('"')[1] for index in keys)
     told = [line for line in lines[keys[-1] + 1 :] if not line.startswith(_PREAMBLE)]

@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from monoskd.data.files import read_text, write_atomically
+from monoskd.data.files import read_text
 from monoskd.data.kitti_io import read_split
 from monoskd.data.layout import KittiLayout
 from monoskd.data.workers import cores
 from monoskd.distill import Distiller, FlightRecorder
-from monoskd.engine.callbacks import Manifest, ModelFile, PlainLines, WholeCheckpoints
+from monoskd.engine.callbacks import ConfigFile, Manifest, ModelFile, PlainLines, WholeCheckpoints
 from monoskd.engine.config import DataConfig, LoadedConfig, RunConfig, dataset_class
 from monoskd.engine.measure import Measurement
 from monoskd.engine.schedule import TaskWeights
@@ -42,6 +43,9 @@ _MAY_CHANGE = (
     *("data.unlabelled.threshold", "detector.init_args.config.pretrained"),
 )
 """What a resumed run may have otherwise than it began: paths, how it is computed, how long, at which rate."""
+
+
+_RUN_FILES = ("checkpoints", "model.safetensors", "config.yaml", "metrics.csv", "manifest.json")
 
 
 def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
@@ -64,11 +68,12 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
     training = build_training(config, student)
     frames = Frames(config, student, detections=_detections(config, training, resumed=checkpoint is not None))
     training.shape_adapters(Batch.collate([frames.train[0]]))
+    if checkpoint:
+        _check_checkpoint(checkpoint, training, epochs=config.epochs)
     config.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(config.out / "config.yaml", loaded.text.encode())
     with _quiet_lightning():
         try:
-            trainer = build_trainer(config, frames, history)
+            trainer = build_trainer(config, frames, history, text=loaded.text)
         except (MisconfigurationException, ValueError, ImportError) as error:
             raise InputError(f"config: expected what this machine can do, got an objection: {error}") from error
         try:
@@ -136,11 +141,14 @@ def _detections(config: RunConfig, training: Training, *, resumed: bool) -> Path
     return detect_unlabelled(training.distiller.teacher.to(device), config.data, config.out, keep=resumed)
 
 
-def build_trainer(config: RunConfig, frames: "Frames", history: list[dict[str, str]]) -> pl.Trainer:
-    """Lightning's trainer with our folder layout. history: the rows of `metrics.csv` from before a resumed run."""
+def build_trainer(config: RunConfig, frames: "Frames", history: list[dict[str, str]], *, text: str) -> pl.Trainer:
+    """Lightning's trainer with our folder layout.
+
+    history: the rows of `metrics.csv` from before a resumed run. text: of `config.yaml`.
+    """
     out, every = config.out, config.validation.every
     terminal = sys.stderr.isatty()
-    provenance = {"config": (out / "config.yaml").read_text(), "seed": config.seed}
+    provenance = {"config": text, "seed": config.seed}
     return pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -163,6 +171,7 @@ def build_trainer(config: RunConfig, frames: "Frames", history: list[dict[str, s
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             ),
+            ConfigFile(out, text),
             ModelFile(out, provenance),
             Manifest(out, seed=config.seed, frames=frames.counts(), step_images=frames.labelled + frames.further),
             *([RichProgressBar()] if terminal else [PlainLines()]),
@@ -311,10 +320,36 @@ def _history(checkpoint: Path) -> list[dict[str, str]]:
     state, path = read_checkpoint(checkpoint), checkpoint.parents[1] / "metrics.csv"
     if not isinstance(steps := state.get("global_step"), int):
         raise InputError(f"{checkpoint}: expected a run's checkpoint, got one without its number of steps")
-    rows = list(csv.DictReader(read_text(path).splitlines())) if path.exists() else []
-    if not all((row.get("step") or "").isdecimal() for row in rows):
+    try:
+        rows = list(csv.DictReader(read_text(path).splitlines())) if path.exists() else []
+        whole = all(None not in row and re.fullmatch("[0-9]{1,18}", row.get("step") or "") for row in rows)
+    except csv.Error:
+        whole = False
+    if not whole:
         raise InputError(f"{path}: expected a step in every row, got a damaged file: mend it or move it away")
     return [row for row in rows if int(row["step"]) < steps]
+
+
+def _check_checkpoint(path: Path, training: Training, *, epochs: int) -> None:
+    """Does the checkpoint hold what this run is made of, and is there anything left to do?"""
+    state = read_checkpoint(path)
+    needed = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "weights")
+    if lacking := [name for name in (*needed, "pytorch-lightning_version") if name not in state]:
+        raise InputError(f"{path}: expected a run's checkpoint, got one without {lacking[0]}: it is damaged")
+    found, wanted = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (state["state_dict"], training.state_dict())
+    )
+    if odd := sorted(name for name in found | wanted if found.get(name) != wanted.get(name)):
+        raise InputError(
+            f"{path}: expected the tensors of this run's network, got {odd[0]} of shape {found.get(odd[0])} instead of "
+            f"{wanted.get(odd[0])}: it is another network's"
+        )
+    if state["epoch"] >= epochs:
+        raise InputError(
+            f"{path}: expected less than the {epochs} epochs of the config behind it, got {state['epoch'] + 1}: raise "
+            "`--epochs`"
+        )
 
 
 def _check_data(loaded: LoadedConfig) -> None:
@@ -322,6 +357,9 @@ def _check_data(loaded: LoadedConfig) -> None:
     data = loaded.namespace.data
     if not loaded.root.is_dir():
         raise InputError(f"{loaded.root}: no such data set; set `--data.root` to a folder in KITTI layout")
+    inside = {loaded.out.resolve(), *loaded.out.resolve().parents}
+    if loaded.root.resolve() == loaded.out.resolve() or (loaded.root / "training").resolve() in inside:
+        raise InputError(f"{loaded.out}: expected a folder outside the data set, got one in it; choose another `--out`")
     if data.dataset == DataConfig.dataset:
         for split in (data.train, data.val):
             read_split(KittiLayout(loaded.root).split(split))
@@ -329,7 +367,11 @@ def _check_data(loaded: LoadedConfig) -> None:
 
 def _check_same_run(run: Path, text: str) -> None:
     """A run goes on as it began, but for `_MAY_CHANGE`."""
-    before, now = (_settings(one) for one in (read_text(run / "config.yaml"), text))
+    try:
+        before = _settings(read_text(run / "config.yaml"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{run / 'config.yaml'}: expected the run's config, got no YAML: put it back") from error
+    now = _settings(text)
     odd = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)]
     if odd:
         raise InputError(
@@ -361,6 +403,11 @@ def _check_devices(config: RunConfig) -> None:
             f"devices: expected at most {cores()}, for this machine has so many cores and no GPU in use, got "
             f"{config.devices}; lower `--devices`"
         )
+    if config.data.batch_size % config.devices:
+        raise InputError(
+            f"data.batch_size: expected a whole number of images for each of {config.devices} devices, got "
+            f"{config.data.batch_size} in all; change either"
+        )
 
 
 def _check_folder(out: Path, *, resume: Path | None) -> None:
@@ -373,8 +420,11 @@ def _check_folder(out: Path, *, resume: Path | None) -> None:
         return
     if (out / "checkpoints" / "last.ckpt").exists():
         raise InputError(f"{out}: holds a run; go on with `--resume {out}` or choose another `--out`")
-    if any((out / name).exists() for name in ("checkpoints", "model.safetensors")):
-        raise InputError(f"{out}: holds a run that ended before its first whole epoch; choose another `--out`")
+    if held := [name for name in _RUN_FILES if (out / name).exists()]:
+        raise InputError(
+            f"{out}: expected a new folder, got one with {held[0]}, as a run leaves that ended before its first whole "
+            "epoch; choose another `--out`"
+        )
 
 
 def _last_checkpoint(run: Path) -> Path:

@@ -164,8 +164,12 @@ def _check_apart(out: Path, *, source: Path, calibration: Path | None) -> None:
 
 
 def _entries(path: Path) -> dict[str, Any]:
-    """What an earlier prediction found, by picture. Raises InputError where the file is another's."""
+    """What an earlier prediction found, by picture. Raises InputError where it or its neighbours are another's."""
     if not path.exists():
+        if strange := next((path.parent / "kitti").glob("*.txt"), None):
+            raise InputError(
+                f"{strange}: expected {path.name} of the prediction that it is from, got none: change `--out`"
+            )
         return {}
     try:
         document = json.loads(read_text(path))

@@ -172,3 +172,5 @@ def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: st
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise InputError(f"{path}: {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}")
+        if not tensor.isfinite().all():
+            raise InputError(f"{path}: {name}: expected finite weights, got NaN or infinity; train the model again")
