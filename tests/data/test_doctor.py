@@ -177,6 +177,15 @@ def test_a_wrong_camera_is_noticed(healthy, changes, severity, check, text):
     assert_found(healthy, severity, check, text)
 
 
+def test_links_that_lead_nowhere_are_damage(healthy):
+    healthy.label("000001").unlink()
+    healthy.label("000001").symlink_to("nowhere")
+    assert_found(healthy, "error", "damaged label", "000001.txt: expected a readable file, got 'No such file")
+    healthy.image("000000").unlink()
+    healthy.image("000000").symlink_to("000000.png")
+    assert_found(healthy, "error", "damaged image", "Too many levels of symbolic links")
+
+
 def test_a_damaged_calibration_is_named_by_line(healthy):
     healthy.calibration("000001").write_text("\nP2: 1 2 3")
     assert_found(healthy, "error", "damaged calibration", "000001.txt, line 2: P2: expected 12 numbers, got 3")

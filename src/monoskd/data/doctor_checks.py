@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from monoskd.data.depth import sparse_depth
 from monoskd.data.doctor_report import Finding, Severity
-from monoskd.data.files import read_text
+from monoskd.data.files import is_there, read_text
 from monoskd.data.images import read_image_size
 from monoskd.data.kitti_io import (
     Calibration,
@@ -72,7 +72,7 @@ def examine_frame(layout: KittiLayout, frame: str, *, lidar: bool) -> FrameFacts
 
 
 def _image(path: Path, facts: FrameFacts) -> tuple[int, int] | None:
-    if not path.exists():
+    if not is_there(path):
         return None
     try:
         return read_image_size(path)
@@ -82,7 +82,7 @@ def _image(path: Path, facts: FrameFacts) -> tuple[int, int] | None:
 
 
 def _calibration(path: Path, facts: FrameFacts) -> Calibration | None:
-    if not path.exists():
+    if not is_there(path):
         return None
     try:
         calibration = read_calibration(path)
@@ -98,7 +98,7 @@ def _calibration(path: Path, facts: FrameFacts) -> Calibration | None:
 
 
 def _label(path: Path, facts: FrameFacts) -> Objects | None:
-    if not path.exists():
+    if not is_there(path):
         return None
     try:
         text = read_text(path)
@@ -169,7 +169,7 @@ def projection_ious(objects: Objects, camera: Camera, *, image_size: tuple[int, 
 
 def _depth_map(layout: KittiLayout, frame: str, facts: FrameFacts) -> None:
     path = layout.depth(frame)
-    if not path.exists():
+    if not is_there(path):
         return
     try:
         size = read_image_size(path)
@@ -194,7 +194,7 @@ def _sweep(
     points: bool,
 ) -> None:
     path = layout.velodyne(frame)
-    if not path.exists():
+    if not is_there(path):
         return
     if calibration is not None and (calibration.R0_rect is None or calibration.Tr_velo_to_cam is None):
         what = "expected R0_rect and Tr_velo_to_cam beside a LiDAR sweep, got none"

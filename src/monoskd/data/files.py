@@ -25,6 +25,11 @@ def read_text(path: str | Path) -> str:
         ) from error
 
 
+def is_there(path: Path) -> bool:
+    """Whether something lies there, be it a link that leads nowhere: whoever reads it will be told."""
+    return path.is_symlink() or path.exists()
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write beside the file, then move into place, so that no reader and no interruption ever sees half of it.
 

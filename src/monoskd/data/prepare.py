@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.data.depth import DepthMap, complete_depth, sparse_depth
-from monoskd.data.files import write_atomically
+from monoskd.data.files import is_there, write_atomically
 from monoskd.data.images import read_image_size
 from monoskd.data.kitti_io import (
     read_calibration,
@@ -138,7 +138,7 @@ def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
             depth_m = frame_depth(layout, frame, size=size)
             write_depth(layout.depth(frame), depth_m)
             written = True
-        if layout.label(frame).exists():
+        if is_there(layout.label(frame)):
             objects = read_objects(layout.label(frame), scored=False)
             errors_m = depth_errors(depth_m, objects[objects.names != "DontCare"])
     except InputError as error:

@@ -1,7 +1,9 @@
 """Image features at strides 4, 8, 16 and 32 from any backbone that timm knows."""
 
 import difflib
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +70,10 @@ def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[
         raise InputError(f"backbone: expected the name of a timm model, got {name!r}; {hint}")
     overlay = None if isinstance(pretrained, bool) else {"state_dict": _weights(name, Path(pretrained), arguments)}
     try:
-        net: nn.Module = timm.create_model(
-            name, features_only=True, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **arguments
-        )
+        with _quiet_hub():
+            net: nn.Module = timm.create_model(
+                name, features_only=True, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **arguments
+            )
     except (OSError, RuntimeError) as error:
         if pretrained is not True:
             raise
@@ -79,6 +82,18 @@ def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[
             "give a local file (`pretrained: FILE`) or start from scratch (`pretrained: false`)"
         ) from error
     return net
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without the hub's lines on each attempt at a download: that all of them failed is said once."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _weights(name: str, file: Path, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
