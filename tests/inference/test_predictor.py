@@ -136,6 +136,14 @@ def test_what_is_read_is_never_written_over(predictor: Predictor, folder: Path, 
         predict_source(predictor, folder, cameras=FOCAL, out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("cameras", [CameraSource(hfov_deg=179.0), CameraSource(focal_px=1e6)])
+def test_a_picture_is_drawn_whatever_the_lens(
+    predictor: Predictor, folder: Path, tmp_path: Path, cameras: CameraSource
+) -> None:
+    found = predict_source(predictor, folder, cameras=cameras, out=tmp_path / "out", score=0.0, draw=True)
+    assert found.images == 3
+
+
 def test_a_picture_too_wide_to_draw_is_named(predictor: Predictor, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wide.png"), picture(2000, 5))
     with pytest.raises(InputError, match="expected a drawing of at most 65500 pixels each way, got 192432 x 480"):

@@ -26,6 +26,7 @@ TEACHER_COLOUR: Colour = (255, 92, 214)
 INK: Colour = (16, 20, 27)
 
 _FRACTION_BITS = 4
+_FURTHEST = 2**30  # what OpenCV's integers hold
 _MOVES = 3  # how often a word looks for a free place before it is left out
 
 
@@ -36,7 +37,8 @@ def class_colour(name: str) -> Colour:
 
 def _fixed(points: NDArray[Any]) -> NDArray[np.int32]:
     """Positions as OpenCV wants them: its integers are the pixels' centres, here with 4 binary places."""
-    fixed: NDArray[np.int32] = np.rint((points - 0.5) * 2**_FRACTION_BITS).astype(np.int32)
+    places = np.clip((points - 0.5) * 2**_FRACTION_BITS, -_FURTHEST, _FURTHEST)
+    fixed: NDArray[np.int32] = np.rint(places).astype(np.int32)
     return fixed
 
 
