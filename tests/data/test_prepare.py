@@ -143,7 +143,9 @@ def test_nothing_to_prepare_is_said(wall, tmp_path):
 def test_a_root_that_cannot_be_written_is_said_before_the_work(wall, monkeypatch):
     wall.folder("depth_2").write_text("a file where the folder should be")
     monkeypatch.setattr(prepare_module, "_prepare_frame", lambda *_: pytest.fail("worked before it looked"))
-    with pytest.raises(InputError, match=r"depth_2/\.writable: expected to write here, got 'File exists'"):
+    with pytest.raises(
+        InputError, match="depth_2: expected to write here, got 'Not a directory': choose a writable folder"
+    ):
         prepare(wall.root, workers=1)
 
 

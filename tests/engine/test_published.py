@@ -21,8 +21,9 @@ from monoskd.data.prepare import prepare
 from monoskd.data.synthetic import synthesize
 from monoskd.data.transforms import PublishedData
 from monoskd.engine.config import RunConfig, find_config, load_config
+from monoskd.engine.frames import Frames
 from monoskd.engine.measure import labelled_batches
-from monoskd.engine.run import Frames, build_student, build_training, train
+from monoskd.engine.run import build_student, build_training, train
 from monoskd.engine.schedule import LearningRateSchedule, TaskWeights, shift_names
 from monoskd.geometry.camera import Letterbox, PublishedLetterbox
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig

@@ -108,7 +108,7 @@ def test_a_resumed_run_is_the_same_run(run: Run) -> None:
             run(epochs=2, resume=folder)
         assert (folder / "metrics.csv").read_text() == damage
     torch.save({"state_dict": {}}, folder / "checkpoints" / "last.ckpt")
-    with pytest.raises(InputError, match=r"last\.ckpt: expected a run's checkpoint, got one without its number"):
+    with pytest.raises(InputError, match=r"last\.ckpt: expected a run's checkpoint, got one without optimizer_states"):
         run(epochs=2, resume=folder)
 
 
@@ -261,7 +261,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--devices", "9999"], "devices: expected at most [0-9]+, for this machine has so many cores .*, got 9999"),
         (["--accelerator", "tpu"], "expected what this machine can do, "),
         (["--optimizer.gradient_clip", ".nan"], "optimizer.gradient_clip: expected at least 0, got nan"),
-        (["--out", __file__], r"test_run\.py: expected a folder for the run, got a file at .*; choose another"),
+        (["--out", __file__], r"test_run\.py: expected to write here, got 'Not a directory': choose a writable folder"),
         (
             ["--data.val", "nosuch", "--detector.init_args.config.pretrained", "true"],
             r"nosuch.txt: expected a readable",

@@ -51,21 +51,25 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise InputError(f"{path}: expected to write here, got '{error.strerror}': choose a writable folder") from error
 
 
-def check_report(path: str | Path, *, suffix: str) -> None:
-    """Say before the work, and not after it, that a report cannot be written or would replace something else.
+def check_writable(folder: str | Path, *, named: str | Path | None = None) -> None:
+    """Say before the work, and not after it, that nothing can be written into a folder. Changes nothing.
 
-    Raises InputError where the path is a folder, leads through a file, asks for a permission that is missing, or is a
-    file that does not end in the report's suffix. Changes nothing.
+    Raises InputError where it is a file or leads through one, and where a permission is missing. named: what the error
+    is to name instead.
     """
+    folder = Path(folder)
+    nearest = next(place for place in (folder, *folder.absolute().parents) if os.access(place, os.F_OK))
+    fault = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK) else errno.EACCES
+    if fault:
+        where = folder if named is None else named
+        raise InputError(f"{where}: expected to write here, got '{os.strerror(fault)}': choose a writable folder")
+
+
+def check_report(path: str | Path, *, suffix: str) -> None:
+    """As `check_writable`, for a file that is to be made: it must be new, or end as reports of its kind do."""
     path = Path(path)
-    if path.exists() and not path.is_dir() and path.suffix.lower() != suffix:
+    check_writable(path.parent, named=path)
+    if path.is_dir():
+        raise InputError(f"{path}: expected to write here, got '{os.strerror(errno.EISDIR)}': choose another name")
+    if is_there(path) and path.suffix.lower() != suffix:
         raise InputError(f"{path}: expected a new file or a {suffix} to replace, got another: choose another name")
-    nearest = next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), path)
-    faults = {
-        errno.EISDIR: nearest == path and path.is_dir(),
-        errno.ENOTDIR: nearest != path and not nearest.is_dir(),
-        errno.EACCES: not os.access(nearest, os.W_OK),
-    }
-    for fault, is_there in faults.items():
-        if is_there:
-            raise InputError(f"{path}: expected to write here, got '{os.strerror(fault)}': choose a writable folder")

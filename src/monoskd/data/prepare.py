@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.data.depth import DepthMap, complete_depth, sparse_depth
-from monoskd.data.files import is_there, write_atomically
+from monoskd.data.files import check_writable, is_there
 from monoskd.data.images import read_image_size
 from monoskd.data.kitti_io import (
     read_calibration,
@@ -75,7 +75,7 @@ def prepare(
     """
     layout = KittiLayout(Path(root))
     frames = _frames(layout)
-    _check_writable(layout.folder("depth_2"))
+    check_writable(layout.folder("depth_2"))
     started = time.perf_counter()
     results: list[_Frame] = []
     for result in each(partial(_prepare_frame, layout, force), frames, workers=workers):
@@ -120,13 +120,6 @@ def _frames(layout: KittiLayout) -> list[str]:
         found = "no NNNNNN.bin" if folder.is_dir() else "no such folder"
         raise InputError(f"{folder}: expected LiDAR sweeps to make depth maps from, got {found}: add them")
     return frames
-
-
-def _check_writable(folder: Path) -> None:
-    """Fail before the work and not after it."""
-    probe = folder / ".writable"
-    write_atomically(probe, b"")
-    probe.unlink()
 
 
 def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
