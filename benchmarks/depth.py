@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import NearestNDInterpolator
 
-from monoskd.data.depth import DepthMap, complete_depth, sparse_depth
-from monoskd.data.images import read_image_size
-from monoskd.data.kitti_io import read_calibration, read_objects, read_velodyne, write_depth
-from monoskd.data.layout import KittiLayout
 from monoskd.geometry.camera import Camera
+from monoskd.images import read_image_size
+from monoskd.kitti.depth import DepthMap, complete_depth, sparse_depth
+from monoskd.kitti.io import read_calibration, read_objects, read_velodyne, write_depth
+from monoskd.kitti.layout import KittiLayout
 
 Method = Callable[[DepthMap], DepthMap]
 Floats = NDArray[np.float64]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monoskd.data.kitti_io import write_objects, write_split
+from monoskd.kitti.io import write_objects, write_split
 from monoskd.objects import Objects
 
 FRAMES = 3769

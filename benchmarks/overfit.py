@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from monoskd.data.doctor import examine
-from monoskd.data.prepare import prepare
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.inference.draw import draw_birds_eye
+from monoskd.kitti.doctor import examine
+from monoskd.kitti.prepare import prepare
 from monoskd.models.weights import load_model
 from monoskd.objects import Objects
 

@@ -29,15 +29,15 @@ from scipy.stats import t as student_t
 from torch.utils.data import DataLoader
 
 from monoskd.data.kitti import KittiDataset
-from monoskd.data.prepare import prepare
-from monoskd.data.synthetic import synthesize
 from monoskd.data.transforms import PublishedData
 from monoskd.demo.story import min_heights_px
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.config import find_config
 from monoskd.engine.measure import Measurement, measure
+from monoskd.kitti.prepare import prepare
 from monoskd.models.weights import load_model, save_model
 from monoskd.structures import Batch
+from monoskd.synthetic import synthesize
 
 SIZE = (318, 96)  # width / height as KITTI's 1242 / 375; the network's input is 320 x 96
 DATA_SEED = 0

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from monoskd.data.images import read_image_size
-from monoskd.data.kitti_io import read_image
-from monoskd.data.layout import KittiLayout
-from monoskd.data.prepare import frame_depth
 from monoskd.data.transforms import Draw, place, warp_depth, warp_image, warp_published
 from monoskd.geometry.camera import Letterbox
+from monoskd.images import read_image_size
+from monoskd.kitti.io import read_image
+from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.prepare import frame_depth
 
 INPUT_SIZE = (1280, 384)
 CROPS = (Draw(), Draw(scale=0.8, shift=(0.05, -0.03)), Draw(scale=1.3, shift=(-0.07, 0.1)))

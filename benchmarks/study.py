@@ -28,15 +28,15 @@ import torch
 import yaml
 from study_report import gains, write_study
 
-from monoskd.data.kitti_io import read_split, write_split
-from monoskd.data.layout import KittiLayout
-from monoskd.data.prepare import prepare
-from monoskd.data.synthetic import synthesize
 from monoskd.demo.story import VAL_SHARE, min_heights_px
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.config import find_config
 from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.kitti.io import read_split, write_split
+from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.prepare import prepare
 from monoskd.models.weights import load_model
+from monoskd.synthetic import synthesize
 
 SIZE, FRAMES, POOL = (320, 96), 360, 7  # pixels; labelled frames; frames without labels for each trained on
 SHORT, LONG = 6, 20  # epochs of 40 steps
@@ -44,7 +44,7 @@ TIMED, TIMED_SEEDS = 3, 3  # epochs; seeds, of those that were asked for
 TEACHER_EPOCHS, BASELINE_EPOCHS = 40, 30
 NECK = [f"neck.{stride}" for stride in (4, 8, 16, 32)]
 OBJECT = "regional.visual_depth.1"
-LOSSES = "monoskd.distill."
+LOSSES, TEACHING = "monoskd.distill.", "monoskd.models.did_m3d.teaching."
 
 
 def term(loss: str, *, weight: float = 1.0, **options: Any) -> dict[str, Any]:
@@ -53,15 +53,15 @@ def term(loss: str, *, weight: float = 1.0, **options: Any) -> dict[str, Any]:
 
 
 RANK, AFFINITY = term("SpearmanLoss"), term("AffinityLoss")
-HEAD = {"loss": {"class_path": LOSSES + "HeadLoss"}, "between": "output"}
-OBJECTS = {"loss": {"class_path": LOSSES + "ObjectLoss"}, "taps": [OBJECT]}
-RESPONSE = {"loss": {"class_path": "monoskd.models.ResponseLoss"}, "between": "targets"}
+HEAD = {"loss": {"class_path": TEACHING + "HeadLoss"}, "between": "output"}
+OBJECTS = {"loss": {"class_path": TEACHING + "ObjectLoss"}, "taps": [OBJECT]}
+RESPONSE = {"loss": {"class_path": TEACHING + "ResponseLoss"}, "between": "targets"}
 PUBLISHED = {
     "rank": term("SpearmanLoss", mode="published"),
     "affinity": term("AffinityLoss", mode="published"),
-    "head": {"loss": {"class_path": LOSSES + "HeadLoss", "init_args": {"published": True}}, "between": "output"},
+    "head": {"loss": {"class_path": TEACHING + "HeadLoss", "init_args": {"published": True}}, "between": "output"},
 }
-IMITATION = {"class_path": LOSSES + "Foreground", "init_args": {"loss": {"class_path": LOSSES + "ImitationLoss"}}}
+IMITATION = {"class_path": TEACHING + "Foreground", "init_args": {"loss": {"class_path": LOSSES + "ImitationLoss"}}}
 BACKBONE = [f"backbone.{stride}" for stride in (8, 16, 32)]
 FUSION = {"channels": [16, 32, 64], "width": 64}  # an eighth of DLA-34's, as the detector is
 MONODISTILL = {

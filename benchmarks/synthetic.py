@@ -23,10 +23,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from monoskd.data.kitti_io import parse_objects
-from monoskd.data.synthetic import render_frame, synthesize
-from monoskd.data.synthetic.frame import label_frame
+from monoskd.kitti.io import parse_objects
 from monoskd.objects import Objects
+from monoskd.synthetic import render_frame, synthesize
+from monoskd.synthetic.frame import label_frame
 
 SHARED = Path(os.environ.get("MONOSKD_SHARED", Path(__file__).parents[2] / "shared"))
 CLASSES = ("Car", "Pedestrian", "Cyclist", "Van", "Truck")

@@ -10,8 +10,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from monoskd.data.kitti import KittiDataset
-from monoskd.distill import AffinityLoss, Distiller, HeadLoss, SpearmanLoss, Tap, Term
+from monoskd.distill import AffinityLoss, Distiller, SpearmanLoss, Tap, Term
 from monoskd.models import DidM3D, DidM3DConfig
+from monoskd.models.did_m3d.teaching import HeadLoss
 from monoskd.structures import Batch
 
 

@@ -27,8 +27,8 @@ def kitti(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six rendered frames with depth maps in KITTI layout, four to train on and two to validate. Not to be changed."""
-    from monoskd.data.prepare import prepare
-    from monoskd.data.synthetic import synthesize
+    from monoskd.kitti.prepare import prepare
+    from monoskd.synthetic import synthesize
 
     root = tmp_path_factory.mktemp("scenes") / "data"
     synthesize(root, frames=6, val=1 / 3, seed=3, size=(416, 128), workers=1)

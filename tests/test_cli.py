@@ -229,7 +229,7 @@ def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("monoskd.data.prepare.prepare", interrupted)
+    monkeypatch.setattr("monoskd.kitti.prepare.prepare", interrupted)
     assert main(["prepare", "anywhere"]) == 130
     assert capsys.readouterr().err == "interrupted; what was done is kept\n"
 

@@ -163,7 +163,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _synth(options: argparse.Namespace) -> None:
-    from monoskd.data.synthetic import synthesize
+    from monoskd.synthetic import synthesize
 
     with _progress("rendering") as progress:
         synthesize(
@@ -180,7 +180,7 @@ def _synth(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from monoskd.data.prepare import prepare
+    from monoskd.kitti.prepare import prepare
 
     if (options.raw is None) != (options.mapping is None):
         raise InputError("prepare: expected --raw and --mapping together, which tells what validation frames are from")
@@ -194,8 +194,8 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _add_raw(options: argparse.Namespace) -> None:
-    from monoskd.data.kitti_raw import prepare_raw
-    from monoskd.data.leakage import RECORD
+    from monoskd.kitti.leakage import RECORD
+    from monoskd.kitti.raw import prepare_raw
 
     with _progress("raw drives") as progress:
         report = prepare_raw(
@@ -210,7 +210,7 @@ def _add_raw(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from monoskd.data.doctor import examine
+    from monoskd.kitti.doctor import examine
 
     _check_reports(options)
     with _progress("examining") as progress:
@@ -261,7 +261,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _check_reports(options: argparse.Namespace) -> None:
     """Whether the files of --json and --html can be written, before the work that they are to tell of."""
-    from monoskd.data.files import check_report
+    from monoskd.files import check_report
 
     for path, suffix in ((options.json, ".json"), (options.html, ".html")):
         if path is not None:
@@ -291,7 +291,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from monoskd.models.published import convert
+    from monoskd.models.did_m3d.published import convert
 
     _say(str(convert(options.source, options.out, part=options.part)))
 

@@ -8,10 +8,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from monoskd.data.kitti import KittiDataset
-from monoskd.data.kitti_io import Calibration, write_calibration, write_depth, write_objects, write_split
 from monoskd.data.transforms import Augmentation, Draw, PublishedData
 from monoskd.errors import InputError
 from monoskd.geometry.camera import PublishedLetterbox
+from monoskd.kitti.io import Calibration, write_calibration, write_depth, write_objects, write_split
 from monoskd.objects import Objects
 from monoskd.structures import Batch, Sample
 

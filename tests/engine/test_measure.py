@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from monoskd.data.kitti_io import read_split
 from monoskd.engine.evaluate import evaluate_folders
 from monoskd.engine.measure import Measurement, evaluate_model, labelled_batches, measure
 from monoskd.inference.predictor import CameraSource, Predictor, predict_source
+from monoskd.kitti.io import read_split
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.weights import save_model
 from monoskd.objects import Objects

@@ -17,8 +17,6 @@ import yaml
 from torch import Tensor
 
 from monoskd import distill
-from monoskd.data.prepare import prepare
-from monoskd.data.synthetic import synthesize
 from monoskd.data.transforms import PublishedData
 from monoskd.engine.config import RunConfig, find_config, load_config
 from monoskd.engine.frames import Frames
@@ -26,10 +24,12 @@ from monoskd.engine.measure import labelled_batches
 from monoskd.engine.run import build_student, build_training, train
 from monoskd.engine.schedule import LearningRateSchedule, TaskWeights, shift_names
 from monoskd.geometry.camera import Letterbox, PublishedLetterbox
+from monoskd.kitti.prepare import prepare
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
-from monoskd.models.published import convert
+from monoskd.models.did_m3d.published import convert
 from monoskd.models.weights import load_model, save_model
 from monoskd.structures import Batch, Modality
+from monoskd.synthetic import synthesize
 
 CONFIGS = find_config(Path("kitti/monoskd.yaml")).parents[1]
 EVERYWHERE = {f"data.published.{one.name}" for one in fields(PublishedData)} | {

@@ -210,7 +210,7 @@ def test_the_teacher_only_teaches(run: Run, tmp_path: Path) -> None:
     before = load_file(teacher)
     terms = {
         "rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}},
-        "head": {"loss": {"class_path": "monoskd.distill.HeadLoss"}, "between": "output"},
+        "head": {"loss": {"class_path": "monoskd.models.did_m3d.teaching.HeadLoss"}, "between": "output"},
     }
     taps = [{"student": "neck.8", "adapter": "conv"}]
     recipe = {"teacher": str(teacher), "taps": taps, "terms": terms, "record_every": 2}

@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch.utils.data.distributed import DistributedSampler
 
 from monoskd.data.kitti import KittiDataset
-from monoskd.data.kitti_io import read_objects, read_split, write_objects, write_split
-from monoskd.data.layout import KittiLayout
-from monoskd.data.prepare import prepare
-from monoskd.data.synthetic import synthesize
 from monoskd.data.transforms import Draw
 from monoskd.engine.config import UnlabelledConfig
 from monoskd.engine.unlabelled import MixedBatches, endless
 from monoskd.errors import InputError
+from monoskd.kitti.io import read_objects, read_split, write_objects, write_split
+from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.prepare import prepare
+from monoskd.synthetic import synthesize
 
 Run = Callable[..., Path]
 
@@ -39,7 +39,7 @@ def learn(run: Run, mixed_scenes: Path, tmp_path: Path) -> Callable[..., Path]:
     """Trains the tiny student on both kinds of frames; `unlabelled` is the entry of that name."""
     depth = ("--detector.init_args.config.modality", "depth")
     taught = run(*depth, out=str(tmp_path / "teacher"), epochs=1)
-    response = {"class_path": "monoskd.models.ResponseLoss"}
+    response = {"class_path": "monoskd.models.did_m3d.teaching.ResponseLoss"}
 
     def start(*overrides: str, root: Path = mixed_scenes, resume: Path | None = None, **unlabelled: Any) -> Path:
         data = {"root": str(root), "batch_size": 2, "workers": 0, "unlabelled": {"threshold": 0.01, **unlabelled}}

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monoskd.data.kitti_io import parse_objects
 from monoskd.errors import InputError
 from monoskd.evaluation.kitti_ap import Evaluation, evaluate_kitti
 from monoskd.evaluation.results import DIFFICULTIES
+from monoskd.kitti.io import parse_objects
 from monoskd.objects import Objects
 
 Street = tuple[list[Objects], list[Objects]]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from monoskd.data.kitti_io import read_objects, read_split
 from monoskd.evaluation.kitti_ap import evaluate_kitti
+from monoskd.kitti.io import read_objects, read_split
 
 CASES = Path(os.environ.get("MONOSKD_SHARED", Path(__file__).parents[3] / "shared")) / "evaluation"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/expected.json"))

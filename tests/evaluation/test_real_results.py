@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monoskd.data.kitti_bulk import read_objects_folder
-from monoskd.data.kitti_io import read_split
 from monoskd.evaluation.kitti_ap import evaluate_kitti
+from monoskd.kitti.bulk import read_objects_folder
+from monoskd.kitti.io import read_split
 from monoskd.objects import Objects
 
 pytestmark = pytest.mark.kitti

@@ -6,8 +6,8 @@ AP|R11 of a single threshold with precision p is p / 11, for only point 0 of the
 import numpy as np
 import pytest
 
-from monoskd.data.kitti_io import parse_objects
 from monoskd.evaluation.kitti_ap import evaluate_kitti
+from monoskd.kitti.io import parse_objects
 from monoskd.objects import Objects
 
 FOUND = 100 / 11

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monoskd.data.kitti_io import read_calibration, read_image, read_objects
 from monoskd.geometry.camera import Camera
 from monoskd.inference.canvas import CLASS_COLOURS, TEACHER_COLOUR, TRUTH_COLOUR
 from monoskd.inference.draw import TRUTH, Look, draw_birds_eye, draw_boxes, draw_scene, edge_slopes
+from monoskd.kitti.io import read_calibration, read_image, read_objects
 from monoskd.objects import Objects
 
 CAMERA = Camera.from_focal(700, width=1000, height=400)

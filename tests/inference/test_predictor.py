@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from monoskd.data.kitti_io import read_calibration, read_image, read_objects
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 from monoskd.inference.predictor import CameraSource, Predictor, predict_source
+from monoskd.kitti.io import read_calibration, read_image, read_objects
 
 FOCAL = CameraSource(focal_px=100.0)
 

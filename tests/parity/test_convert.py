@@ -12,7 +12,7 @@ from torch import Tensor
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.models.did_m3d import DidM3D
-from monoskd.models.published import Account, convert, from_published
+from monoskd.models.did_m3d.published import Account, convert, from_published
 from monoskd.models.weights import describe_model, load_model
 
 State = dict[str, Tensor]

@@ -13,8 +13,6 @@ from monoskd.distill import (
     AffinityLoss,
     AttentionFusion,
     Distiller,
-    Foreground,
-    HeadLoss,
     ImitationLoss,
     SpearmanLoss,
     Tap,
@@ -22,7 +20,8 @@ from monoskd.distill import (
 )
 from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.models.did_m3d import DidM3D
-from monoskd.models.published import from_published
+from monoskd.models.did_m3d.published import from_published
+from monoskd.models.did_m3d.teaching import Foreground, HeadLoss
 from monoskd.structures import DetectorOutput, Rois, Targets
 
 CHANNELS = {4: 64, 8: 128, 16: 256, 32: 512}

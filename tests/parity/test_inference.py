@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from monoskd.geometry.camera import Camera, PublishedLetterbox
-from monoskd.models.decode import merge_depth
 from monoskd.models.did_m3d import DidM3D
-from monoskd.models.published import from_published
+from monoskd.models.did_m3d.decode import merge_depth
+from monoskd.models.did_m3d.published import from_published
 from monoskd.structures import DetectorOutput
 
 RELATIVE = 1e-4

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from monoskd.data.kitti_io import read_calibration, read_image, read_objects, write_objects
 from monoskd.geometry.heading import wrap
 from monoskd.inference.predictor import Predictor
-from monoskd.models.published import from_published
+from monoskd.kitti.io import read_calibration, read_image, read_objects, write_objects
+from monoskd.models.did_m3d.published import from_published
 from monoskd.objects import Objects
 
 PIXELS, METRES, RADIANS = 0.01, 0.01, 0.001

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from monoskd.data.kitti import KittiDataset
-from monoskd.data.kitti_io import write_split
 from monoskd.data.transforms import Draw, PublishedData
+from monoskd.kitti.io import write_split
 from monoskd.structures import Sample
 
 # A target is a difference of two float32 positions in the original, so its error scales with the position: the widest

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.models.did_m3d import DidM3D
-from monoskd.models.published import from_published
+from monoskd.models.did_m3d.published import from_published
 from monoskd.structures import Targets
 
 LOSSES = {

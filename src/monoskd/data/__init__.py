@@ -1,1 +1,1 @@
-"""Files to samples, and samples without files."""
+"""Frames to samples, whatever recording they come from."""

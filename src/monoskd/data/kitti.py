@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from monoskd.data.kitti_io import read_calibration, read_depth, read_image, read_objects, read_split
-from monoskd.data.layout import KittiLayout
-from monoskd.data.targets import MIN_HEIGHT_PX, make_targets
 from monoskd.data.transforms import (
     Augmentation,
     Draw,
@@ -28,6 +25,9 @@ from monoskd.data.transforms import (
 )
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
+from monoskd.kitti.io import read_calibration, read_depth, read_image, read_objects, read_split
+from monoskd.kitti.layout import KittiLayout
+from monoskd.models.did_m3d.targets import MIN_HEIGHT_PX, make_targets
 from monoskd.objects import Objects
 from monoskd.structures import KITTI_MEAN_SIZES, Sample
 

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from monoskd.data.files import read_text, write_atomically
-from monoskd.data.kitti_io import read_calibration, read_image, read_split
-from monoskd.data.layout import KittiLayout
-from monoskd.data.prepare import prepare
-from monoskd.data.synthetic import MANIFEST, synthesize
 from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.engine.callbacks import versions
 from monoskd.engine.config import MOST_SEEDS
 from monoskd.engine.measure import CLASSES, Measurement, labelled_batches, measure
 from monoskd.errors import InputError
+from monoskd.files import read_text, write_atomically
+from monoskd.kitti.io import read_calibration, read_image, read_split
+from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.prepare import prepare
 from monoskd.models.weights import load_model
 from monoskd.objects import Objects
+from monoskd.synthetic import MANIFEST, synthesize
 
 VAL_SHARE = 5 / 9
 UNLABELLED_SHARE = 16 / 9  # frames without labels for each with: four for each that is trained on

@@ -1,11 +1,11 @@
 """Rank-correlation distillation between any two modules."""
 
+from importlib import import_module
+from typing import Any
+
 from monoskd.distill.distiller import Distilled, Distiller
 from monoskd.distill.fusion import AttentionFusion
-from monoskd.distill.head import HeadLoss
 from monoskd.distill.losses import AffinityLoss, ImitationLoss, PearsonLoss, SpearmanLoss
-from monoskd.distill.masks import Foreground
-from monoskd.distill.objects import ObjectLoss
 from monoskd.distill.recorder import FlightRecorder
 from monoskd.distill.response import BoxLoss, LogitLoss
 from monoskd.distill.taps import Outlet, Tap, TokensAsMap, channels_first
@@ -18,11 +18,8 @@ __all__ = [
     "Distilled",
     "Distiller",
     "FlightRecorder",
-    "Foreground",
-    "HeadLoss",
     "ImitationLoss",
     "LogitLoss",
-    "ObjectLoss",
     "Outlet",
     "PearsonLoss",
     "Ramp",
@@ -32,3 +29,10 @@ __all__ = [
     "TokensAsMap",
     "channels_first",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The terms that read one detector's heads, under the path that they had until 0.1."""
+    if name in ("Foreground", "HeadLoss", "ObjectLoss"):
+        return getattr(import_module("monoskd.models.did_m3d.teaching"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,9 +14,9 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from monoskd import __version__
-from monoskd.data.files import write_atomically
 from monoskd.engine.training import DivergenceError, Training
 from monoskd.errors import InputError
+from monoskd.files import write_atomically
 from monoskd.models.weights import save_model
 
 

@@ -15,12 +15,12 @@ from typing import Any, Literal
 import yaml
 from torch import nn
 
-from monoskd.data.targets import MIN_HEIGHT_PX
 from monoskd.data.transforms import Augmentation, PublishedData
 from monoskd.distill import Tap, Term
 from monoskd.engine.schedule import LearningRateSchedule
 from monoskd.errors import InputError
 from monoskd.evaluation.rules import known_classes
+from monoskd.models.did_m3d.targets import MIN_HEIGHT_PX
 
 MOST_SEEDS = 2**32  # numpy's
 _MOST_THREADS = 1024
@@ -35,7 +35,8 @@ class UnlabelledConfig:
     """Frames without labels, on which the teacher's detections stand in for them.
 
     The frozen teacher looks at each clean frame once, before the training; what it found lies in the run folder as
-    result files, with a note on how good it is. `monoskd.models.ResponseLoss` and every other term can learn from it.
+    result files, with a note on how good it is. A response term such as `ResponseLoss` and every
+    other term can learn from it.
 
     Args:
         split: a name in `ImageSets/`, of frames with image, calib and depth map but no label.

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from monoskd.data.kitti_bulk import read_objects_folder
-from monoskd.data.kitti_io import read_split
 from monoskd.errors import InputError
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.results import Evaluation
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
+from monoskd.kitti.bulk import read_objects_folder
+from monoskd.kitti.io import read_split
 from monoskd.objects import Objects
 
 

@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from monoskd.data.kitti import KittiDataset
-from monoskd.data.targets import MIN_HEIGHT_PX
 from monoskd.data.transforms import PublishedData
 from monoskd.evaluation.kitti_ap import Evaluation, evaluate_kitti
-from monoskd.models.decode import merge_depth
+from monoskd.models.did_m3d.decode import merge_depth
+from monoskd.models.did_m3d.targets import MIN_HEIGHT_PX
 from monoskd.models.weights import load_model
 from monoskd.objects import Objects
 from monoskd.structures import Batch

@@ -10,9 +10,9 @@ from typing import Any, Self
 import yaml
 from torch import Tensor
 
-from monoskd.data.files import read_text
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
+from monoskd.files import read_text
 from monoskd.models.checkpoints import read_checkpoint
 
 _MAY_CHANGE = (

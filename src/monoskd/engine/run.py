@@ -14,10 +14,6 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from monoskd.data.files import check_writable
-from monoskd.data.kitti_io import read_split
-from monoskd.data.layout import KittiLayout
-from monoskd.data.workers import cores
 from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.callbacks import ConfigFile, Manifest, ModelFile, PlainLines, WholeCheckpoints
 from monoskd.engine.config import DataConfig, LoadedConfig, RunConfig
@@ -28,8 +24,12 @@ from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
 from monoskd.engine.unlabelled import detect_unlabelled
 from monoskd.errors import InputError
+from monoskd.files import check_writable
+from monoskd.kitti.io import read_split
+from monoskd.kitti.layout import KittiLayout
 from monoskd.models.weights import load_model
 from monoskd.structures import Batch, Detector
+from monoskd.workers import cores
 
 _RUN_FILES = ("checkpoints", "model.safetensors", "config.yaml", "metrics.csv", "manifest.json")
 

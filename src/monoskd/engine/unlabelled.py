@@ -12,14 +12,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
-from monoskd.data.files import read_text, write_atomically
 from monoskd.data.kitti import KittiDataset
-from monoskd.data.kitti_io import read_objects, read_split, write_objects
-from monoskd.data.layout import KittiLayout
-from monoskd.data.leakage import check_unlabelled
 from monoskd.engine.config import DataConfig, UnlabelledConfig
 from monoskd.errors import InputError
 from monoskd.evaluation.quality import label_quality
+from monoskd.files import read_text, write_atomically
+from monoskd.kitti.io import read_objects, read_split, write_objects
+from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.leakage import check_unlabelled
 from monoskd.objects import Objects
 from monoskd.structures import Batch, Sample
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monoskd.data.files import read_text, write_atomically
 from monoskd.data.kitti import make_sample
-from monoskd.data.kitti_io import read_calibration, read_image, write_objects
 from monoskd.data.transforms import Frame, PublishedData
 from monoskd.errors import InputError
+from monoskd.files import read_text, write_atomically
 from monoskd.geometry.camera import Camera
 from monoskd.inference.draw import draw_scene
+from monoskd.kitti.io import read_calibration, read_image, write_objects
 from monoskd.models.weights import load_model
 from monoskd.objects import Objects
 from monoskd.structures import Batch, Detections, Detector, Sample

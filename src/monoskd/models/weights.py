@@ -39,7 +39,7 @@ def save_model(detector: Detector, path: str | Path, *, provenance: Mapping[str,
         {
             "schema": SCHEMA,
             "version": __version__,
-            "detector": f"{type(detector).__module__}.{type(detector).__qualname__}",
+            "detector": _public_path(type(detector)),
             "config": asdict(config),
             "provenance": dict(provenance),
         },
@@ -93,6 +93,13 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         found = description.get("schema") if isinstance(description, dict) else type(description).__name__
         raise InputError(f"{path}: expected schema {SCHEMA}, got {found}; was it written by a newer version?")
     return description
+
+
+def _public_path(cls: type) -> str:
+    """Where a class is found: in the package of its module if that exports it, which moves less often than a file."""
+    package = cls.__module__.rpartition(".")[0]
+    exported = package and getattr(import_module(package), cls.__name__, None) is cls
+    return f"{package if exported else cls.__module__}.{cls.__qualname__}"
 
 
 def _opened(path: str | Path) -> Any:

@@ -1,0 +1,1 @@
+"""KITTI's files and their care: reading, writing, checking, depth maps, raw drives."""

@@ -1,0 +1,286 @@
+"""KITTI's files, read and written: calibration, objects, splits, depth maps, LiDAR sweeps, images.
+
+Every reader names what is damaged: file, line, field, what was expected and what was found. Every writer is atomic:
+a file is there whole or not at all. Nothing here imports torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monoskd.errors import InputError
+from monoskd.files import read_bytes, read_text, write_atomically
+from monoskd.geometry.camera import Camera
+from monoskd.images import read_pixels
+from monoskd.kitti.layout import is_frame
+from monoskd.objects import Objects
+
+FloatArray: TypeAlias = NDArray[np.float64]
+
+DEPTH_SCALE = 256  # a depth map stores metres * 256
+MAX_DEPTH_M = 65535 / DEPTH_SCALE
+LARGEST_NUMBER = 1e9  # of a file, whatever its unit: beyond, something is broken
+_LEAST_SKEW = 1e-3  # of a camera that is not rectified, in pixels
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A frame's calibration, float64; what its file does not tell is None, but P2 is always there.
+
+    P0 .. P3: 3 x 4, rectified camera frame [m] to pixels of the four cameras; R0_rect: 3 x 3, camera to rectified
+    camera frame; Tr_velo_to_cam, Tr_imu_to_velo: 3 x 4 rigid transforms [m].
+    """
+
+    P2: FloatArray
+    P0: FloatArray | None = None
+    P1: FloatArray | None = None
+    P3: FloatArray | None = None
+    R0_rect: FloatArray | None = None
+    Tr_velo_to_cam: FloatArray | None = None
+    Tr_imu_to_velo: FloatArray | None = None
+
+    @property
+    def camera(self) -> Camera:
+        """The left colour camera, whose images are `image_2`."""
+        return Camera(self.P2)
+
+    def velo_to_camera(self, points: NDArray[Any]) -> FloatArray:
+        """Points n x 3 [m] of the LiDAR frame in the rectified camera frame: R0_rect (Tr_velo_to_cam [p, 1])."""
+        if self.R0_rect is None or self.Tr_velo_to_cam is None:
+            raise ValueError("calibration without R0_rect or Tr_velo_to_cam cannot place LiDAR points: `require` them")
+        rotation = self.R0_rect @ self.Tr_velo_to_cam
+        return points @ rotation[:, :3].T + rotation[:, 3]
+
+
+_MATRIX_SHAPES = {"P0": (3, 4), "P1": (3, 4), "P2": (3, 4), "P3": (3, 4), "R0_rect": (3, 3)} | {
+    "Tr_velo_to_cam": (3, 4),
+    "Tr_imu_to_velo": (3, 4),
+}
+_TRACKING_KEYS = {"R_rect": "R0_rect", "Tr_velo_cam": "Tr_velo_to_cam", "Tr_imu_velo": "Tr_imu_to_velo"}
+
+
+def read_calibration(path: str | Path, *, require: Sequence[str] = ()) -> Calibration:
+    """The calibration of one frame, by key, not by line; keys we do not know are skipped.
+
+    KITTI's tracking files spell some keys otherwise and are understood. Raises InputError where a line is damaged or
+    where P2 or another of the `require`d matrices is missing.
+    """
+    matrices: dict[str, FloatArray] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.replace(":", " ", 1).split()
+        key = _TRACKING_KEYS.get(words[0], words[0]) if words else ""
+        if key in _MATRIX_SHAPES:
+            if key in matrices:
+                raise InputError(f"{path}, line {number}: expected {key} once, got it again: remove one")
+            matrices[key] = parse_matrix(words[1:], shape=_MATRIX_SHAPES[key], where=f"{path}, line {number}, {key}")
+            if key == "P2":
+                _check_camera(matrices[key], where=f"{path}, line {number}, P2")
+    missing = [key for key in dict.fromkeys(("P2", *require)) if key not in matrices]
+    if missing:
+        found = ", ".join(matrices) or "no matrix"
+        size = int(np.prod(_MATRIX_SHAPES[missing[0]]))
+        raise InputError(f"{path}: expected a line '{missing[0]}: <{size} numbers>', got {found}: add it")
+    return Calibration(**matrices)
+
+
+def _check_camera(P: FloatArray, *, where: str) -> None:
+    """A projection without skew whose third row is 0 0 1 p23, as everything here takes it to be."""
+    focal_px, others = P[[0, 1], [0, 1]], np.array([P[0, 1], P[1, 0], *P[2, :3]])
+    if not ((focal_px > 0).all() and np.allclose(others, [0, 0, 0, 0, 1], atol=_LEAST_SKEW)):
+        raise InputError(
+            f"{where}: expected a rectified camera (fu 0 cu p03, 0 fv cv p13, 0 0 1 p23 with fu, fv > 0), got "
+            f"{' '.join(f'{value:g}' for value in P.ravel())}: mend the line"
+        )
+
+
+def parse_matrix(words: Sequence[str], *, shape: tuple[int, int], where: str) -> FloatArray:
+    """A matrix written row by row; `where` is what errors call its place."""
+    size = shape[0] * shape[1]
+    if len(words) != size:
+        raise InputError(f"{where}: expected {size} numbers, got {len(words)}: the line is damaged or cut off")
+    return np.array([_number(word, where=where) for word in words]).reshape(shape)
+
+
+def _number(word: str, *, where: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) <= LARGEST_NUMBER:
+        raise InputError(f"{where}: expected a finite number, got '{word}': mend or remove the line")
+    return value
+
+
+def write_calibration(path: str | Path, calibration: Calibration) -> None:
+    """The inverse of `read_calibration`, as KITTI writes it: 13 significant digits."""
+    matrices = {key: getattr(calibration, key) for key in _MATRIX_SHAPES}
+    lines = (
+        f"{key}: " + " ".join(f"{value:.12e}" for value in np.ravel(matrix))
+        for key, matrix in matrices.items()
+        if matrix is not None
+    )
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+# --- objects ----------------------------------------------------------------------------------------------------------
+
+OBJECT_FIELDS = (
+    *("type", "truncated", "occluded", "alpha", "left", "top", "right", "bottom"),
+    *("height", "width", "length", "x", "y", "z", "rotation_y", "score"),
+)
+
+
+def read_objects(path: str | Path, *, scored: bool | None = None) -> Objects:
+    """The objects of a label file (15 fields a line) or a result file (16: the last is the score).
+
+    scored: True asks for results, False for labels, None takes either; an empty file holds no objects of either kind.
+    """
+    return parse_objects(read_text(path), source=str(path), scored=scored)
+
+
+def parse_objects(text: str, *, source: str, scored: bool | None = None) -> Objects:
+    """As `read_objects`, from text; `source` is what errors call it."""
+    names: list[str] = []
+    rows: list[list[float]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{source}, line {number}"
+        if scored is None and len(words) in (15, 16):
+            scored = len(words) == 16
+        expected = {True: "16 fields (a result)", False: "15 fields (a label)", None: "15 or 16 fields"}[scored]
+        if len(words) != (16 if scored else 15):
+            raise InputError(f"{where}: expected {expected}, got {len(words)}: the line is damaged or cut off")
+        names.append(words[0])
+        rows.append(_object_numbers(words, where=where))
+    return (
+        objects_from_table(names, np.array(rows), scored=bool(scored)) if rows else Objects.empty(scored=bool(scored))
+    )
+
+
+def _object_numbers(words: Sequence[str], *, where: str) -> list[float]:
+    numbers = [
+        _number(word, where=f"{where}, field {index} ({OBJECT_FIELDS[index - 1]})")
+        for index, word in enumerate(words[1:], start=2)
+    ]
+    if not numbers[1].is_integer():
+        raise InputError(f"{where}, field 3 (occluded): expected a whole number, got '{words[2]}': mend the line")
+    return numbers
+
+
+def objects_from_table(names: Sequence[str], rows: FloatArray, *, scored: bool) -> Objects:
+    """Objects from the fields of their lines: names, and a row of the 14 (with scores 15) numbers that follow."""
+    return Objects(
+        names=np.array(names, np.str_),
+        truncation=rows[:, 0],
+        occlusion=rows[:, 1].astype(np.int64),
+        alpha=rows[:, 2],
+        boxes_2d=rows[:, 3:7],
+        dimensions=rows[:, 7:10],
+        bottom=rows[:, 10:13],
+        yaw=rows[:, 13],
+        scores=rows[:, 14] if scored else None,
+    )
+
+
+def format_objects(objects: Objects, *, decimals: int | None = None) -> str:
+    """Objects as lines of a label file (2 decimals, as KITTI's) or, with scores, of a result file (6 decimals)."""
+    if decimals is None:
+        decimals = 2 if objects.scores is None else 6
+    columns = [getattr(objects, field.name) for field in fields(objects)]
+    rows = zip(*(column for column in columns if column is not None), strict=True)
+    return "".join(_object_line(str(name), row, decimals=decimals) + "\n" for name, *row in rows)
+
+
+def _object_line(name: str, row: Sequence[Any], *, decimals: int) -> str:
+    if len(name.split()) != 1:
+        raise ValueError(f"object name: expected one word, got '{name}'")
+    truncation, occlusion, alpha, box_2d, *rest = row
+    numbers = np.concatenate([np.atleast_1d(column) for column in rest])
+
+    def text(value: float) -> str:
+        return f"{value:g}" if name == "DontCare" else f"{value:.{decimals}f}"
+
+    share = "-1" if truncation == -1 else text(truncation)
+    corners = [f"{value:.{decimals}f}" for value in box_2d]
+    return " ".join([name, share, f"{occlusion:d}", text(alpha), *corners, *map(text, numbers)])
+
+
+def write_objects(path: str | Path, objects: Objects, *, decimals: int | None = None) -> None:
+    """The inverse of `read_objects`; see `format_objects`."""
+    write_atomically(path, format_objects(objects, decimals=decimals).encode())
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def read_split(path: str | Path) -> list[str]:
+    """The frames of a split, in the file's order: one of six digits a line, none twice."""
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        frame = line.strip()
+        if not frame:
+            continue
+        if not is_frame(frame):
+            raise InputError(f"{path}, line {number}: expected a frame of six digits, got '{frame}': mend the line")
+        if frame in lines:
+            raise InputError(
+                f"{path}, line {number}: expected each frame once, got {frame} again (first on line {lines[frame]}): "
+                "remove one"
+            )
+        lines[frame] = number
+    return list(lines)
+
+
+def write_split(path: str | Path, frames: Sequence[str]) -> None:
+    """The inverse of `read_split`."""
+    write_atomically(path, "".join(f"{frame}\n" for frame in frames).encode())
+
+
+# --- depth maps, images, LiDAR sweeps ---------------------------------------------------------------------------------
+
+
+def read_depth(path: str | Path) -> NDArray[np.float32]:
+    """A depth map H x W [m]; 0 where unknown. The file is a 16-bit PNG of metres * 256."""
+    return read_pixels(path, mode="I;16").astype(np.float32) / np.float32(DEPTH_SCALE)
+
+
+def write_depth(path: str | Path, depth_m: NDArray[Any]) -> None:
+    """The inverse of `read_depth`, to within 1/512 m; depths beyond 255.99 m are stored as that."""
+    from PIL import Image
+
+    stored = np.rint(np.clip(depth_m, 0, MAX_DEPTH_M) * DEPTH_SCALE).astype(np.uint16)
+    buffer = BytesIO()
+    Image.fromarray(stored).save(buffer, format="PNG", compress_level=1)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """A picture as RGB H x W x 3, a JPEG turned upright as its EXIF says."""
+    return read_pixels(path, mode="RGB")
+
+
+def read_velodyne(path: str | Path) -> NDArray[np.float32]:
+    """A LiDAR sweep n x 4: x forward, y left, z up [m], reflectance in [0, 1]."""
+    data = read_bytes(path)
+    if len(data) % 16:
+        raise InputError(
+            f"{path}: expected points of 16 bytes (4 float32), got {len(data)} bytes: it is cut off, copy it again"
+        )
+    return np.frombuffer(data, "<f4").reshape(-1, 4)
+
+
+def write_velodyne(path: str | Path, points: NDArray[Any]) -> None:
+    """The inverse of `read_velodyne`."""
+    if points.ndim != 2 or points.shape[1] != 4:
+        raise ValueError(f"points: expected n x 4 (x, y, z, reflectance), got shape {points.shape}")
+    write_atomically(path, np.ascontiguousarray(points, "<f4").tobytes())

@@ -1,0 +1,166 @@
+"""Depth maps for a whole data set: every frame's LiDAR sweep becomes `depth_2/NNNNNN.png`."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from monoskd.errors import InputError
+from monoskd.files import check_writable, is_there
+from monoskd.images import read_image_size
+from monoskd.kitti.depth import DepthMap, complete_depth, sparse_depth
+from monoskd.kitti.io import (
+    read_calibration,
+    read_depth,
+    read_objects,
+    read_velodyne,
+    write_depth,
+)
+from monoskd.kitti.layout import KittiLayout
+from monoskd.objects import Objects
+from monoskd.workers import each
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` did. depth_error_m: the self-check over `objects` labelled objects, None without labels."""
+
+    written: int
+    skipped: int
+    seconds: float
+    objects: int
+    depth_error_m: float | None
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames looked at, written or not, a second."""
+        return (self.written + self.skipped) / self.seconds
+
+    def __str__(self) -> str:
+        done = f"{self.written} depth maps written, {self.skipped} were there, {self.frames_per_second:.1f} frames/s"
+        if self.depth_error_m is None:
+            return f"{done}; no labels to check them against"
+        return (
+            f"{done}; self-check: median |depth - object z| inside 2D boxes {self.depth_error_m:.2f} m "
+            f"over {self.objects} objects"
+        )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The outcome of one frame: whether its map was written now, each object's error [m], and what went wrong."""
+
+    written: bool
+    errors_m: list[float]
+    failure: str | None = None
+
+
+def prepare(
+    root: str | Path,
+    *,
+    workers: int | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> PrepareReport:
+    """Write the depth map of every frame of `root/training` that has a LiDAR sweep.
+
+    Maps that are there and whole are kept, unless `force`; so an interrupted run goes on where it stopped.
+    workers: processes, as many as there are cores if None. progress: called with (frames done, frames in all).
+
+    Raises InputError where there is nothing to prepare, where nothing can be written, and, after all other frames
+    are done, where some frame's files are damaged or missing.
+    """
+    layout = KittiLayout(Path(root))
+    frames = _frames(layout)
+    check_writable(layout.folder("depth_2"))
+    started = time.perf_counter()
+    results: list[_Frame] = []
+    for result in each(partial(_prepare_frame, layout, force), frames, workers=workers):
+        results.append(result)
+        if progress is not None:
+            progress(len(results), len(frames))
+    failures = sorted(result.failure for result in results if result.failure is not None)
+    if failures:
+        more = f", and {len(failures) - 1} more damaged frames" if len(failures) > 1 else ""
+        raise InputError(f"{failures[0]}{more} (the other {len(frames) - len(failures)} frames are prepared)")
+    errors_m = [error for result in results for error in result.errors_m]
+    return PrepareReport(
+        written=sum(result.written for result in results),
+        skipped=sum(not result.written for result in results),
+        seconds=time.perf_counter() - started,
+        objects=len(errors_m),
+        depth_error_m=float(np.median(errors_m)) if errors_m else None,
+    )
+
+
+def depth_errors(depth_m: DepthMap, objects: Objects) -> list[float]:
+    """Median |depth - z| [m] over the known pixels inside each labelled 2D box.
+
+    A visible surface lies in front of the object's centre, by up to half a length: 1 to 2 m is what cars should give.
+    """
+    errors = []
+    for box, z in zip(objects.boxes_2d, objects.bottom[:, 2], strict=True):
+        left, top, right, bottom = np.rint(np.maximum(box, 0)).astype(int)
+        inside = depth_m[top : bottom + 1, left : right + 1]
+        known = inside[inside > 0]
+        if z > 0 and known.size:
+            errors.append(float(np.median(np.abs(known - z))))
+    return errors
+
+
+def _frames(layout: KittiLayout) -> list[str]:
+    if not layout.root.is_dir():
+        raise InputError(f"{layout.root}: expected a data set's folder, got none: check the path")
+    folder = layout.folder("velodyne")
+    frames = layout.frames("velodyne")
+    if not frames:
+        found = "no NNNNNN.bin" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder}: expected LiDAR sweeps to make depth maps from, got {found}: add them")
+    return frames
+
+
+def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
+    depth_m, written, errors_m = None, False, []
+    try:
+        size = read_image_size(layout.image(frame))
+        depth_m = None if force else _existing(layout.depth(frame), size)
+        if depth_m is None:
+            depth_m = frame_depth(layout, frame, size=size)
+            write_depth(layout.depth(frame), depth_m)
+            written = True
+        if is_there(layout.label(frame)):
+            objects = read_objects(layout.label(frame), scored=False)
+            errors_m = depth_errors(depth_m, objects[objects.names != "DontCare"])
+    except InputError as error:
+        return _Frame(written, errors_m, failure=str(error))
+    return _Frame(written, errors_m)
+
+
+def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> DepthMap:
+    """The dense depth map of one frame, height x width [m], from its sweep and calibration; size: (width, height)."""
+    calibration = read_calibration(layout.calibration(frame), require=("R0_rect", "Tr_velo_to_cam"))
+    xyz = read_velodyne(layout.velodyne(frame))[:, :3]
+    finite = np.isfinite(xyz)
+    if not finite.all():  # some recordings mark a missing return with NaN
+        xyz = xyz[finite.all(axis=1)]
+    sparse = sparse_depth(calibration.velo_to_camera(xyz), camera=calibration.camera, size=size)
+    if not sparse.any():
+        raise InputError(
+            f"{layout.velodyne(frame)}: expected LiDAR returns inside the image, got none of {len(xyz)}: "
+            f"check Tr_velo_to_cam in {layout.calibration(frame)}"
+        )
+    return complete_depth(sparse, focal_px=float(calibration.camera.focal_px))
+
+
+def _existing(path: Path, size: tuple[int, int]) -> DepthMap | None:
+    """The depth map if there is a whole one of the right size."""
+    if not path.exists():
+        return None
+    try:
+        depth_m = read_depth(path)
+    except InputError:
+        return None
+    return depth_m if depth_m.shape == size[::-1] else None

@@ -1,0 +1,104 @@
+"""Task losses of the detector: small pure functions that return scalars, averaged over what they supervise.
+
+Nothing to supervise gives a zero that still hangs on the graph, never a NaN. A weight multiplies an object's losses and
+not their number: what is worth half pulls half as hard.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from monoskd.geometry.heading import BINS
+from monoskd.models.did_m3d.heads import at_cells
+from monoskd.structures import Targets
+
+
+def task_losses(heads: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+    """Every task loss by name, from the heads of a forward pass at `targets.rois`."""
+    return {"heatmap": focal_loss(heads["heatmap"], targets.heatmap), **object_losses(heads, targets)}
+
+
+def object_losses(heads: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+    """The task losses of what is said of each object: all but the heat map's, each object's times its weight."""
+    rois, weight = targets.rois, targets.weight
+    return {
+        "offset_2d": l1_loss(at_cells(heads["offset_2d"], rois), targets.offset_2d, weight=weight),
+        "size_2d": l1_loss(at_cells(heads["size_2d"], rois), targets.size_2d, weight=weight),
+        "offset_3d": l1_loss(heads["offset_3d"], targets.offset_3d, weight=weight),
+        "size_3d": l1_loss(heads["size_3d"], targets.size_3d, weight=weight),
+        "heading": heading_loss(
+            heads["heading"], bins=targets.heading_bin, residuals=targets.heading_residual, weight=weight
+        ),
+        "depth": depth_loss(heads, targets),
+    }
+
+
+def focal_loss(logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"]) -> Float[Tensor, ""]:
+    """CornerNet's focal loss (Law and Deng, ECCV 2018), summed and divided by the number of peaks.
+
+    With p = sigmoid(logits): -(1 - p)^2 log p where heat = 1, else -(1 - heat)^4 p^2 log(1 - p).
+    """
+    p = logits.sigmoid()
+    peak = heat == 1
+    at_peaks = -((1 - p) ** 2) * functional.logsigmoid(logits)
+    elsewhere = -((1 - heat) ** 4) * p**2 * functional.logsigmoid(-logits)
+    return torch.where(peak, at_peaks, elsewhere).sum() / peak.sum().clamp(min=1)
+
+
+def quality_focal_loss(
+    logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"], *, objects: int
+) -> Float[Tensor, ""]:
+    """Focal loss for a heat that is a degree of certainty (Li et al., "Generalized Focal Loss", NeurIPS 2020).
+
+    With p = sigmoid(logits): |heat - p|^2 times the cross-entropy -heat log p - (1 - heat) log(1 - p), summed, over
+    the number of objects. Least where p = heat: what the teacher half believes, the student shall half believe.
+    """
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, heat, reduction="none")
+    return ((heat - logits.sigmoid()) ** 2 * cross_entropy).sum() / max(objects, 1)
+
+
+def l1_loss(
+    prediction: Float[Tensor, "n k"], target: Float[Tensor, "n k"], *, weight: Float[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Mean |prediction - target| over objects and components."""
+    return _mean((prediction - target).abs() * weight[:, None])
+
+
+def heading_loss(
+    heading: Float[Tensor, "n 24"],
+    *,
+    bins: Int64[Tensor, " n"],
+    residuals: Float[Tensor, " n"],
+    weight: Float[Tensor, " n"],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the 12 bins plus L1 of the true bin's residual [rad], each a mean over objects."""
+    logits, offsets = heading[:, :BINS], heading[:, BINS:]
+    cross_entropy = functional.cross_entropy(logits, bins, reduction="none")
+    residual = offsets.gather(1, bins[:, None]).squeeze(1)
+    return _mean(cross_entropy * weight) + _mean((residual - residuals).abs() * weight)
+
+
+def depth_loss(heads: dict[str, Tensor], targets: Targets) -> Float[Tensor, ""]:
+    """Visual and attribute depth where a visual target exists, plus instance depth on all 49 points of each object."""
+    known, weight = targets.depth_mask, targets.weight[:, None, None]
+    visual = laplacian_loss(heads["visual_depth"], targets.visual_depth, heads["visual_log_variance"])
+    attribute = laplacian_loss(heads["attribute_depth"], targets.attribute_depth, heads["attribute_log_variance"])
+    instance = laplacian_loss(heads["depth"], targets.depth[:, None, None], heads["depth_log_variance"])
+    return _masked_mean(visual * weight, known) + _masked_mean(attribute * weight, known) + _mean(instance * weight)
+
+
+def laplacian_loss(prediction: Tensor, target: Tensor, log_variance: Tensor) -> Tensor:
+    """-log of a Laplacian of variance exp(u), up to a constant, point by point: sqrt(2) exp(-u/2) |error| + u/2."""
+    return math.sqrt(2) * torch.exp(-log_variance / 2) * (prediction - target).abs() + log_variance / 2
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.sum() / max(values.numel(), 1)
+
+
+def _masked_mean(values: Tensor, mask: Bool[Tensor, "n 7 7"]) -> Tensor:
+    """Mean over the mask, zero where the mask is empty."""
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,211 @@
+"""DID-M3D (Peng et al., ECCV 2022): a monocular 3D detector that takes an object's depth apart.
+
+image -> backbone -> neck -> dense heads -> 2D boxes -> regional heads -> depth, size, heading, 3D centre.
+Fed with depth maps instead of images, the same network is the teacher.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.models.backbone import STRIDES, Backbone
+from monoskd.models.did_m3d.decode import decode_regions, detections_by_image
+from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads, at_cells, boxes_at, peaks
+from monoskd.models.did_m3d.losses import task_losses
+from monoskd.models.neck import DLAUp
+from monoskd.structures import HEAD_STRIDE, KITTI_MEAN_SIZES, Detections, DetectorOutput, Modality, Rois, Targets
+
+FAR_M = 80.0  # depth maps are divided by this
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DidM3DConfig:
+    """What the network is made of.
+
+    Args:
+        modality: what it looks at: `rgb` (a student) or `depth` (a teacher).
+        backbone: any timm model with features at strides 4 to 32, by name.
+        backbone_arguments: further arguments of timm's constructor, such as `channels` of a DLA.
+        backbone_early_stride: halve the image in the backbone's first layer where it would do so later (a DLA): faster.
+        pretrained: ImageNet weights of the backbone: true (through timm), false, or a file that holds them.
+        head_width: channels of the heads' hidden layers.
+        classes: what is detected, in the order of the heat map's channels.
+        mean_sizes: mean (height, width, length) [m] of each class; sizes are predicted relative to it.
+        input_size: (width, height) [px] that images are brought to; multiples of 32.
+        geometry: the letterbox it is fed through: `corrected` (one scale, exact inverse) or `published`.
+        top_k: detections an image at inference.
+        initial_depth_m: visual depth that an untrained network says where an image is not zoomed.
+        initial_size_cells: (width, height) of 2D boxes that an untrained network says, in cells of 4 px.
+    """
+
+    modality: Modality = "rgb"
+    backbone: str = "dla34"
+    backbone_arguments: Mapping[str, Any] = field(default_factory=dict)
+    backbone_early_stride: bool = False
+    pretrained: bool | Path = True
+    head_width: int = 256
+    classes: tuple[str, ...] = tuple(KITTI_MEAN_SIZES)
+    mean_sizes: Mapping[str, tuple[float, float, float]] = field(default_factory=lambda: dict(KITTI_MEAN_SIZES))
+    input_size: tuple[int, int] = (1280, 384)
+    geometry: Literal["corrected", "published"] = "corrected"
+    top_k: int = 50
+    initial_depth_m: float = 20.0
+    initial_size_cells: tuple[float, float] = (6.0, 4.0)
+
+    def __post_init__(self) -> None:
+        for name, (expected, fits) in _RULES.items():
+            if not fits(getattr(self, name)):
+                raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+        if missing := [name for name in self.classes if name not in self.mean_sizes]:
+            raise InputError(
+                f"mean_sizes: expected (height, width, length) [m] of every class, got none for {missing}; "
+                "add them or leave the class out of `classes`"
+            )
+
+
+def _are(values: Any, fits: Callable[[Any], bool], *, count: int | None = None) -> bool:
+    """Whether these are `count` values, or at least one, and every one of them fits."""
+    is_row = isinstance(values, Sequence) and not isinstance(values, str)
+    return is_row and (len(values) > 0 if count is None else len(values) == count) and all(map(fits, values))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, Real) and 0 < float(value) < math.inf
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "modality": ("rgb or depth", lambda value: value in get_args(Modality)),
+    "backbone": ("the name of a timm model", _is_name),
+    "backbone_arguments": ("arguments by name", lambda value: isinstance(value, Mapping) and all(map(_is_name, value))),
+    "head_width": ("a whole number of at least 1", _is_count),
+    "classes": ("names, none twice", lambda value: _are(value, _is_name) and len(set(value)) == len(value)),
+    "mean_sizes": (
+        "(height, width, length) above 0 m by class",
+        lambda value: isinstance(value, Mapping) and all(_are(size, _is_positive, count=3) for size in value.values()),
+    ),
+    "input_size": (
+        "(width, height) in multiples of 32 px",
+        lambda value: _are(value, lambda side: _is_count(side) and side % STRIDES[-1] == 0, count=2),
+    ),
+    "geometry": ("corrected or published", lambda value: value in ("corrected", "published")),
+    "top_k": ("a whole number of at least 1", _is_count),
+    "initial_depth_m": ("more than 0 m", _is_positive),
+    "initial_size_cells": (
+        "(width, height) of at least 0 cells",
+        lambda value: _are(value, lambda side: side == 0 or _is_positive(side), count=2),
+    ),
+}
+
+
+class DidM3D(nn.Module):
+    """The detector; meets `monoskd.structures.Detector`. Features are called `backbone.4` .. `neck.32` by stride."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    mean_sizes: Tensor
+
+    def __init__(self, config: DidM3DConfig | None = None) -> None:
+        super().__init__()
+        config = config or DidM3DConfig()
+        self.config = replace(config, pretrained=False)  # from here on the weights are the module's own
+        self.modality: Modality = config.modality
+        self.classes = tuple(config.classes)
+        self.input_size = config.input_size
+        self.backbone = Backbone(
+            config.backbone,
+            pretrained=config.pretrained,
+            arguments=config.backbone_arguments,
+            early_stride=config.backbone_early_stride,
+        )
+        self.neck = DLAUp(self.backbone.channels)
+        width = self.backbone.channels[0]
+        self.dense = DenseHeads(
+            inputs=width,
+            hidden=config.head_width,
+            classes=len(config.classes),
+            initial_size_cells=config.initial_size_cells,
+        )
+        self.regional = RegionalHeads(
+            inputs=width,
+            hidden=config.head_width,
+            classes=len(config.classes),
+            initial_depth_m=config.initial_depth_m,
+        )
+        sizes = [config.mean_sizes[name] for name in config.classes]
+        self.register_buffer("mean_sizes", torch.tensor(sizes), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def forward(
+        self, images: Tensor, cameras: Camera, letterbox: Letterbox, rois: Rois | None = None
+    ) -> DetectorOutput:
+        """Look at images: b x 3 x h x w RGB in [0, 1], or b x 1 x h x w depth [m], warped by `letterbox`.
+
+        cameras project to original pixels. The regional heads look at `rois` if given, else at the best peaks.
+        """
+        return self.look(self.normalise(images, letterbox), cameras, letterbox, rois)
+
+    def normalise(self, images: Tensor, letterbox: Letterbox) -> Float[Tensor, "b 3 h w"]:
+        """What the first layer sees: RGB by ImageNet's mean and spread; apparent depth / 80 m in all three channels.
+
+        Apparent depth is depth / zoom: how far away an object of this many network pixels would be, had the image not
+        been zoomed. It is what the visual depth head has to say before its own zoom, and nothing else tells the network
+        about the zoom.
+        """
+        if self.modality == "depth":
+            published = self.config.geometry == "published"  # whose data pipeline accounts for the zoom, or nobody
+            zoom = 1 if published else torch.as_tensor(letterbox.scale).to(images).reshape(-1, 1, 1, 1)
+            return (images / zoom / FAR_M).expand(-1, 3, -1, -1)
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def look(
+        self, inputs: Float[Tensor, "b 3 h w"], cameras: Camera, letterbox: Letterbox, rois: Rois | None = None
+    ) -> DetectorOutput:
+        """`forward` for inputs that are normalised already."""
+        backbone = self.backbone(inputs)
+        neck = self.neck(backbone)
+        shared = neck[str(HEAD_STRIDE)]
+        dense = self.dense(shared)
+
+        heat = dense["heatmap"].sigmoid()
+        if rois is None:
+            rois, scores = peaks(heat, count=self.config.top_k)
+        else:
+            scores = at_cells(heat, rois).gather(1, rois.label[:, None]).squeeze(1)
+        boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
+        regional = self.regional(shared, rois=rois, boxes=boxes, cameras=cameras, letterbox=letterbox)
+        features = {f"backbone.{stride}": x for stride, x in backbone.items()}
+        features |= {f"neck.{stride}": x for stride, x in neck.items()}
+        return DetectorOutput(features, dense | regional, rois, boxes, scores)
+
+    def loss(self, output: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
+        """Task losses by name: heatmap, offset_2d, size_2d, offset_3d, size_3d, heading, depth.
+
+        `output` is that of a forward pass at `targets.rois`.
+        """
+        return task_losses(output.heads, targets)
+
+    def decode(self, output: DetectorOutput, cameras: Camera, letterbox: Letterbox) -> list[Detections]:
+        """Detections of each image, best first, in original pixels and metres."""
+        regions = decode_regions(output, cameras=cameras, letterbox=letterbox, mean_sizes=self.mean_sizes)
+        images = len(output.heads["heatmap"])
+        return detections_by_image(regions, output, classes=self.classes, images=images)

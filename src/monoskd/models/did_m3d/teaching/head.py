@@ -1,0 +1,100 @@
+"""The predictions themselves as knowledge: what the teacher says of the places where objects are."""
+
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
+
+from monoskd.errors import InputError
+from monoskd.geometry.heading import BINS
+from monoskd.models.did_m3d.teaching.masks import centre_squares
+from monoskd.structures import DetectorOutput, Targets
+
+DepthUnit: TypeAlias = Literal["relative", "metres"]
+
+
+class HeadLoss(nn.Module):
+    """L1 between student and teacher, head by head, where objects are. There is no heat-map part.
+
+    With m the cells of `centre_squares`, each part is a mean over all of its elements in the batch:
+
+        head_offset2d, head_size2d   |s - t| over the cells in m [cells]
+        head_offset3d                |s - t| over the n training regions [cells]
+        head_size3d                  |s - t| over them [m]
+        head_depth                   |s - t| of visual + attribute + instance depth over their 7 x 7 cells
+        head_heading                 t ln(t / s) over 12 bin probabilities + |s - t| of the true bin's residual [rad]
+
+    depth: "relative" (default) divides each depth error by the object's labelled depth. The error of a camera's depth
+    grows with the distance, and the visual depth is exp(-raw) times a factor, so that |s - t| / z is to first order
+    |raw_s - raw_t|: near and far objects pull alike, and about as hard as the other heads. "metres" is the original's,
+    where depth alone outweighs all other parts and the detection losses with them.
+
+    published: the original's term: metres, and see `centre_squares`. Excludes `depth`.
+
+    Both networks must have looked at the same regions (`rois=targets.rois`). Means run over the objects of the batch,
+    so the value of a batch is not the mean of its halves' values when these hold different numbers of objects.
+    """
+
+    def __init__(self, *, depth: DepthUnit | None = None, published: bool = False) -> None:
+        super().__init__()
+        if published and depth is not None:
+            raise InputError(f"HeadLoss: published is in metres, got depth={depth!r} as well: drop one of the two")
+        if depth not in (None, "relative", "metres"):
+            raise InputError(f"HeadLoss: depth: expected 'relative' or 'metres', got {depth!r}")
+        self.published = published
+        self.depth: DepthUnit = depth or ("metres" if published else "relative")
+
+    def forward(self, *, student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> Float[Tensor, ""]:
+        """The sum of the parts."""
+        return torch.stack(list(self.parts(student=student, teacher=teacher, targets=targets).values())).sum()
+
+    def parts(self, *, student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
+        """The scalars of the table above by name; zero where there is nothing to compare."""
+        _check_regions(student, teacher, targets)
+        s, t = student.heads, {name: value.detach() for name, value in teacher.heads.items()}
+        squares = centre_squares(targets, published=self.published)
+        unit = (
+            targets.depth[:, None, None] if self.depth == "relative" else torch.ones_like(targets.depth[:, None, None])
+        )
+        return {
+            "head_offset2d": _l1_inside(s["offset_2d"], t["offset_2d"], squares),
+            "head_size2d": _l1_inside(s["size_2d"], t["size_2d"], squares),
+            "head_offset3d": _mean((s["offset_3d"] - t["offset_3d"]).abs()),
+            "head_depth": torch.stack(
+                [_mean((s[name] - t[name]).abs() / unit) for name in ("visual_depth", "attribute_depth", "depth")]
+            ).sum(),
+            "head_size3d": _mean((s["size_3d"] - t["size_3d"]).abs()),
+            "head_heading": _heading(s["heading"], t["heading"], targets),
+        }
+
+
+def _heading(student: Float[Tensor, "n 24"], teacher: Float[Tensor, "n 24"], targets: Targets) -> Float[Tensor, ""]:
+    """Mean over objects *and* bins of t ln(t / s), plus the L1 of the true bin's residual."""
+    log_s, log_t = student[:, :BINS].log_softmax(1), teacher[:, :BINS].log_softmax(1)
+    divergence = kl_div(log_s, log_t, reduction="none", log_target=True)
+    residual = (student[:, BINS:] - teacher[:, BINS:]).gather(1, targets.heading_bin[:, None])
+    return _mean(divergence) + _mean(residual.abs())
+
+
+def _l1_inside(
+    student: Float[Tensor, "b k v u"], teacher: Float[Tensor, "b k v u"], mask: Bool[Tensor, "b 1 v u"]
+) -> Float[Tensor, ""]:
+    inside = mask.to(student)
+    return ((student - teacher).abs() * inside).sum() / (inside.sum() * student.shape[1]).clamp(min=1)
+
+
+def _mean(values: Tensor) -> Float[Tensor, ""]:
+    """The mean; 0, with a gradient of 0, of nothing."""
+    return values.sum() / max(values.numel(), 1)
+
+
+def _check_regions(student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> None:
+    counts = {"student": len(student.heads["depth"]), "teacher": len(teacher.heads["depth"])}
+    for who, count in counts.items():
+        if count != len(targets.label):
+            raise InputError(
+                f"HeadLoss: {who}: expected one region for each of the {len(targets.label)} objects, got {count}: "
+                "call the network with rois=targets.rois"
+            )

@@ -1,0 +1,35 @@
+"""The teacher's answers on frames without labels, as soft targets for the student."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monoskd.models.did_m3d.losses import object_losses, quality_focal_loss
+from monoskd.structures import DetectorOutput, Targets
+
+
+class ResponseLoss(nn.Module):
+    """The task losses on the frames without labels, against what the teacher detected there.
+
+    The teacher has seen the clean frame; its detections came through the student's augmentation into `targets`, so that
+    neither network looks at the other's picture. Each weighs what the teacher's score says:
+
+        heatmap       `quality_focal_loss`: peaks as high as the scores, not 1
+        all others    the task loss of that name at the teacher's peaks, each object times its score; the visual depth
+                      is the depth map's inside the detected box, as it is for labelled objects
+
+    Normalised by the number of detections, or of frames where these are more, so that frames on which the teacher finds
+    nothing do not shout that there is nothing. Labelled frames of the batch do not count; without any other the loss
+    is 0.
+    """
+
+    def forward(self, *, student: DetectorOutput, targets: Targets) -> Float[Tensor, ""]:
+        """The sum of the parts."""
+        return torch.stack(list(self.parts(student=student, targets=targets).values())).sum()
+
+    def parts(self, *, student: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
+        """The losses by name, as scalars."""
+        heads, soft = student.of(~targets.labelled).heads, targets.of(~targets.labelled)
+        answers = max(len(soft.label), len(soft.heatmap))
+        heatmap = quality_focal_loss(heads["heatmap"], soft.heatmap, objects=answers)
+        return {"heatmap": heatmap, **object_losses(heads, soft)}

@@ -1,0 +1,376 @@
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monoskd.errors import InputError
+from monoskd.geometry.boxes import Boxes3D
+from monoskd.geometry.camera import Camera
+from monoskd.kitti.doctor import examine
+from monoskd.kitti.doctor_checks import projection_ious
+from monoskd.kitti.doctor_report import Finding, Report
+from monoskd.kitti.io import (
+    Calibration,
+    read_calibration,
+    read_objects,
+    write_calibration,
+    write_depth,
+    write_objects,
+    write_split,
+    write_velodyne,
+)
+from monoskd.kitti.layout import KittiLayout
+from monoskd.objects import Objects
+
+WIDTH, HEIGHT = 120, 60
+CAMERA = Camera.from_focal(100.0, width=WIDTH, height=HEIGHT)
+TO_CAMERA = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]])
+FRAMES = ["000000", "000001", "000002", "000003"]
+
+
+def street(*, yaw_rad: float) -> Objects:
+    """Two cars whose every field follows from the 3D box."""
+    boxes = Boxes3D(
+        np.array([[-2.0, 1.5, 12], [3, 1.5, 20]]), np.array([[1.5, 1.6, 4], [1.6, 1.7, 3.8]]), np.full(2, yaw_rad)
+    )
+    uv = CAMERA.project(boxes.corners())
+    return Objects(
+        names=np.array(["Car", "Car"]),
+        truncation=np.zeros(2),
+        occlusion=np.zeros(2, np.int64),
+        alpha=boxes.yaw - np.arctan2(boxes.bottom[:, 0], boxes.bottom[:, 2]),
+        boxes_2d=np.concatenate([uv.min(axis=1), uv.max(axis=1)], axis=1),
+        dimensions=boxes.dimensions,
+        bottom=boxes.bottom,
+        yaw=boxes.yaw,
+    )
+
+
+@pytest.fixture
+def healthy(tmp_path) -> KittiLayout:
+    """A small data set without fault."""
+    layout = KittiLayout(tmp_path)
+    layout.folder("image_2").mkdir(parents=True)
+    for index, frame in enumerate(FRAMES):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(layout.image(frame))
+        calibration = Calibration(P2=CAMERA.P, R0_rect=np.eye(3), Tr_velo_to_cam=TO_CAMERA)
+        write_calibration(layout.calibration(frame), calibration)
+        objects = street(yaw_rad=0.3 * index)
+        write_objects(layout.label(frame), objects, decimals=4)
+        spread = np.random.default_rng(index).uniform(-1, 1, (200, 3))
+        points = (objects.boxes_3d.centres[:, None] + spread * [0.8, 0.6, 1]).reshape(-1, 3)
+        write_velodyne(layout.velodyne(frame), np.c_[points @ TO_CAMERA[:, :3], np.zeros(len(points))])
+        write_depth(layout.depth(frame), np.full((HEIGHT, WIDTH), 12.0))
+    write_split(layout.split("train"), FRAMES[:2])
+    write_split(layout.split("val"), FRAMES[2:])
+    return layout
+
+
+def test_a_healthy_data_set_has_no_findings(healthy):
+    report = examine(healthy.root)
+    assert report.findings == []
+    assert report.ok
+    assert report.files == dict.fromkeys(("image_2", "calib", "label_2", "velodyne", "depth_2"), 4)
+    assert report.splits == {"train": 2, "val": 2}
+    assert report.classes == {"Car": 8}
+    assert report.image_sizes == {"120x60": 4}
+    assert report.projection_iou == pytest.approx(1, abs=0.01)
+    assert report.lidar_error_m is not None
+    assert report.lidar_error_m < 1
+
+
+def assert_found(layout: KittiLayout, severity: str, check: str, text: str) -> None:
+    """The examination has findings of this kind, all of this severity, and the first reads like `text`."""
+    report = examine(layout.root)
+    found = [finding for finding in report.findings if finding.check == check]
+    assert found, report.to_text()
+    assert {finding.severity for finding in found} == {severity}
+    assert re.search(text, str(found[0])), str(found[0])
+    assert report.ok == all(finding.severity != "error" for finding in report.findings)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "severity", "check", "text"),
+    [
+        (
+            15,
+            "nan",
+            "error",
+            "damaged label",
+            r"txt, line 2: field 15 \(rotation_y\): expected a finite number, got 'nan'",
+        ),
+        (15, "", "error", "damaged label", r"txt, line 2: expected 15 fields \(a label\), got 14"),
+        (9, "-1", "error", "impossible box", "txt, line 2: expected height, width and length above 0"),
+        (14, "-3", "note", "impossible box", "expected z above 0, got -3"),
+        (7, "900", "warning", "impossible box", "a 2D box inside the 120 x 60 image"),
+        (7, "0", "error", "impossible box", "expected left < right and top < bottom"),
+        (15, "90", "warning", "impossible box", "rotation_y in radians, got 90"),
+        (2, "7", "warning", "impossible box", "truncation within 0 and 1, got 7"),
+        (3, "9", "warning", "impossible box", "occlusion 0, 1, 2 or 3, got 9"),
+        (1, "car", "warning", "impossible box", "one of KITTI's class names, got 'car'"),
+    ],
+)
+def test_a_fault_in_a_label_is_named_by_line(healthy, field, value, severity, check, text):
+    path = healthy.label("000001")
+    words = path.read_text().splitlines()[0].split()
+    words[field - 1] = value
+    path.write_text("\n" + " ".join(words) + "\n")  # an empty line moves the object to line 2
+    assert_found(healthy, severity, check, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "severity", "check", "text"),
+    [
+        ("image_2", "error", "label_2 without image", "label_2: expected an image for each file, got none for 000001"),
+        ("image_2", "error", "split without image_2", "train.txt: .* got none of 000001"),
+        ("label_2", "error", "split without label_2", "train.txt: .* got none of 000001"),
+        ("label_2", "warning", "no label_2", "label_2: expected one file for each of 4 images, got none for 000001"),
+        ("calib", "error", "no calib", "calib: .* got none for 000001"),
+        ("velodyne", "warning", "no velodyne", "velodyne: .* got none for 000001"),
+        ("depth_2", "note", "no depth_2", "depth_2: .* got none for 000001: run `monoskd prepare`, every training"),
+    ],
+)
+def test_a_missing_file_is_named(healthy, kind, severity, check, text):
+    next(healthy.folder(kind).glob("000001.*")).unlink()
+    assert_found(healthy, severity, check, text)
+
+
+def test_a_missing_folder_is_one_finding(healthy):
+    shutil.rmtree(healthy.folder("velodyne"))
+    assert_found(healthy, "warning", "no velodyne", "got none for 000000, 000001, 000002 and 1 more")
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "text"),
+    [
+        ("image_2", "damaged image", r"000001\.png: expected a whole image, got one without its end"),
+        ("depth_2", "damaged depth map", r"000001\.png: expected a whole image, got one without its end"),
+        ("velodyne", "damaged sweep", r"000001\.bin: expected points of 16 bytes"),
+    ],
+)
+def test_a_cut_off_file_is_named(healthy, kind, check, text):
+    path = next(healthy.folder(kind).glob("000001.*"))
+    path.write_bytes(path.read_bytes()[:-5])
+    assert_found(healthy, "error", check, text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "severity", "check", "text"),
+    [
+        ({"R0_rect": None}, "error", "camera", "expected R0_rect and Tr_velo_to_cam beside a LiDAR sweep"),
+        ({"P2": CAMERA.P * [[-1.0], [1], [1]]}, "error", "damaged calibration", "line 1: P2: expected a rectified"),
+        ({"P2": CAMERA.P * [[3.0], [3], [1]]}, "warning", "camera", "principal point inside the 120 x 60 image"),
+        ({"P2": CAMERA.P * [[3.0], [3], [1]]}, "warning", "projection", "got a median IoU of 0.0"),
+        ({"Tr_velo_to_cam": -TO_CAMERA}, "error", "LiDAR", "more than 1% of the points inside the image, got 0.0%"),
+    ],
+)
+def test_a_wrong_camera_is_noticed(healthy, changes, severity, check, text):
+    calibration = Calibration(P2=CAMERA.P, R0_rect=np.eye(3), Tr_velo_to_cam=TO_CAMERA)
+    write_calibration(healthy.calibration("000001"), replace(calibration, **changes))
+    assert_found(healthy, severity, check, text)
+
+
+def test_links_that_lead_nowhere_are_damage(healthy):
+    healthy.label("000001").unlink()
+    healthy.label("000001").symlink_to("nowhere")
+    assert_found(healthy, "error", "damaged label", "000001.txt: expected a readable file, got 'No such file")
+    healthy.image("000000").unlink()
+    healthy.image("000000").symlink_to("000000.png")
+    assert_found(healthy, "error", "damaged image", "Too many levels of symbolic links")
+
+
+def test_a_damaged_calibration_is_named_by_line(healthy):
+    healthy.calibration("000001").write_text("\nP2: 1 2 3")
+    assert_found(healthy, "error", "damaged calibration", "000001.txt, line 2: P2: expected 12 numbers, got 3")
+    healthy.calibration("000001").write_text("P0: " + "1 " * 12)
+    assert_found(healthy, "error", "damaged calibration", "expected a line 'P2: <12 numbers>', got P0")
+
+
+def test_a_sweep_without_points_is_named(healthy):
+    write_velodyne(healthy.velodyne("000001"), np.full((4, 4), np.nan))
+    assert_found(healthy, "error", "damaged sweep", "expected finite points, got NaN or infinity")
+    healthy.velodyne("000001").write_bytes(b"")
+    assert_found(healthy, "error", "damaged sweep", "expected LiDAR points, got an empty file")
+
+
+def test_a_depth_map_of_another_time_or_size_is_named(healthy):
+    os.utime(healthy.depth("000001"), (1, 1))
+    assert_found(healthy, "warning", "depth map", "newer than sweep and calibration, got older")
+    write_depth(healthy.depth("000001"), np.ones((3, 4)))
+    assert_found(healthy, "error", "depth map", r"image's size \(120, 60\), got \(4, 3\): run `monoskd prepare")
+
+
+def test_faults_of_splits_are_named(healthy):
+    write_split(healthy.split("val"), FRAMES[1:])
+    assert_found(healthy, "error", "leak", "expected no frame of train in val, got 000001")
+    healthy.split("val").write_text("000002\n3\n")
+    assert_found(healthy, "error", "damaged split", "val.txt, line 2: expected a frame of six digits, got '3'")
+    shutil.rmtree(healthy.split("val").parent)
+    assert_found(healthy, "warning", "no split", "ImageSets: expected lists of frames")
+
+
+@pytest.mark.parametrize("name", ["train", "val", "trainval"])
+def test_a_split_without_frames_is_named(healthy, name):
+    healthy.split(name).write_text("")
+    assert_found(healthy, "error", "empty split", rf"/{name}\.txt: expected frames, got none: list some")
+
+
+@pytest.mark.parametrize("content", ["", "DontCare -1 -1 -10 0 0 9 9 -1 -1 -1 -1000 -1000 -1000 -10\n"])
+def test_labels_without_any_object_are_named(healthy, content):
+    for frame in FRAMES[1:]:
+        healthy.label(frame).write_text(content)
+    assert examine(healthy.root).findings == []
+    healthy.label(FRAMES[0]).write_text(content)
+    assert_found(healthy, "error", "no object", "label_2: expected labelled objects, got none in 4 files: add")
+
+
+def test_unlabelled_frames_need_no_label(healthy):
+    healthy.label("000001").unlink()
+    write_split(healthy.split("train"), FRAMES[:1])
+    write_split(healthy.split("unlabelled"), FRAMES[1:2])
+    assert examine(healthy.root).findings == []
+    write_split(healthy.split("unlabelled"), FRAMES[:3])
+    assert_found(healthy, "warning", "unlabelled split", "unlabelled.txt: .* got one for 000000, 000002")
+    assert_found(healthy, "error", "leak", "expected no frame of unlabelled in val, got 000002")
+
+
+def test_a_file_by_another_name_is_noticed(healthy):
+    (healthy.folder("calib") / "17.txt").write_text("")
+    assert_found(healthy, "warning", "strange file", "expected file names of six digits, got 17.txt")
+
+
+def edit_labels(layout: KittiLayout, edit: Callable[[Objects], dict[str, np.ndarray]]) -> None:
+    for frame in FRAMES:
+        objects = read_objects(layout.label(frame))
+        write_objects(layout.label(frame), Objects(**{**vars(objects), **edit(objects)}))
+
+
+@pytest.mark.parametrize(
+    ("edit", "check"),
+    [
+        (lambda o: {"bottom": o.boxes_3d.centres - [0, 2, 0]}, "projection"),
+        (lambda o: {"dimensions": o.dimensions[:, ::-1]}, "projection"),
+        (lambda o: {"alpha": o.yaw + np.pi / 2}, "alpha"),
+        (lambda o: {"bottom": 3 * o.bottom, "dimensions": 3 * o.dimensions}, "LiDAR"),
+    ],
+    ids=["origin", "order", "alpha", "unit"],
+)
+def test_another_convention_is_told_by_the_whole_set(healthy, edit, check):
+    edit_labels(healthy, edit)
+    assert check in {finding.check for finding in examine(healthy.root).findings if finding.severity == "error"}
+
+
+def test_nothing_at_all_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere: expected a data set with training/image_2.*got no frame"):
+        examine(tmp_path / "nowhere")
+
+
+def test_progress_counts_frames(healthy):
+    seen = []
+    examine(healthy.root, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def a_report(count: int) -> Report:
+    findings = [
+        Finding("warning", "case", "expected <b>Car</b>, got 'car'", "rename", "a.txt", n) for n in range(count)
+    ]
+    return Report(
+        root="set & co",
+        files={"image_2": 1},
+        splits={},
+        classes={},
+        image_sizes={},
+        projection_iou=None,
+        lidar_error_m=None,
+        seconds=0.1,
+        findings=[*findings, Finding("error", "leak", "expected none, got one", "remove it")],
+    )
+
+
+def test_text_shows_a_few_of_each_kind_worst_first():
+    text = a_report(7).to_text()
+    assert text.startswith("set & co: not fit to use: 1 errors, 7 warnings, 0 notes\n")
+    assert text.index("error: leak (1)") < text.index("warning: case (7)")
+    assert "  a.txt, line 4: expected <b>Car</b>, got 'car': rename" in text
+    assert "line 5" not in text
+    assert "... and 2 more" in text
+
+
+def test_json_holds_all(tmp_path):
+    a_report(7).write_json(tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["schema"] == "monoskd/doctor/1"
+    assert report["ok"] is False
+    assert len(report["findings"]) == 8
+    assert report["findings"][3] == {
+        "severity": "warning",
+        "check": "case",
+        "what": "expected <b>Car</b>, got 'car'",
+        "advice": "rename",
+        "file": "a.txt",
+        "line": 3,
+    }
+
+
+def test_html_is_whole_and_escaped(tmp_path):
+    a_report(7).write_html(tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<b>Car" not in page
+    assert "set &amp; co" in page
+    depth = 0
+
+    class Balance(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            nonlocal depth
+            depth += tag != "meta"
+
+        def handle_endtag(self, tag: str) -> None:
+            nonlocal depth
+            depth -= 1
+
+    Balance().feed(page)
+    assert depth == 0
+    assert page.count("<li>") == 8
+
+
+@pytest.mark.kitti
+def test_real_frames_are_healthy(kitti):
+    report = examine(kitti)
+    assert report.ok, report.to_text()
+    assert {finding.check for finding in report.findings} <= {"no depth_2"}
+    assert report.files["image_2"] == 25
+    assert report.splits == {"train": 8, "trainval": 25, "val": 17}
+    assert report.classes["Car"] == 89
+    assert report.projection_iou is not None
+    assert report.projection_iou > 0.95
+
+
+@pytest.mark.kitti
+def test_a_turned_lidar_is_noticed_on_real_frames(kitti, tmp_path):
+    (tmp_path / "training").mkdir()
+    for kind in ("image_2", "label_2", "velodyne"):
+        (tmp_path / "training" / kind).symlink_to(kitti / "training" / kind)
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # 90 degrees about the LiDAR's vertical axis
+    for frame in KittiLayout(kitti).frames("calib"):
+        calibration = read_calibration(KittiLayout(kitti).calibration(frame))
+        assert calibration.Tr_velo_to_cam is not None
+        calibration.Tr_velo_to_cam[:, :3] = calibration.Tr_velo_to_cam[:, :3] @ turn
+        write_calibration(KittiLayout(tmp_path).calibration(frame), calibration)
+    assert "LiDAR" in {finding.check for finding in examine(tmp_path).findings if finding.severity == "error"}
+
+
+@pytest.mark.kitti
+def test_real_boxes_project_onto_their_labels(kitti):
+    layout = KittiLayout(kitti)
+    objects = read_objects(layout.label("000008"))
+    objects = objects[(objects.names == "Car") & (objects.truncation == 0)]
+    camera = read_calibration(layout.calibration("000008")).camera
+    assert (projection_ious(objects, camera, image_size=(1242, 375)) > 0.85).all()

@@ -1,0 +1,193 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monoskd.errors import InputError
+from monoskd.kitti import prepare as prepare_module
+from monoskd.kitti.io import Calibration, read_depth, write_calibration, write_depth, write_velodyne
+from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.prepare import depth_errors, prepare
+from monoskd.objects import Objects
+
+WIDTH, HEIGHT = 60, 40
+WALL_M = 12.0
+# LiDAR (x forward, y left, z up) to camera (x right, y down, z forward)
+TO_CAMERA = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]])
+
+
+@pytest.fixture
+def wall(tmp_path) -> KittiLayout:
+    """Three frames that look at a wall 12 m away, each with a pedestrian's label 1 m behind it."""
+    layout = KittiLayout(tmp_path)
+    P2 = np.array([[50.0, 0, 30, 0], [0, 50, 20, 0], [0, 0, 1, 0]])
+    u, v = np.meshgrid(np.arange(0, WIDTH, 2) + 0.5, np.arange(0, HEIGHT, 4) + 0.5)
+    x, y = (u - 30) / 50 * WALL_M, (v - 20) / 50 * WALL_M
+    points = np.stack([np.full(x.size, WALL_M), -x.ravel(), -y.ravel(), np.zeros(x.size)], axis=1)
+    for folder in ("image_2", "label_2"):
+        layout.folder(folder).mkdir(parents=True)
+    for frame in ("000000", "000001", "000002"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(layout.image(frame))
+        write_calibration(layout.calibration(frame), Calibration(P2=P2, R0_rect=np.eye(3), Tr_velo_to_cam=TO_CAMERA))
+        layout.label(frame).write_text(
+            "Pedestrian 0 0 0 10 10 30 30 1.7 0.6 0.8 0 1 13 0\nDontCare -1 -1 -10 0 0 9 9"
+            " -1 -1 -1 -1000 -1000 -1000 -10\n"
+        )
+        write_velodyne(layout.velodyne(frame), points)
+    return layout
+
+
+def test_every_sweep_becomes_a_depth_map(wall):
+    seen = []
+    report = prepare(wall.root, workers=1, progress=lambda done, total: seen.append((done, total)))
+    assert (report.written, report.skipped, report.objects) == (3, 0, 3)
+    assert report.depth_error_m == pytest.approx(1.0, abs=0.01)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    np.testing.assert_allclose(read_depth(wall.depth("000001"))[3:35, 2:57], WALL_M, atol=1 / 256)
+    assert "3 depth maps written" in str(report)
+    assert "1.00 m over 3 objects" in str(report)
+
+
+def test_a_second_run_writes_what_is_missing_or_broken(wall):
+    prepare(wall.root, workers=1)
+    kept = wall.depth("000000").stat().st_mtime_ns
+    wall.depth("000001").write_bytes(wall.depth("000001").read_bytes()[:-9])
+    write_depth(wall.depth("000002"), np.ones((3, 3)))  # of another image size
+    report = prepare(wall.root, workers=1)
+    assert (report.written, report.skipped) == (2, 1)
+    assert wall.depth("000000").stat().st_mtime_ns == kept
+    assert read_depth(wall.depth("000002")).shape == (HEIGHT, WIDTH)
+
+
+def test_force_writes_all_anew(wall):
+    prepare(wall.root, workers=1)
+    write_depth(wall.depth("000000"), np.ones((HEIGHT, WIDTH)))
+    assert prepare(wall.root, workers=1).written == 0
+    assert prepare(wall.root, workers=1, force=True).written == 3
+    assert read_depth(wall.depth("000000")).max() == WALL_M
+
+
+def test_labels_are_not_needed(wall):
+    shutil.rmtree(wall.folder("label_2"))
+    report = prepare(wall.root, workers=1)
+    assert report.depth_error_m is None
+    assert "no labels to check them against" in str(report)
+
+
+def test_workers_do_not_change_the_result(wall):
+    prepare(wall.root, workers=1)
+    alone = [wall.depth(frame).read_bytes() for frame in wall.frames("depth_2")]
+    assert prepare(wall.root, workers=2, force=True).written == 3
+    assert [wall.depth(frame).read_bytes() for frame in wall.frames("depth_2")] == alone
+
+
+def test_points_that_are_no_numbers_are_no_returns(wall):
+    with wall.velodyne("000000").open("ab") as file:
+        file.write(np.full((3, 4), np.nan, "<f4").tobytes() + np.full((3, 4), np.inf, "<f4").tobytes())
+    assert prepare(wall.root, workers=1).written == 3
+
+
+def test_one_damaged_frame_costs_no_other(wall):
+    wall.velodyne("000001").write_bytes(bytes(7))
+    with pytest.raises(InputError, match=r"000001\.bin: expected points of 16 bytes.*the other 2 frames are prepared"):
+        prepare(wall.root, workers=1)
+    assert wall.frames("depth_2") == ["000000", "000002"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda wall: wall.calibration("000002").unlink(), r"calib/000002\.txt: expected a readable file"),
+        (
+            lambda wall: wall.calibration("000002").write_text("P2: 1 0 0 0 0 1 0 0 0 0 1 0"),
+            r"expected a line 'R0_rect: ",
+        ),
+        (lambda wall: wall.image("000002").unlink(), r"image_2/000002\.png: expected a readable image"),
+        (lambda wall: wall.label("000002").write_text("Car 0 0"), r"label_2/000002\.txt, line 1: expected 15 fields"),
+        (
+            lambda wall: write_velodyne(wall.velodyne("000002"), np.array([[-5.0, 0, 0, 0]])),
+            r"000002\.bin: expected LiDAR returns inside the image, got none of 1: check Tr_velo_to_cam",
+        ),
+    ],
+)
+def test_what_a_frame_lacks_is_named(wall, damage, message):
+    damage(wall)
+    with pytest.raises(InputError, match=message):
+        prepare(wall.root, workers=1)
+    assert set(wall.frames("depth_2")) >= {"000000", "000001"}
+
+
+def test_several_damaged_frames_are_counted(wall):
+    for frame in ("000000", "000002"):
+        wall.image(frame).unlink()
+    with pytest.raises(
+        InputError, match=r"000000\.png.*, and 1 more damaged frames \(the other 1 frames are prepared\)"
+    ):
+        prepare(wall.root, workers=1)
+
+
+def test_nothing_to_prepare_is_said(wall, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere: expected a data set's folder, got none"):
+        prepare(tmp_path / "nowhere")
+    shutil.rmtree(wall.folder("velodyne"))
+    with pytest.raises(InputError, match=r"velodyne: expected LiDAR sweeps .*, got no such folder"):
+        prepare(wall.root)
+    wall.folder("velodyne").mkdir()
+    with pytest.raises(InputError, match=r"velodyne: expected LiDAR sweeps .*, got no NNNNNN\.bin"):
+        prepare(wall.root)
+
+
+def test_a_root_that_cannot_be_written_is_said_before_the_work(wall, monkeypatch):
+    wall.folder("depth_2").write_text("a file where the folder should be")
+    monkeypatch.setattr(prepare_module, "_prepare_frame", lambda *_: pytest.fail("worked before it looked"))
+    with pytest.raises(
+        InputError, match="depth_2: expected to write here, got 'Not a directory': choose a writable folder"
+    ):
+        prepare(wall.root, workers=1)
+
+
+def test_an_interruption_keeps_what_was_done(wall):
+    def interrupt(done: int, _: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(wall.root, workers=1, progress=interrupt)
+    assert [path.name for path in sorted(wall.folder("depth_2").iterdir())] == ["000000.png", "000001.png"]
+    assert prepare(wall.root, workers=1).skipped == 2
+
+
+def test_the_self_check_looks_inside_boxes_only():
+    depth_m = np.full((20, 30), 50, np.float32)
+    depth_m[5:11, 10:21] = 18
+    depth_m[5:7, 10:21] = 0  # unknown
+    objects = Objects(
+        names=np.array(["Car", "Car", "Car"]),
+        truncation=np.zeros(3),
+        occlusion=np.zeros(3, np.int64),
+        alpha=np.zeros(3),
+        boxes_2d=np.array([[10.0, 5, 20, 10], [10, 5, 20, 6], [-5, 11, 4, 25]]),
+        dimensions=np.ones((3, 3)),
+        bottom=np.array([[0.0, 1, 20], [0, 1, 20], [0, 1, 49]]),
+        yaw=np.zeros(3),
+    )
+    assert depth_errors(depth_m, objects) == [2.0, 1.0]
+
+
+@pytest.mark.kitti
+def test_real_frames_are_prepared(kitti, tmp_path):
+    (tmp_path / "training").mkdir()
+    for kind in ("image_2", "calib", "label_2", "velodyne"):
+        (tmp_path / "training" / kind).symlink_to(kitti / "training" / kind)
+    report = prepare(tmp_path, workers=min(2, os.cpu_count() or 1))
+    assert (report.written, report.skipped, report.objects) == (25, 0, 144)
+    assert report.depth_error_m is not None
+    assert 1.0 < report.depth_error_m < 2.2  # half a car
+    layout = KittiLayout(tmp_path)
+    for frame in layout.frames("image_2"):
+        with Image.open(layout.image(frame)) as image, Image.open(layout.depth(frame)) as depth:
+            assert image.size == depth.size
+    assert not list(Path(tmp_path).rglob("*.partial"))

@@ -1,0 +1,50 @@
+"""Work in several processes ends well, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from monoskd.errors import InputError
+from monoskd.workers import each
+
+SLEEPERS = """
+import time
+from monoskd.workers import each
+print("begun", flush=True)
+list(each(time.sleep, [0.2] * 200, workers=2))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2, 9])
+def test_every_item_is_done_once(workers: int) -> None:
+    assert sorted(each(abs, [-3, 1, -2], workers=workers)) == [1, 2, 3]
+    assert list(each(abs, [], workers=workers)) == []
+
+
+def test_a_killed_process_is_one_line() -> None:
+    with pytest.raises(InputError, match="fewer `--workers`, what was done is kept"):
+        list(each(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL], workers=2))
+
+
+@pytest.mark.parametrize("after_s", [0.05, 1.5])
+def test_two_interruptions_end_it_at_once_and_no_worker_complains(after_s: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPERS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(after_s)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.2)
+    stderr = process.communicate(timeout=20)[1]
+    assert stderr.count("Traceback") == 1, stderr
+    assert "KeyboardInterrupt" in stderr
