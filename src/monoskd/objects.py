@@ -1,5 +1,6 @@
-"""The noun that files, renderer and evaluation share: the objects of one frame, in numpy alone."""
+"""The objects of one frame, as files, renderer, data and evaluation share them, in numpy alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -7,6 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.geometry.boxes import Boxes3D
+
+# A supervised object is at least as easy as KITTI's "hard", and not so near that only a fragment is seen.
+MIN_HEIGHT_PX = 25.0  # on pictures of KITTI's size
+MAX_TRUNCATION = 0.5
+MAX_OCCLUSION = 2
+MIN_DEPTH_M = 2
 
 
 @dataclass(frozen=True)
@@ -49,3 +56,27 @@ class Objects:
     def boxes_3d(self) -> Boxes3D:
         """The 3D boxes, as float64 numpy."""
         return Boxes3D(self.bottom, self.dimensions, self.yaw)
+
+
+def has_3d_box(objects: Objects) -> NDArray[np.bool_]:
+    """Which objects have a real 3D box: finite, every dimension above 0, in front of the camera.
+
+    Labels of 2D boxes only write 0, -1 or -1000 there.
+    """
+    numbers = np.column_stack([objects.dimensions, objects.bottom, objects.yaw])
+    return np.isfinite(numbers).all(1) & (objects.dimensions > 0).all(1) & (objects.bottom[:, 2] > 0)
+
+
+def is_supervised(
+    objects: Objects, classes: Sequence[str], *, min_height_px: float = MIN_HEIGHT_PX
+) -> NDArray[np.bool_]:
+    """Which objects the network is trained on, as far as their labels say; they must also lie in the crop."""
+    height = objects.boxes_2d[:, 3] - objects.boxes_2d[:, 1]
+    return (
+        np.isin(objects.names, list(classes))
+        & (height + 1 >= min_height_px)
+        & (objects.truncation <= MAX_TRUNCATION)
+        & (objects.occlusion <= MAX_OCCLUSION)
+        & (objects.bottom[:, 2] >= MIN_DEPTH_M)
+        & has_3d_box(objects)
+    )

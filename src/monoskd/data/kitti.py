@@ -27,8 +27,8 @@ from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 from monoskd.kitti.io import read_calibration, read_depth, read_image, read_objects, read_split
 from monoskd.kitti.layout import KittiLayout
-from monoskd.models.did_m3d.targets import MIN_HEIGHT_PX, make_targets
-from monoskd.objects import Objects
+from monoskd.models.did_m3d.targets import make_targets
+from monoskd.objects import MIN_HEIGHT_PX, Objects
 from monoskd.structures import KITTI_MEAN_SIZES, Sample
 
 INPUT_MULTIPLE = 32  # the coarsest map's stride

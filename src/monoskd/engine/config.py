@@ -20,7 +20,7 @@ from monoskd.distill import Tap, Term
 from monoskd.engine.schedule import LearningRateSchedule
 from monoskd.errors import InputError
 from monoskd.evaluation.rules import known_classes
-from monoskd.models.did_m3d.targets import MIN_HEIGHT_PX
+from monoskd.objects import MIN_HEIGHT_PX
 
 MOST_SEEDS = 2**32  # numpy's
 _MOST_THREADS = 1024

@@ -13,9 +13,8 @@ from monoskd.data.kitti import KittiDataset
 from monoskd.data.transforms import PublishedData
 from monoskd.evaluation.kitti_ap import Evaluation, evaluate_kitti
 from monoskd.models.did_m3d.decode import merge_depth
-from monoskd.models.did_m3d.targets import MIN_HEIGHT_PX
 from monoskd.models.weights import load_model
-from monoskd.objects import Objects
+from monoskd.objects import MIN_HEIGHT_PX, Objects
 from monoskd.structures import Batch
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")

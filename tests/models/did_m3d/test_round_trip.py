@@ -16,8 +16,7 @@ from monoskd.geometry.heading import BINS, wrap
 from monoskd.kitti.io import read_calibration, read_image, read_objects
 from monoskd.models.did_m3d.decode import DecodedRegions, decode_regions
 from monoskd.models.did_m3d.heads import at_cells, boxes_at, peaks
-from monoskd.models.did_m3d.targets import is_supervised
-from monoskd.objects import Objects
+from monoskd.objects import Objects, is_supervised
 from monoskd.structures import KITTI_MEAN_SIZES, Batch, DetectorOutput, Targets
 
 CAMERA = Camera(

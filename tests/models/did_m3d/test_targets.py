@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from monoskd.data.transforms import PublishedData
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import decode_heading, wrap, yaw_from_alpha
-from monoskd.models.did_m3d.targets import draw_heatmap, is_supervised, make_targets, visual_depth
-from monoskd.objects import Objects
+from monoskd.models.did_m3d.targets import draw_heatmap, make_targets, visual_depth
+from monoskd.objects import Objects, has_3d_box, is_supervised
 from monoskd.structures import KITTI_MEAN_SIZES, Targets
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")
@@ -120,6 +120,28 @@ def test_an_object_is_supervised_up_to_hard(column: str, hard: object, too_hard:
     for value, expected in [(hard, True), (too_hard, False)]:
         changed = replace(make_object(), **{column: np.array([value])})
         assert is_supervised(changed, CLASSES).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("dimensions", [0.0, 0.0, 0.0]),
+        ("dimensions", [-1.0, -1.0, -1.0]),
+        ("dimensions", [1.5, 0.0, 4.0]),
+        ("dimensions", [1.5, np.nan, 4.0]),
+        ("bottom", [0.0, 0.0, 0.0]),
+        ("bottom", [-1000.0, -1000.0, -1000.0]),
+        ("bottom", [np.inf, 1.6, 20.0]),
+    ],
+)
+def test_an_object_with_a_2d_box_only_is_not_supervised(column: str, value: list[float]) -> None:
+    only_2d = replace(make_object(), **{column: np.array([value])})
+    assert not has_3d_box(only_2d).any()
+    assert not is_supervised(only_2d, CLASSES).any()
+    through_the_origin = Camera(CAMERA.P * [1, 1, 1, 0])  # a division by z would warn
+    targets = targets_of(join(make_object(), only_2d), camera=through_the_origin)
+    assert len(targets.label) == 1
+    assert targets.unsupervised.tolist() == [1]
 
 
 def test_on_small_pictures_small_objects_count() -> None:

@@ -14,14 +14,8 @@ from monoskd.data.transforms import DepthMap, PublishedData
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import alpha_from_yaw, encode_heading
 from monoskd.geometry.heatmap import gaussian_radius
-from monoskd.objects import Objects
+from monoskd.objects import MIN_HEIGHT_PX, Objects, is_supervised
 from monoskd.structures import HEAD_STRIDE, ROI_CELLS, Targets
-
-# An object is asked of the network if it is at least as easy as KITTI's "hard", and not so near as to be a fragment.
-MIN_HEIGHT_PX = 25.0  # on pictures of KITTI's size
-MAX_TRUNCATION = 0.5
-MAX_OCCLUSION = 2
-MIN_DEPTH_M = 2
 
 # A visual depth belongs to the object if it is this near to the object's own.
 MAX_DEPTH_GAP_M = 3
@@ -47,12 +41,12 @@ def make_targets(
     detections, and their scores say how high their heat is and how much they weigh.
     """
     columns, rows = letterbox.size[0] // HEAD_STRIDE, letterbox.size[1] // HEAD_STRIDE
-    centres = _cells(camera.project(objects.boxes_3d.centres), letterbox)
+    supervised = objects[is_supervised(objects, classes, min_height_px=min_height_px)]
+    centres = _cells(camera.project(supervised.boxes_3d.centres), letterbox)
     cells = np.trunc(centres) if published.truncated_cells else np.floor(centres)
     inside = ((cells >= 0) & (cells < (columns, rows))).all(-1)
-    keep = is_supervised(objects, classes, min_height_px=min_height_px) & inside
 
-    kept, centre, cell = objects[keep], centres[keep], cells[keep]
+    kept, centre, cell = supervised[inside], centres[inside], cells[inside]
     label = np.array([list(classes).index(name) for name in kept.names], np.int64)
     means = np.array([mean_sizes[name] for name in classes])
     box = _cells(kept.boxes_2d.reshape(-1, 2, 2), letterbox).reshape(-1, 4)
@@ -83,20 +77,6 @@ def make_targets(
         unsupervised=torch.tensor([len(objects) - len(kept)]),
         weight=_float(weight),
         labelled=torch.tensor([not soft]),
-    )
-
-
-def is_supervised(
-    objects: Objects, classes: Sequence[str], *, min_height_px: float = MIN_HEIGHT_PX
-) -> NDArray[np.bool_]:
-    """Which objects the network is asked for, as far as their labels say; they must also lie in the crop."""
-    height = objects.boxes_2d[:, 3] - objects.boxes_2d[:, 1]
-    return (
-        np.isin(objects.names, list(classes))
-        & (height + 1 >= min_height_px)
-        & (objects.truncation <= MAX_TRUNCATION)
-        & (objects.occlusion <= MAX_OCCLUSION)
-        & (objects.bottom[:, 2] >= MIN_DEPTH_M)
     )
 
 
