@@ -260,9 +260,7 @@ def test_a_labelled_copy_of_a_validation_frame_is_refused_by_its_content(layout)
     write_split(layout.split("train"), ["000000", "elsewhere"])
     check_copies(layout, train="train", val="val")
     shutil.copy(layout.velodyne("000001"), layout.velodyne("elsewhere"))
-    with pytest.raises(
-        InputError, match=r"train\.txt: expected no copy of a frame of val, got elsewhere, which shows 0"
-    ):
+    with pytest.raises(InputError, match=r"train\.txt: expected no copy of a frame of val, got elsewhere, which sh"):
         check_copies(layout, train="train", val="val")
 
 
@@ -324,7 +322,7 @@ def test_drives_may_move_but_not_vanish(raw, mapping, layout, tmp_path):
         ("../kitti/raw_frames.json", "[]", r"raw_frames\.json: expected the record of an earlier run"),
         ("../kitti/raw_frames.json", '{"frames": {"100000": "x"}}', r"raw_frames\.json: expected the record of an"),
         ("../kitti/raw_frames.json", '{"frames": {}, "left_out": null}', r"raw_frames\.json: expected the record"),
-        ("../kitti/training/image_2/100000.png", "", r"100000\.png: expected to link .*, got 'File exists'"),
+        ("../kitti/training/image_2", "", r"image_2/100000\.png: expected to link .*, got "),
     ],
 )
 def test_a_damaged_file_is_named(raw, mapping, layout, path, content, message):

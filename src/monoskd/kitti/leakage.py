@@ -7,6 +7,7 @@ drive is known by its date and number, a link by its target. Copies of neighbour
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -167,7 +168,10 @@ def check_copies(layout: KittiLayout, *, train: str, val: str) -> None:
 def drives_of(layout: KittiLayout, frame: str, record: RawRecord) -> set[str]:
     """The raw drives that a frame comes from, by the record and by the targets of its links."""
     files = (layout.image(frame), layout.velodyne(frame))
-    drives = {drive_of(Path(record.frames.get(frame, ""))), *(drive_of(f.resolve()) for f in files if f.is_symlink())}
+    drives = {
+        drive_of(Path(record.frames.get(frame, ""))),
+        *(drive_of(Path(os.path.realpath(f))) for f in files if f.is_symlink()),
+    }
     return {drive for drive in drives if drive is not None}
 
 
