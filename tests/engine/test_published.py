@@ -17,18 +17,18 @@ import yaml
 from torch import Tensor
 
 from monoskd import distill
-from monoskd.data.transforms import PublishedData
 from monoskd.engine.config import RunConfig, find_config, load_config
 from monoskd.engine.frames import Frames
 from monoskd.engine.measure import labelled_batches
 from monoskd.engine.run import build_student, build_training, train
 from monoskd.engine.schedule import LearningRateSchedule, TaskWeights, shift_names
+from monoskd.engine.sources import Sources
 from monoskd.geometry.camera import Letterbox, PublishedLetterbox
 from monoskd.kitti.prepare import prepare
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.did_m3d.published import convert
 from monoskd.models.weights import load_model, save_model
-from monoskd.structures import Batch, Modality
+from monoskd.structures import Batch, Modality, PublishedData
 from monoskd.synthetic import synthesize
 
 CONFIGS = find_config(Path("kitti/monoskd.yaml")).parents[1]
@@ -132,7 +132,7 @@ def test_once_an_epoch_the_first_epoch_hardly_moves() -> None:
 
 def test_with_shifted_names_a_3d_task_waits_for_the_affinity() -> None:
     def depth_weights(*, affinity_falls: bool, shifted: bool) -> list[float]:
-        weights = TaskWeights()
+        weights = TaskWeights(DidM3D.task_graph)
         found = []
         for epoch in range(1, 30):
             falling = 10 - 0.1 * epoch
@@ -212,7 +212,7 @@ def test_batch_statistics_of_the_teacher_drift_in_published_recipes_alone(
         network = build_student(config)
         training = build_training(config, network).train()
         before = copy.deepcopy(dict(training.distiller.teacher.named_buffers()))
-        training.look(a_batch(Frames(config, network)))
+        training.outputs(a_batch(Frames(config, network, Sources.open(config.data))))
         drift[name] = {k for k, v in training.distiller.teacher.named_buffers() if not torch.equal(v, before[k])}
     assert drift["monoskd"] == set()
     assert {name.rsplit(".", 1)[-1] for name in drift["monoskd_published"]} == {

@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_run_whatever_the_workers(run: Run, tmp_pat
 def test_a_resumed_run_is_the_run_that_was_never_stopped(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TaskWeights, "over", lambda epochs: TaskWeights(epochs=6, history=3))
+    monkeypatch.setattr(TaskWeights, "over", lambda epochs, graph: TaskWeights(graph, epochs=6, history=3))
     straight = run(out=str(tmp_path / "straight"), task_learning=True, epochs=5)
     stopped = run(out=str(tmp_path / "stopped"), task_learning=True, epochs=3)
     resumed = run(out=str(stopped), task_learning=True, epochs=5, resume=stopped)
@@ -252,7 +252,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--data.batch_size", "5"], r"expected at least one batch of 5 frames in split train, got 4 frames"),
         (["--data.root", "nowhere"], r"nowhere: no such data set"),
         (["--data.train", "nosuch"], r"nosuch.txt: expected a readable file"),
-        (["--data.dataset", "pathlib.Path"], "data.dataset: expected a class such as"),
+        (["--data.dataset", "pathlib.Path"], "data.dataset: expected a FrameSource such as"),
         (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
         (["--detector", "null"], "expected `detector` .* or `start`"),
         (["--accelerator", "toaster"], "expected what this machine can do, .*toaster"),

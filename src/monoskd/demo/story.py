@@ -18,8 +18,10 @@ import numpy as np
 from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.engine.callbacks import versions
 from monoskd.engine.config import MOST_SEEDS
-from monoskd.engine.measure import CLASSES, Measurement, labelled_batches, measure
+from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.errors import InputError
+from monoskd.evaluation.evaluator import KittiEvaluator
+from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
 from monoskd.files import read_text, write_atomically
 from monoskd.kitti.io import read_calibration, read_image, read_split
 from monoskd.kitti.layout import KittiLayout
@@ -31,7 +33,6 @@ from monoskd.synthetic import MANIFEST, synthesize
 VAL_SHARE = 5 / 9
 UNLABELLED_SHARE = 16 / 9  # frames without labels for each with: four for each that is trained on
 KITTI_HEIGHT_PX = 375  # the evaluation's least object heights are meant for images this tall
-KITTI_MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)
 BATCH = 4
 STRIDE = 32
 SCENES, SCENE_OBJECTS = 4, 5  # held-out frames that the report draws, and about how many objects they show
@@ -87,21 +88,22 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
     runs, found = {}, {}
     for name in (name for stage in STAGES for name in stage):
         folder = out / "runs" / name
-        measurement = Measurement(min_heights_px=min_heights_px(size))
+        evaluator = KittiEvaluator(min_heights_px=min_heights_px(size))
+        measurement = Measurement(evaluator)
         detector = load_model(folder / "model.safetensors")
         batches = labelled_batches(detector, data, split="val", min_height_px=min_heights_px(size)[-1])
         measure(detector, batches, measurement)
         runs[name] = RunResult(
             folder=folder,
-            results=measurement.evaluation().rows(),
+            results=evaluator.evaluate(measurement.truth, measurement.detections).rows(),
             depth_error_m=measurement.depth_error_m(),
             manifest=json.loads((folder / "manifest.json").read_text()),
         )
-        pairs = zip(measurement.detections, measurement.ground_truth, strict=True)
+        pairs = zip(measurement.detections, measurement.truth, strict=True)
         found[name] = [one[: _countable(truth)] for one, truth in pairs]  # detections come best first
     layout = KittiLayout(data)
     names = read_split(layout.split("val"))
-    truth = measurement.ground_truth
+    truth = measurement.truth
     typical = sorted(range(len(names)), key=lambda i: abs(_countable(truth[i]) - SCENE_OBJECTS))[:SCENES]
     scenes = [
         Scene(
@@ -178,12 +180,12 @@ def input_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def _countable(truth: Objects) -> int:
     """How many objects of the three classes a frame shows: that many detections of each run are drawn."""
-    return int((np.isin(truth.names, CLASSES) & (truth.occlusion < 2)).sum())
+    return int((np.isin(truth.names, list(NEIGHBOURS)) & (truth.occlusion < 2)).sum())
 
 
 def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
     """Least 2D heights of easy, moderate and hard objects, scaled from KITTI's pictures to these."""
-    easy, moderate, hard = (height * size[1] / KITTI_HEIGHT_PX for height in KITTI_MIN_HEIGHTS_PX)
+    easy, moderate, hard = (height * size[1] / KITTI_HEIGHT_PX for height in MIN_HEIGHTS_PX)
     return easy, moderate, hard
 
 

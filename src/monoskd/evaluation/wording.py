@@ -7,7 +7,7 @@ import numpy as np
 
 from monoskd.evaluation.curves import RECALLS
 from monoskd.evaluation.results import DIFFICULTIES, Evaluation, Result
-from monoskd.evaluation.rules import STRICT
+from monoskd.evaluation.rules import strict_overlap
 
 LABEL_COLUMNS = 3
 METRICS = {"bbox": "2D", "aos": "orientation", "bev": "bird's eye", "3d": "3D"}
@@ -62,7 +62,7 @@ def _comparison(title: str, parts: Mapping[str, Evaluation], *, heading: str) ->
     rows = []
     for evaluated in zip(*(evaluation.results for evaluation in parts.values()), strict=True):
         first = evaluated[0]
-        if first.metric == "3d" and first.least_overlap == STRICT[first.class_name]:
+        if first.metric == "3d" and first.least_overlap == strict_overlap(first.class_name):
             overlap = f"> {first.least_overlap:g}"
             rows += [(first.class_name, n, overlap, *_numbers(r, "R40")) for n, r in zip(parts, evaluated, strict=True)]
     return Sheet(title, ("class", heading, "IoU", *DIFFICULTIES), tuple(rows))

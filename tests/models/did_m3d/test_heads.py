@@ -6,7 +6,8 @@ from scipy.ndimage import maximum_filter
 
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.did_m3d.heads import RegionalHeads, at_cells, boxes_at, peaks, ray_maps
-from monoskd.structures import Rois
+from monoskd.models.did_m3d.structures import Rois
+from monoskd.structures import Views
 
 
 def rois_of(count: int) -> Rois:
@@ -54,7 +55,7 @@ def heads_of(scale: float, boxes: torch.Tensor, *, shared: torch.Tensor) -> dict
     heads = RegionalHeads(inputs=4, hidden=8, classes=3, initial_depth_m=20.0).eval()
     P = torch.tensor([[[700.0, 0, 320, 0], [0, 700, 190, 0], [0, 0, 1, 0]]])
     letterbox = Letterbox(torch.tensor([scale]), torch.zeros(1, 2), (320, 192))
-    return heads(shared, rois=rois_of(len(boxes)), boxes=boxes, cameras=Camera(P), letterbox=letterbox)
+    return heads(shared, rois=rois_of(len(boxes)), boxes=boxes, views=Views(shared, Camera(P), letterbox))
 
 
 def test_visual_depth_starts_as_configured_and_follows_the_zoom() -> None:

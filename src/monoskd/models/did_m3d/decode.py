@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monoskd.geometry.boxes import Boxes3D
-from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, decode_heading, yaw_from_alpha
-from monoskd.structures import HEAD_STRIDE, Detections, DetectorOutput
+from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput
+from monoskd.structures import Detections, Views
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,13 @@ class DecodedRegions:
     alpha: Float[Tensor, " n"]  # [rad]
 
 
-def decode_regions(
-    output: DetectorOutput, *, cameras: Camera, letterbox: Letterbox, mean_sizes: Float[Tensor, "c 3"]
-) -> DecodedRegions:
+def decode_regions(output: DidM3DOutput, views: Views, *, mean_sizes: Float[Tensor, "c 3"]) -> DecodedRegions:
     """Every region's box, in tensors of fixed size.
 
     mean_sizes: (h, w, l) [m] of each class. The 3D centre (not the bottom) is what projects to cell + offset_3d.
     """
     rois, heads = output.rois, output.heads
-    letterbox, camera = letterbox[rois.image], Camera(cameras.P[rois.image])
+    letterbox, camera = views.letterbox[rois.image], Camera(views.cameras.P[rois.image])
     boxes_2d = letterbox.invert(output.boxes.reshape(-1, 2, 2) * HEAD_STRIDE).flatten(1).to(output.boxes)
     centre_px = letterbox.invert((rois.cell + heads["offset_3d"]) * HEAD_STRIDE)
     depth_m, confidence = merge_depth(heads["depth"], heads["depth_log_variance"])
@@ -67,7 +66,7 @@ def heading_angle(heading: Float[Tensor, "n 24"]) -> Float[Tensor, " n"]:
 
 
 def detections_by_image(
-    regions: DecodedRegions, output: DetectorOutput, *, classes: Sequence[str], images: int
+    regions: DecodedRegions, output: DidM3DOutput, *, classes: Sequence[str], images: int
 ) -> list[Detections]:
     """The regions of each image as detections, best first; boxes with a negative dimension are dropped."""
     rois = output.rois

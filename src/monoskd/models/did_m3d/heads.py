@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS
-from monoskd.structures import HEAD_STRIDE, ROI_CELLS, Rois
+from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, Rois
+from monoskd.structures import Views
 
 HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
 
@@ -58,8 +59,7 @@ class RegionalHeads(nn.Module):
         *,
         rois: Rois,
         boxes: Float[Tensor, "n 4"],
-        cameras: Camera,
-        letterbox: Letterbox,
+        views: Views,
     ) -> dict[str, Tensor]:
         """`offset_3d` n x 2, `size_3d` n x 3, `heading` n x 24; depths [m] and their log-variances n x 7 x 7.
 
@@ -67,8 +67,8 @@ class RegionalHeads(nn.Module):
         image, which the features cannot see. Instance depth = visual + attribute depth; its log-variance is the
         logsumexp of theirs.
         """
-        corners_px = letterbox[rois.image].invert(boxes.reshape(-1, 2, 2) * HEAD_STRIDE).to(boxes)
-        rays = ray_maps(corners_px, Camera(cameras.P[rois.image].to(boxes)))
+        corners_px = views.letterbox[rois.image].invert(boxes.reshape(-1, 2, 2) * HEAD_STRIDE).to(boxes)
+        rays = ray_maps(corners_px, Camera(views.cameras.P[rois.image].to(boxes)))
         one_hot = nn.functional.one_hot(rois.label, self.classes)[:, :, None, None].expand(-1, -1, ROI_CELLS, ROI_CELLS)
         patches = roi_align(shared, torch.cat([rois.image[:, None].to(boxes), boxes], 1), ROI_CELLS)
         joined = torch.cat([patches, rays.to(patches), one_hot.to(patches)], 1)

@@ -13,15 +13,15 @@ from torch.nn import functional
 
 from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.heads import at_cells
-from monoskd.structures import Targets
+from monoskd.models.did_m3d.structures import DidM3DTargets
 
 
-def task_losses(heads: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+def task_losses(heads: dict[str, Tensor], targets: DidM3DTargets) -> dict[str, Tensor]:
     """Every task loss by name, from the heads of a forward pass at `targets.rois`."""
     return {"heatmap": focal_loss(heads["heatmap"], targets.heatmap), **object_losses(heads, targets)}
 
 
-def object_losses(heads: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+def object_losses(heads: dict[str, Tensor], targets: DidM3DTargets) -> dict[str, Tensor]:
     """The task losses of what is said of each object: all but the heat map's, each object's times its weight."""
     rois, weight = targets.rois, targets.weight
     return {
@@ -81,7 +81,7 @@ def heading_loss(
     return _mean(cross_entropy * weight) + _mean((residual - residuals).abs() * weight)
 
 
-def depth_loss(heads: dict[str, Tensor], targets: Targets) -> Float[Tensor, ""]:
+def depth_loss(heads: dict[str, Tensor], targets: DidM3DTargets) -> Float[Tensor, ""]:
     """Visual and attribute depth where a visual target exists, plus instance depth on all 49 points of each object."""
     known, weight = targets.depth_mask, targets.weight[:, None, None]
     visual = laplacian_loss(heads["visual_depth"], targets.visual_depth, heads["visual_log_variance"])

@@ -1,4 +1,4 @@
-"""Labelled objects -> what the network should say of them (`Targets`). The inverse is the detector's decoding."""
+"""Labelled objects -> what the network should say of them. The inverse is the detector's decoding."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torchvision.ops import roi_align
 
-from monoskd.data.transforms import DepthMap, PublishedData
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import alpha_from_yaw, encode_heading
 from monoskd.geometry.heatmap import gaussian_radius
+from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, DidM3DTargets
 from monoskd.objects import MIN_HEIGHT_PX, Objects, is_supervised
-from monoskd.structures import HEAD_STRIDE, ROI_CELLS, Targets
+from monoskd.structures import DepthMap, PublishedData
 
 # A visual depth belongs to the object if it is this near to the object's own.
 MAX_DEPTH_GAP_M = 3
@@ -29,10 +29,10 @@ def make_targets(
     classes: Sequence[str],
     mean_sizes: Mapping[str, tuple[float, float, float]],
     depth_m: DepthMap | None,
-    published: PublishedData,
-    min_height_px: float = MIN_HEIGHT_PX,
     soft: bool = False,
-) -> Targets:
+    min_height_px: float = MIN_HEIGHT_PX,
+    published: PublishedData,
+) -> DidM3DTargets:
     """The targets of one image (all with image index 0).
 
     objects, camera: in original pixels; letterbox: to network pixels; mean_sizes: (h, w, l) [m] of each class;
@@ -58,7 +58,7 @@ def make_targets(
     gap = depth[:, None, None] - visual
     mask = known & (gap.abs() < MAX_DEPTH_GAP_M)
     weight = np.ones(len(kept)) if kept.scores is None or not soft else kept.scores.clip(0, 1)
-    return Targets(
+    return DidM3DTargets(
         heatmap=draw_heatmap(cell, label, size, height=weight, shape=(len(classes), rows, columns))[None],
         image=torch.zeros(len(kept), dtype=torch.int64),
         cell=torch.from_numpy(cell.astype(np.int64)),
