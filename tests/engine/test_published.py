@@ -52,7 +52,6 @@ PUBLISHED = {
 }
 FLAGS = {name.rsplit(".", 1)[-1] for name in DISTILLED | EVERYWHERE} - {"mode"}
 
-TASKS = ("heatmap", "size_2d", "offset_2d", "offset_3d", "size_3d", "heading", "depth")
 SIZE = (318, 96)  # of the pictures: KITTI's proportions, which are not those of the network's input
 INPUT = (320, 96)
 TINY = DidM3DConfig(
@@ -136,7 +135,7 @@ def test_with_shifted_names_a_3d_task_waits_for_the_affinity() -> None:
         found = []
         for epoch in range(1, 30):
             falling = 10 - 0.1 * epoch
-            tasks = dict.fromkeys(TASKS, 1.0)
+            tasks = dict.fromkeys(DidM3D.task_graph, 1.0)
             terms = [falling if affinity_falls else 1.0, 1.0, 1.0]
             found.append(weights.advance(shift_names(tasks, terms) if shifted else tasks, epoch)["offset_3d"])
         return found
@@ -148,11 +147,11 @@ def test_with_shifted_names_a_3d_task_waits_for_the_affinity() -> None:
 
 
 def test_task_learning_spans_the_run_as_it_spanned_the_published_one() -> None:
-    assert [TaskWeights.over(epochs).epochs for epochs in (150, 60, 2)] == [140, 56, 6]
+    assert [TaskWeights.over(epochs, DidM3D.task_graph).epochs for epochs in (150, 60, 2)] == [140, 56, 6]
 
 
 def test_shifted_names_read_by_position() -> None:
-    tasks = {name: float(index) for index, name in enumerate(TASKS)}
+    tasks = {name: float(index) for index, name in enumerate(DidM3D.task_graph)}
     shifted = shift_names(tasks, [10.0, 11.0, 12.0])
     assert (shifted["offset_2d"], shifted["size_2d"], shifted["depth"]) == (10.0, 11.0, 12.0)
     assert (shifted["offset_3d"], shifted["size_3d"]) == (tasks["offset_2d"], tasks["size_2d"])

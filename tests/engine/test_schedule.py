@@ -63,7 +63,7 @@ def test_tasks_wait_for_what_they_need() -> None:
 
 def test_a_task_that_never_settles_counts_in_the_end() -> None:
     weights = TaskWeights(GRAPH, epochs=8, history=3)
-    steady = [weights.advance(dict.fromkeys(100.0 - epoch), epoch + 1) for epoch in range(8)]
+    steady = [weights.advance(dict.fromkeys(GRAPH, 100.0 - epoch), epoch + 1) for epoch in range(8)]
     assert steady[3]["depth"] == pytest.approx(1 / 5)  # c is 0: the share of the training that has passed
     assert steady[-1]["depth"] == 1.0
 

@@ -215,6 +215,7 @@ def _quiet_lightning() -> Iterator[None]:
         ".*The number of training batches.*",
         ".*exists and is not empty.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*The dirpath has changed.*",  # a run folder that was moved resumes all the same
     )
     with warnings.catch_warnings():
         for message in advice:
