@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate; write the files, then print."""
-    from monoskd.evaluation.report import table, write_html, write_json
+    from monoskd.engine.evaluation_report import text, write_html, write_json
 
     folders, model = (options.labels, options.predictions), (options.model, options.data)
     if not ((all(folders) and not any(model)) or (all(model) and not any(folders))):
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
         write_json(evaluation, options.json)
     if options.html:
         write_html(evaluation, options.html)
-    say(table(evaluation))
+    say(text(evaluation))
 
 
 def _evaluation(options: argparse.Namespace) -> "Evaluation":
