@@ -189,7 +189,7 @@ def _labels(report: Report) -> Iterator[Html]:
     )
     rows = (
         (
-            f"{row['class']}, {row['distance_m']} m",
+            f"{row['class']}, {row['distance_m']}{'' if row['distance_m'] == 'all' else ' m'}",
             str(row["right"] + row["wrong"]),
             _percent(row["precision"]),
             _percent(row["recall"]),
