@@ -2,13 +2,23 @@
 
 import argparse
 from collections.abc import Callable
-from typing import NoReturn, TypeAlias
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import shtab
 
 from monoskd.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises its complaints as InputError: one line, like every other."""
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """As argparse; a shell completes an argument of type Path with file names."""
+        action = super().add_argument(*names, **options)
+        if action.type is Path:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        return action
 
     def error(self, message: str) -> NoReturn:
         """Raise the complaint."""

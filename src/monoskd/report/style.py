@@ -43,7 +43,7 @@ p.good { color: var(--good); } p.warn { color: var(--warn); } p.bad { color: var
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: .22rem .9rem .22rem 0; text-align: right; vertical-align: bottom; }
 th { color: var(--faint); font-weight: 500; border-bottom: 1px solid var(--faint); white-space: pre-line; }
-td { border-bottom: 1px solid var(--rule); } 
+td { border-bottom: 1px solid var(--rule); }
 tbody:not(:last-child) tr:last-child td { border-bottom-color: var(--faint); }
 .label { text-align: left; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { color: var(--faint); }
