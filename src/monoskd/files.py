@@ -1,75 +1,161 @@
-"""Bytes in and out: errors that name the file, and writes that are whole or not at all."""
+"""Reading and writing files: errors that name the file, and writes that are whole or do not happen."""
 
 import errno
+import json
 import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from monoskd.errors import InputError
 
+MOST_TEXT_BYTES = 64 * 2**20  # of a text file; all 7481 KITTI labels together have 4 MiB
+MOST_BYTES = 2**30  # of any other file that is read into memory
 
-def read_bytes(path: str | Path) -> bytes:
-    """The file's bytes. Raises InputError where it is missing or cannot be read."""
+_PARTIAL = ".partial"
+_BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
+_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def read_bytes(path: str | Path, *, at_most: int = MOST_BYTES) -> bytes:
+    """The file's bytes. Raises InputError where it is missing, cannot be read or is larger than `at_most` bytes."""
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(at_most + 1) if size <= at_most else b""
     except OSError as error:
         raise InputError(f"{path}: expected a readable file, got '{error.strerror}': check the path") from error
+    if max(size, len(data)) > at_most:
+        raise InputError(
+            f"{path}: expected a file of at most {at_most / 2**20:g} MiB, got {max(size, len(data)) / 2**20:.0f} MiB: "
+            "check that it is the right file"
+        )
+    return data
 
 
-def read_text(path: str | Path) -> str:
-    """The file's text, UTF-8. Raises InputError where it is missing, cannot be read or is not text."""
+def read_text(path: str | Path, *, at_most: int = MOST_TEXT_BYTES) -> str:
+    r"""The file's text: UTF-8, with or without a byte order mark, whatever the locale; all line ends become "\n".
+
+    Raises InputError where it is missing, cannot be read, is too large or is not UTF-8.
+    """
+    data = read_bytes(path, at_most=at_most)
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            raise InputError(f"{path}: expected UTF-8 text, got {encoding}: save it as UTF-8")
     try:
-        return read_bytes(path).decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: expected text, got bytes that are none at offset {error.start}: replace it"
+            f"{path}: expected UTF-8 text, got other bytes at offset {error.start}: save it as UTF-8 or replace it"
         ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def read_json(path: str | Path, *, at_most: int = MOST_TEXT_BYTES) -> Any:
+    """The document in a JSON file. Raises InputError as `read_text`, and for what is not JSON."""
+    try:
+        return json.loads(read_text(path, at_most=at_most))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: expected JSON, got something else ({error}): replace the file") from error
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """The paths, sorted, without hidden files: macOS leaves a `._name` beside each file on a foreign disk."""
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def is_there(path: Path) -> bool:
-    """Whether something lies there, be it a link that leads nowhere: whoever reads it will be told."""
-    return path.is_symlink() or path.exists()
+    """Whether the path exists. True also for a broken symlink: reading it then says what is wrong."""
+    return os.path.lexists(path)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write beside the file, then move into place, so that no reader and no interruption ever sees half of it.
+    """Write a file whole or not at all; see `atomic_path`."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
 
-    Makes the folder if there is none; writes through a link. Raises InputError where nothing can be written, and where
-    something lies that is no regular file.
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8 with the line ends that it has, whole or not at all; see `atomic_path`."""
+    write_atomically(path, text.encode())
+
+
+def write_json(path: str | Path, document: Any) -> None:
+    """Write a JSON document, whole or not at all; see `atomic_path`."""
+    write_text(path, json.dumps(document, indent=1) + "\n")
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A path beside `path` to write to; on success it takes the place of `path`, on an error it is removed.
+
+    So no reader and no interruption ever sees half of a file. Makes the folder if there is none; writes through a
+    symlink. Raises InputError where nothing can be written, and where `path` is not a regular file.
     """
     path = Path(os.path.realpath(path))
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise InputError(f"{path}: expected to write here, got a device or pipe: choose another name")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A name of its own, not one made from `path.name`, which may be as long as the file system allows.
+    partial = path.with_name(f".{secrets.token_hex(8)}{_PARTIAL}")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path}: expected to write here, got a device or pipe: choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_bytes(content)
+            yield partial
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: expected to write here, got '{error.strerror}': choose a writable folder") from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: str | Path, error: OSError) -> InputError:
+    """The one line about an error while writing."""
+    advice = "choose a writable folder"
+    if error.errno in _NO_SPACE:
+        advice = "free some space; the file that was there before is unchanged"
+    elif error.errno == errno.ENAMETOOLONG:
+        advice = "choose a shorter name"
+    return InputError(f"{path}: expected to write here, got '{error.strerror or error}': {advice}")
+
+
+def remove_partial_files(folder: str | Path, *, older_than_s: float = 0) -> None:
+    """Remove what killed processes left of `atomic_path` in a folder; by default all of it, so only in one's own."""
+    latest = time.time() - older_than_s
+    for path in Path(folder).glob(f".*{_PARTIAL}"):
+        try:
+            if path.stat().st_mtime <= latest:
+                path.unlink()
+        except OSError:  # another process was faster, or may not be disturbed
+            continue
 
 
 def check_writable(folder: str | Path, *, named: str | Path | None = None) -> None:
-    """Say before the work, and not after it, that nothing can be written into a folder. Changes nothing.
+    """Say before the work, not after it, that nothing can be written into a folder. Changes nothing.
 
-    Raises InputError where it is a file or leads through one, and where a permission is missing. named: what the error
-    is to name instead.
+    named: what the error names instead of the folder. Raises InputError where the folder is a file or leads through
+    one, and where a permission is missing.
     """
     folder = Path(folder)
     nearest = next(place for place in (folder, *folder.absolute().parents) if os.access(place, os.F_OK))
     fault = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK) else errno.EACCES
     if fault:
-        where = folder if named is None else named
-        raise InputError(f"{where}: expected to write here, got '{os.strerror(fault)}': choose a writable folder")
+        raise cannot_write(folder if named is None else named, OSError(fault, os.strerror(fault)))
 
 
 def check_report(path: str | Path, *, suffix: str) -> None:
-    """As `check_writable`, for a file that is to be made: it must be new, or end as reports of its kind do."""
+    """As `check_writable`, for a file: it must be new, or have the suffix of reports of its kind."""
     path = Path(path)
     check_writable(path.parent, named=path)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise cannot_write(path, error) from error
+    if is_folder:
         raise InputError(f"{path}: expected to write here, got '{os.strerror(errno.EISDIR)}': choose another name")
     if is_there(path) and path.suffix.lower() != suffix:
         raise InputError(f"{path}: expected a new file or a {suffix} to replace, got another: choose another name")

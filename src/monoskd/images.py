@@ -1,63 +1,93 @@
-"""Pictures out of files, with damage named. Pillow is imported when the first one is read."""
+"""Reading pictures, with damage named. Pillow is imported when the first picture is read."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import read_bytes
+from monoskd.files import MOST_BYTES, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_TURNED_FORMAT = "JPEG"  # what cameras write; asking a PNG for its EXIF decodes the whole picture
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
+
+Mode: TypeAlias = Literal["RGB", "I;16"]  # Pillow's names: 8 bits of red, green and blue; 16 bits of grey
+
 _EXIF_ORIENTATION = 0x0112
 _ON_ITS_SIDE = 5  # orientations from here on swap width and height
-_ENDS = {b"\x89PNG": b"IEND\xaeB\x60\x82", b"\xff\xd8\xff": b"\xff\xd9"}  # first bytes of PNG and JPEG to their last
-_END_WITHIN = 4096  # [bytes] some writers append a little after the end
-_DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # grey of more than 8 bits, which Pillow would clip to white
+_PNG_START, _JPEG_START, _JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xd9"
+_JPEG_SCAN = b"\xff\xda"  # what follows are the pixels
+_PNG_WORDS = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}  # chunks that may hold an orientation
+_TAIL = 4096  # [bytes] a JPEG's end is looked for here first
+_DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # grey of more than 8 bits, which Pillow would clip to white
 
 
-def read_pixels(path: str | Path, *, mode: Literal["RGB", "I;16"]) -> NDArray[Any]:
-    """RGB as H x W x 3 uint8, a JPEG turned upright as its EXIF says; a 16-bit grey picture as H x W uint16."""
+def read_pixels(path: str | Path, *, mode: Mode) -> NDArray[Any]:
+    """RGB as H x W x 3 uint8, or a 16-bit grey picture as H x W uint16; turned upright as its EXIF says.
+
+    Raises InputError for what is not a picture, not whole, too large, or of another depth than `mode`.
+    """
     from PIL import ImageOps
 
-    data = read_bytes(path)
-    _check_end(path, start=data[:4], end=data[-_END_WITHIN:])
-    with _opened(path, BytesIO(data)) as image:
-        if mode == "I;16" and image.mode != mode:
-            raise InputError(f"{path}: expected a 16-bit grey PNG, got mode {image.mode}: replace the file")
-        if mode == "RGB" and image.mode in _DEEP:
-            raise InputError(f"{path}: expected 8 bits a channel, got mode {image.mode}: convert the picture first")
-        upright = ImageOps.exif_transpose(image) if image.format == _TURNED_FORMAT else image
+    file = BytesIO(read_bytes(path))
+    _check_end(path, file)
+    with _opened(path, file) as image:
+        _check_mode(path, image, mode)
+        image.load()
+        upright = ImageOps.exif_transpose(image)
         return np.array(upright if upright.mode == mode else upright.convert(mode))
 
 
-def read_image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of the picture that `read_pixels` would return, from the file's first and last bytes alone."""
+def read_image_size(path: str | Path, *, mode: Mode = "RGB") -> tuple[int, int]:
+    """(width, height) of the picture that `read_pixels` would return, mostly without decoding it.
+
+    Raises InputError as `read_pixels`, except for damage inside the pixels.
+    """
     try:
         with Path(path).open("rb") as file:
-            start = file.read(4)
-            length = file.seek(0, 2)
-            file.seek(max(0, length - _END_WITHIN))
-            _check_end(path, start=start, end=file.read())
+            if file.seek(0, 2) > MOST_BYTES:
+                read_bytes(path)  # says so
+            words = _check_end(path, file)
             with _opened(path, file) as image:
-                turned = image.format == _TURNED_FORMAT
-                on_its_side = turned and image.getexif().get(_EXIF_ORIENTATION, 1) >= _ON_ITS_SIDE
-                return (image.height, image.width) if on_its_side else image.size
+                _check_mode(path, image, mode)
+                return _upright_size(image) if words else image.size
     except OSError as error:
         raise InputError(f"{path}: expected a readable image, got '{error.strerror or error}': check it") from error
 
 
+def _upright_size(image: "Image") -> tuple[int, int]:
+    from PIL import ImageOps
+
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    if orientation != 1 and image.format == "TIFF":  # Pillow turns these itself, and its size tells so or not
+        image.load()
+        return ImageOps.exif_transpose(image).size
+    return (image.height, image.width) if orientation >= _ON_ITS_SIDE else image.size
+
+
+def _check_mode(path: str | Path, image: "Image", mode: Mode) -> None:
+    """Raise for a depth that Pillow would silently cut: 12 bits in 16 become nearly black, 16 bits of grey white."""
+    if mode == "I;16":
+        if image.mode != mode:
+            raise InputError(f"{path}: expected a 16-bit grey PNG, got mode {image.mode}: replace the file")
+        return
+    codec, raw = (image.tile[0].codec_name, str(image.tile[0].args)) if getattr(image, "tile", None) else ("", "")
+    deep_colour = ";16" in raw or codec.upper() == "SGI16" or (codec == "ppm" and "65535" in raw)
+    if image.mode in _DEEP or deep_colour:
+        kind = image.mode if image.mode in _DEEP else f"16 bits ({image.mode})"
+        raise InputError(f"{path}: expected 8 bits a channel, got mode {kind}: convert the picture first")
+
+
 @contextmanager
 def _opened(path: str | Path, file: IO[bytes]) -> Iterator["Image"]:
-    """The picture in `file`. What Pillow says, now or when the caller reads the pixels, becomes one line."""
+    """The picture in `file`. Pillow's errors, now or when the caller reads the pixels, become one line."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -76,8 +106,51 @@ def _opened(path: str | Path, file: IO[bytes]) -> Iterator["Image"]:
         raise InputError(f"{path}: expected a whole image, got a damaged one ({error}): replace the file") from error
 
 
-def _check_end(path: str | Path, *, start: bytes, end: bytes) -> None:
-    """A decoder may forgive a missing end; whoever copied half a data set wants to know."""
-    for first, last in _ENDS.items():
-        if start.startswith(first) and last not in end:
-            raise InputError(f"{path}: expected a whole image, got one without its end: it is cut off, copy it again")
+def _check_end(path: str | Path, file: IO[bytes]) -> bool:
+    """Raise where a PNG or JPEG is cut off, which a decoder may forgive. Returns whether it may hold EXIF.
+
+    What lies behind the end does not matter: phones append videos. Leaves the file at its start.
+    """
+    file.seek(0)
+    start = file.read(8)
+    whole, words = True, True
+    if start == _PNG_START:
+        chunks = _png_chunks(file)
+        whole, words = b"IEND" in chunks, bool(chunks & _PNG_WORDS)
+    elif start.startswith(_JPEG_START):
+        whole = _jpeg_ends(file)
+    file.seek(0)
+    if not whole:
+        raise InputError(f"{path}: expected a whole image, got one without its end: it is cut off, copy it again")
+    return words
+
+
+def _png_chunks(file: IO[bytes]) -> set[bytes]:
+    """The names of the chunks up to the end or to where the file is cut off or damaged."""
+    size, place, names = file.seek(0, 2), len(_PNG_START), set()
+    while place + 12 <= size:  # length, name, data, checksum
+        file.seek(place)
+        head = file.read(8)
+        place += 12 + int.from_bytes(head[:4], "big")
+        if place > size or not head[4:].isalpha():
+            break
+        names.add(head[4:])
+        if head[4:] == b"IEND":
+            break
+    return names
+
+
+def _jpeg_ends(file: IO[bytes]) -> bool:
+    """Whether the mark of the end stands behind the start of the pixels, among which it cannot occur."""
+    size, place = file.seek(0, 2), 2
+    while place + 4 <= size:  # a segment: its mark, its length, its data; a thumbnail in it has an end of its own
+        file.seek(place)
+        head = file.read(4)
+        if head[:2] == _JPEG_SCAN or head[0] != 0xFF:
+            break
+        place += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
+    for begin in (max(place, size - _TAIL), place):
+        file.seek(begin)
+        if _JPEG_END in file.read():
+            return True
+    return False

@@ -1,6 +1,6 @@
 """The objects of one frame, as files, renderer, data and evaluation share them, in numpy alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,6 +21,20 @@ MIN_HEIGHT_PX = 25.0  # on pictures of KITTI's size
 MAX_TRUNCATION = 0.5
 MAX_OCCLUSION = 2
 MIN_DEPTH_M = 2
+
+KITTI_CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
+_SPELLING = {name.lower(): name for name in KITTI_CLASSES}
+
+
+def canonical_name(name: str) -> str:
+    """A class name as KITTI spells it, whatever its case; other names stay as they are."""
+    return _SPELLING.get(name.lower(), name)
+
+
+def class_index(names: Iterable[str], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Which of the classes each name is, or -1. Names are compared without case."""
+    index = {name.lower(): number for number, name in reversed(list(enumerate(classes)))}
+    return np.array([index.get(str(name).lower(), -1) for name in names], np.int64)
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,7 @@ def is_supervised(
     """Which objects the network is trained on, as far as their labels say; they must also lie in the crop."""
     height = objects.boxes_2d[:, 3] - objects.boxes_2d[:, 1]
     return (
-        np.isin(objects.names, list(classes))
+        (class_index(objects.names, classes) >= 0)
         & (height + 1 >= min_height_px)
         & (objects.truncation <= MAX_TRUNCATION)
         & (objects.occlusion <= MAX_OCCLUSION)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +21,7 @@ from monoskd.kitti.io import (
     Calibration,
     read_calibration,
     read_objects,
+    read_split,
     write_calibration,
     write_depth,
     write_objects,
@@ -27,6 +29,7 @@ from monoskd.kitti.io import (
     write_velodyne,
 )
 from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.neighbours import neighbours
 from monoskd.objects import Objects
 
 WIDTH, HEIGHT = 120, 60
@@ -53,13 +56,18 @@ def street(*, yaw_rad: float) -> Objects:
     )
 
 
+def picture(seed: int) -> np.ndarray:
+    """Another one for every seed."""
+    return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
 @pytest.fixture
 def healthy(tmp_path) -> KittiLayout:
     """A small data set without fault."""
     layout = KittiLayout(tmp_path)
     layout.folder("image_2").mkdir(parents=True)
     for index, frame in enumerate(FRAMES):
-        Image.new("RGB", (WIDTH, HEIGHT)).save(layout.image(frame))
+        Image.fromarray(picture(index)).save(layout.image(frame))
         calibration = Calibration(P2=CAMERA.P, R0_rect=np.eye(3), Tr_velo_to_cam=TO_CAMERA)
         write_calibration(layout.calibration(frame), calibration)
         objects = street(yaw_rad=0.3 * index)
@@ -108,13 +116,13 @@ def assert_found(layout: KittiLayout, severity: str, check: str, text: str) -> N
         ),
         (15, "", "error", "damaged label", r"txt, line 2: expected 15 fields \(a label\), got 14"),
         (9, "-1", "error", "impossible box", "txt, line 2: expected height, width and length above 0"),
-        (14, "-3", "note", "impossible box", "expected z above 0, got -3"),
+        (9, "0", "error", "impossible box", "txt, line 2: expected height, width and length above 0"),
+        (14, "-3", "warning", "2D only", "expected 3D boxes, got none for 1 of 7 objects"),
         (7, "900", "warning", "impossible box", "a 2D box inside the 120 x 60 image"),
         (7, "0", "error", "impossible box", "expected left < right and top < bottom"),
         (15, "90", "warning", "impossible box", "rotation_y in radians, got 90"),
         (2, "7", "warning", "impossible box", "truncation within 0 and 1, got 7"),
         (3, "9", "warning", "impossible box", "occlusion 0, 1, 2 or 3, got 9"),
-        (1, "car", "warning", "impossible box", "one of KITTI's class names, got 'car'"),
     ],
 )
 def test_a_fault_in_a_label_is_named_by_line(healthy, field, value, severity, check, text):
@@ -210,8 +218,8 @@ def test_a_depth_map_of_another_time_or_size_is_named(healthy):
 def test_faults_of_splits_are_named(healthy):
     write_split(healthy.split("val"), FRAMES[1:])
     assert_found(healthy, "error", "leak", "expected no frame of train in val, got 000001")
-    healthy.split("val").write_text("000002\n3\n")
-    assert_found(healthy, "error", "damaged split", "val.txt, line 2: expected a frame of six digits, got '3'")
+    healthy.split("val").write_text("000002\n../3\n")
+    assert_found(healthy, "error", "damaged split", "val.txt, line 2: expected a frame's name .*, got '../3'")
     shutil.rmtree(healthy.split("val").parent)
     assert_found(healthy, "warning", "no split", "ImageSets: expected lists of frames")
 
@@ -226,7 +234,7 @@ def test_a_split_without_frames_is_named(healthy, name):
 def test_labels_without_any_object_are_named(healthy, content):
     for frame in FRAMES[1:]:
         healthy.label(frame).write_text(content)
-    assert examine(healthy.root).findings == []
+    assert {finding.check for finding in examine(healthy.root).findings} == {"class not in val"}
     healthy.label(FRAMES[0]).write_text(content)
     assert_found(healthy, "error", "no object", "label_2: expected labelled objects, got none in 4 files: add")
 
@@ -241,13 +249,168 @@ def test_unlabelled_frames_need_no_label(healthy):
     assert_found(healthy, "error", "leak", "expected no frame of unlabelled in val, got 000002")
 
 
-def test_a_file_by_another_name_is_noticed(healthy):
-    (healthy.folder("calib") / "17.txt").write_text("")
-    assert_found(healthy, "warning", "strange file", "expected file names of six digits, got 17.txt")
+# --- what is counted is what is read ---
 
 
-def edit_labels(layout: KittiLayout, edit: Callable[[Objects], dict[str, np.ndarray]]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("label_2", "000009.json"), ("velodyne", "000009.npy"), ("velodyne", "000009.pcd"), ("image_2", "000009.raw")],
+)
+def test_a_file_that_nothing_reads_is_noticed(healthy, kind, name):
+    (healthy.folder(kind) / name).write_text("")
+    assert_found(healthy, "warning", "strange file", rf"{kind}: expected files in \..*, got {re.escape(name)}: convert")
+    assert healthy.frames(kind) == FRAMES
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("label_2", ".json"), ("velodyne", ".npy"), ("depth_2", ".npy")])
+def test_a_folder_of_files_that_nothing_reads_is_an_error(healthy, kind, suffix):
     for frame in FRAMES:
+        healthy.file(kind, frame).rename(healthy.folder(kind) / f"{frame}{suffix}")
+    assert_found(healthy, "error", "strange file", f"{kind}: .*, got 000000{suffix}, .* and 1 more")
+
+
+def test_what_has_other_names_and_suffixes_is_healthy_too(healthy):
+    for index, (frame, name) in enumerate(zip(FRAMES, ["00549", "a b", "2011_09_26_1", "9"], strict=True)):
+        image = healthy.image(frame)
+        if index == 1:
+            Image.open(image).save(image.with_suffix(".bmp"))
+            image.unlink()
+        for kind, suffix in (("calib", ".TXT"), ("label_2", ".txt"), ("velodyne", ".BIN"), ("depth_2", ".PNG")):
+            healthy.file(kind, frame).rename(healthy.folder(kind) / f"{name}{suffix}")
+        image = healthy.image(frame)
+        image.rename(image.with_name(f"{name}{image.suffix.upper()}"))
+    write_split(healthy.split("train"), ["00549", "a b"])
+    write_split(healthy.split("val"), ["2011_09_26_1", "9"])
+    report = examine(healthy.root)
+    assert report.findings == [], report.to_text()
+    assert set(report.files.values()) == {4}
+
+
+def test_hidden_files_of_macos_are_ignored(healthy):
+    for path in [*healthy.root.rglob("*.*")]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7Mac")
+    assert examine(healthy.root).findings == []
+
+
+def test_a_byte_order_mark_changes_nothing(healthy):
+    before = examine(healthy.root)
+    for path in healthy.root.rglob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    after = examine(healthy.root)
+    assert [finding.check for finding in after.findings] == ["depth map"] * 4  # older than the calibrations now
+    assert (after.classes, after.splits) == (before.classes, before.splits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixels", "check", "text"),
+    [
+        ("image_2", np.ones((HEIGHT, WIDTH), np.uint16), "damaged image", "expected 8 bits a channel"),
+        ("image_2", np.ones((HEIGHT, WIDTH, 3), np.uint16), "damaged image", "expected 8 bits a channel"),
+        ("depth_2", np.ones((HEIGHT, WIDTH), np.uint8), "damaged depth map", "expected a 16-bit grey PNG, got mode L"),
+    ],
+)
+def test_a_picture_of_another_depth_is_damage(healthy, kind, pixels, check, text):
+    cv2.imwrite(str(healthy.file(kind, "000001")), pixels)
+    assert_found(healthy, "error", check, text)
+
+
+def test_a_set_of_unreadable_files_alone_is_said(healthy):
+    for path in healthy.root.rglob("0*.*"):
+        path.rename(path.with_suffix(".json"))
+    with pytest.raises(InputError, match=r"got none of these files but others such as image_2/000000\.json: convert"):
+        examine(healthy.root)
+    with pytest.raises(InputError, match=r"got image_2 directly in it: give the folder above"):
+        examine(healthy.root / "training")
+
+
+def test_sweeps_of_other_columns_are_damage(healthy):
+    points = np.fromfile(healthy.velodyne("000001"), "<f4").reshape(-1, 4)
+    np.c_[points, np.arange(len(points))].astype("<f4").tofile(healthy.velodyne("000001"))
+    assert_found(healthy, "error", "damaged sweep", "expected points of 4 float32 .*, got reflectance from -")
+
+
+# --- what can be learned and measured ---
+
+
+def test_classes_are_counted_by_split_and_in_any_case(healthy):
+    edit_labels(healthy, lambda objects: {"names": np.array(["car", "cyclist"])}, frames=FRAMES[:2])
+    edit_labels(healthy, lambda objects: {"names": np.array(["CAR", "bus"])}, frames=FRAMES[2:])
+    report = examine(healthy.root)
+    assert report.classes == {"Car": 4, "Cyclist": 2, "bus": 2}
+    assert report.classes_by_split == {"train": {"Car": 2, "Cyclist": 2}, "val": {"Car": 2, "bus": 2}}
+    assert "in val" in report.to_text()
+    assert report.to_json()["classes_by_split"]["train"] == {"Car": 2, "Cyclist": 2}
+    assert_found(healthy, "warning", "class not in val", r"val\.txt: .*, got no object of Cyclist \(2 in train\)")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": np.array(["Bus", "Tram"])},
+        {"dimensions": np.full((2, 3), -1.0)},
+        {"dimensions": np.zeros((2, 3)), "bottom": np.zeros((2, 3))},
+        {"occlusion": np.array([3, 3])},
+        {"truncation": np.array([0.9, 0.9])},
+    ],
+)
+def test_a_split_that_nothing_can_be_learned_from_is_an_error(healthy, change):
+    edit_labels(healthy, lambda objects: change, frames=FRAMES[:1])
+    assert "nothing to train on" not in {finding.check for finding in examine(healthy.root).findings}
+    edit_labels(healthy, lambda objects: change, frames=FRAMES[:2])
+    assert_found(healthy, "error", "nothing to train on", r"train\.txt: expected objects to train on .* none of 4 obj")
+
+
+def test_labels_of_2d_boxes_only_are_counted(healthy):
+    edit_labels(healthy, lambda objects: {"dimensions": np.full((2, 3), -1.0)}, frames=FRAMES[3:])
+    assert_found(healthy, "warning", "2D only", "label_2: expected 3D boxes, got none for 2 of 8 objects")
+
+
+# --- train and val ---
+
+
+def test_a_copy_of_a_validation_frame_is_found_by_content(healthy):
+    shutil.copy(healthy.image("000003"), healthy.image("000001"))
+    assert_found(healthy, "error", "leak", r"train\.txt: expected no copy .* in train, got 000001, which shows 000003")
+
+
+def test_a_copied_sweep_beside_another_picture_is_found_too(healthy):
+    shutil.copy(healthy.velodyne("000003"), healthy.velodyne("000001"))
+    write_split(healthy.split("train"), FRAMES[:1])
+    write_split(healthy.split("unlabelled"), FRAMES[1:2])
+    assert_found(healthy, "error", "leak", r"unlabelled\.txt: .* in unlabelled, got 000001, which shows 000003")
+
+
+def test_neighbours_of_one_recording_in_both_splits_are_a_warning(healthy):
+    street = cv2.resize(picture(0)[:10, :20], (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    for index, frame in enumerate(FRAMES):
+        Image.fromarray(np.roll(street, index, axis=1)).save(healthy.image(frame))  # a slow turn
+    write_split(healthy.split("train"), FRAMES[::2])
+    write_split(healthy.split("val"), FRAMES[1::2])
+    assert_found(healthy, "warning", "one recording", r"train\.txt: expected other recordings .*, got 00000. beside 00")
+
+
+def test_links_into_one_drive_are_a_warning(healthy, tmp_path):
+    data = tmp_path / "raw" / "2011_09_26" / "2011_09_26_drive_0001_sync" / "image_02" / "data"
+    data.mkdir(parents=True)
+    for frame in FRAMES:
+        healthy.image(frame).rename(data / f"{frame}.png")
+        healthy.image(frame).symlink_to(data / f"{frame}.png")
+    assert_found(healthy, "warning", "one recording", "got frames of 2011_09_26_drive_0001 in both")
+
+
+@pytest.mark.kitti
+def test_real_neighbours_are_told_from_real_strangers(shared):
+    layout = KittiLayout(shared / "kitti_drives")
+    train, val = (read_split(layout.split(name)) for name in ("train", "val"))
+    assert neighbours(layout, train, val) == []
+    mixed = sorted(frame for frame in train + val if len(frame) == 6 and frame.startswith("9"))
+    assert len(neighbours(layout, mixed[::2], mixed[1::2])) > 20
+
+
+def edit_labels(
+    layout: KittiLayout, edit: Callable[[Objects], dict[str, np.ndarray]], *, frames: list[str] = FRAMES
+) -> None:
+    for frame in frames:
         objects = read_objects(layout.label(frame))
         write_objects(layout.label(frame), Objects(**{**vars(objects), **edit(objects)}))
 

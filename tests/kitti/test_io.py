@@ -90,9 +90,7 @@ finite = st.floats(-1e4, 1e4)
 )
 def test_objects_survive_a_round_trip(columns, scored, data):
     count = len(columns)
-    names = data.draw(
-        st.lists(st.sampled_from(["Car", "pedestrian", "Person_sitting"]), min_size=count, max_size=count)
-    )
+    names = data.draw(st.lists(st.sampled_from(["Car", "bus", "Person_sitting"]), min_size=count, max_size=count))
     objects = Objects(
         names=np.array(names, np.str_),
         truncation=columns[:, 0],
@@ -117,7 +115,9 @@ def test_objects_survive_a_round_trip(columns, scored, data):
         (f"{CAR}\nCar 0.00 0 1.8", None, r"o\.txt, line 2: expected 15 fields \(a label\), got 4: .*cut off"),
         ("\nCar 0.00", None, r"line 2: expected 15 or 16 fields, got 2"),
         (CAR, True, r"line 1: expected 16 fields \(a result\), got 15"),
-        (f"{CAR} 0.9", False, r"line 1: expected 15 fields \(a label\), got 16"),
+        (f"{CAR} 0.9 7", False, r"line 1: expected 15 fields \(a label\), got 17: these are more fields than KITTI's"),
+        (f"{CAR} 1 2 3 4 5", None, r"line 1: expected 15 or 16 fields, got 20: these are more fields than KITTI's"),
+        (CAR, True, r"got 15: a result needs a score as its last field"),
         (f"{CAR}\n{CAR} 0.9", None, r"line 2: expected 15 fields \(a label\), got 16"),
         (CAR.replace("58.49", "nan"), None, r"line 1, field 14 \(z\): expected a finite number, got 'nan'"),
         (CAR.replace("1.67", "inf"), None, r"field 9 \(height\): expected a finite number, got 'inf'"),
@@ -132,7 +132,7 @@ def test_a_damaged_line_is_named(tmp_path, text, scored, message):
 
 def test_bytes_that_are_no_text_are_named(tmp_path):
     (tmp_path / "o.txt").write_bytes(b"Car \xff\xfe")
-    with pytest.raises(InputError, match=r"o\.txt: expected text, got bytes that are none at offset 4"):
+    with pytest.raises(InputError, match=r"o\.txt: expected UTF-8 text, got other bytes at offset 4"):
         read_objects(tmp_path / "o.txt")
 
 
@@ -174,7 +174,7 @@ def test_tracking_files_spell_keys_otherwise(tmp_path):
         (f"\n{P2[:-6]}", r"line 2, P2: expected 12 numbers, got 11: .*cut off"),
         (P2.replace("600", "six"), r"line 1, P2: expected a finite number, got 'six'"),
         (P2.replace("600", "nan"), r"line 1, P2: expected a finite number, got 'nan'"),
-        (P2.replace("700", "0", 1), r"line 1, P2: expected a rectified camera .*, got 0 0 600 45 .*: mend the line"),
+        (P2.replace("700", "0", 1), r"line 1, P2: expected a rectified camera .*, got 0 0 600 45 .*: correct the line"),
         (P2.replace("0 0 1", "0 0 0"), r"line 1, P2: expected a rectified camera"),
         (f"{P2}\n{P2}", r"line 2: expected P2 once, got it again"),
     ],
@@ -208,17 +208,18 @@ def test_calibration_survives_a_round_trip(tmp_path_factory, projection, rotatio
 # --- splits ---
 
 
-def test_a_split_survives_a_round_trip(tmp_path):
-    write_split(tmp_path / "ImageSets" / "train.txt", ["000007", "000003"])
-    assert read_split(tmp_path / "ImageSets" / "train.txt") == ["000007", "000003"]
+@pytest.mark.parametrize("names", [["000007", "000003"], ["00549", "my photo", "2011_09_26_0000000005", "Straße-1"]])
+def test_a_split_survives_a_round_trip(tmp_path, names):
+    write_split(tmp_path / "ImageSets" / "train.txt", names)
+    assert read_split(tmp_path / "ImageSets" / "train.txt") == names
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("000001\n\n17\n", r"s\.txt, line 3: expected a frame of six digits, got '17'"),
-        ("00000x", r"line 1: expected a frame of six digits, got '00000x'"),
-        ("\u0661" * 6, r"line 1: expected a frame of six digits"),
+        ("000001\n\n../17\n", r"s\.txt, line 3: expected a frame's name \(000012 for 000012\.png\), got '\.\./17'"),
+        ("._000001", r"line 1: expected a frame's name .*, got '\._000001'"),
+        ("000001\x00", r"line 1: expected a frame's name"),
         ("000001\n000002\n000001", r"line 3: expected each frame once, got 000001 again \(first on line 1\)"),
     ],
 )
@@ -329,6 +330,7 @@ def test_a_picture_of_100_megapixels_is_no_bomb(tmp_path):
 @settings(deadline=None)
 @given(arrays(np.float32, st.tuples(st.integers(0, 9), st.just(4)), elements=st.floats(-100, 100, width=32)))
 def test_sweeps_survive_a_round_trip(tmp_path_factory, points):
+    points[:, 3] = np.abs(points[:, 3])
     path = tmp_path_factory.mktemp("velodyne") / "v.bin"
     write_velodyne(path, points)
     np.testing.assert_array_equal(read_velodyne(path), points)
@@ -417,15 +419,115 @@ def test_reading_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_layout_finds_pictures_of_either_kind(tmp_path):
+def test_layout_sees_what_the_readers_read_and_nothing_else(tmp_path):
     layout = KittiLayout(tmp_path)
     assert layout.frames("image_2") == []
-    layout.folder("image_2").mkdir(parents=True)
-    for name in ("000002.jpg", "000001.png", "notes.txt", "0000003.png"):
-        written(layout.folder("image_2") / name, "")
-    assert layout.frames("image_2") == ["000001", "000002"]
-    assert layout.image("000002").suffix == ".jpg"
+    files = {
+        "image_2": ["000002.jpg", "000001.png", "notes.txt", "a b.PNG", "7.bmp", "._000001.png", "8.Jpg", "9.raw"],
+        "velodyne": ["000001.bin", "000002.npy", "000003.pcd", "000004.BIN"],
+        "label_2": ["000001.txt", "000002.json", ".DS_Store", "000003.TXT"],
+        "depth_2": ["000001.png", "000002.npy"],
+    }
+    for kind, names in files.items():
+        layout.folder(kind).mkdir(parents=True)
+        for name in names:
+            written(layout.folder(kind) / name, "")
+    assert layout.frames("image_2") == ["000001", "000002", "7", "8", "a b"]
+    assert layout.frames("velodyne") == ["000001", "000004"]
+    assert layout.frames("label_2") == ["000001", "000003"]
+    assert layout.frames("depth_2") == ["000001"]
+    for kind in files:
+        assert all(layout.file(kind, frame).exists() for frame in layout.frames(kind))
+    assert [path.name for path in layout.strangers("image_2")] == ["9.raw", "notes.txt"]
+    assert [path.name for path in layout.strangers("velodyne")] == ["000002.npy", "000003.pcd"]
+    assert [path.name for path in layout.strangers("label_2")] == ["000002.json"]
     assert layout.image("000009").suffix == ".png"
+
+
+# --- what other tools write ---
+
+
+def test_every_text_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "f.txt"
+
+    def marked(text: str) -> Path:
+        path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+        return path
+
+    assert read_objects(marked(f"{CAR}\n{CAR}\n")).names.tolist() == ["Car", "Car"]
+    assert read_objects(marked(f"{CAR} 0.5\n"), scored=True).scores.tolist() == [0.5]
+    assert read_calibration(marked(f"{P2}\nR0_rect: 1 0 0 0 1 0 0 0 1\n")).R0_rect is not None
+    assert read_split(marked("000001\n000002\n")) == ["000001", "000002"]
+
+
+@pytest.mark.parametrize("name", ["car", "CAR", "Car", "cAr"])
+def test_class_names_are_read_in_any_case(name):
+    text = f"{CAR.replace('Car', name)}\n{DONT_CARE.replace('DontCare', 'dontcare')}\n"
+    assert parse_objects(text, source="here").names.tolist() == ["Car", "DontCare"]
+
+
+def test_a_label_line_may_have_a_16th_field(tmp_path):
+    text = f"{CAR} 1\n{CAR}\n{CAR} 0.5\n"
+    labels = parse_objects(text, source="here", scored=False)
+    assert len(labels) == 3
+    assert labels.scores is None
+    with pytest.raises(InputError, match="line 2: expected 16 fields"):
+        parse_objects(text, source="here", scored=True)
+
+
+def test_a_score_may_be_any_finite_number():
+    for score in ("-1e10", "-1e300", "3e12"):
+        assert parse_objects(f"{CAR} {score}", source="here", scored=True).scores.tolist() == [float(score)]
+    with pytest.raises(InputError, match=r"field 16 \(score\): expected a finite number, got 'inf'"):
+        parse_objects(f"{CAR} inf", source="here", scored=True)
+
+
+def test_a_key_without_numbers_is_as_good_as_none(tmp_path):
+    calibration = read_calibration(written(tmp_path / "c.txt", f"{P2}\nTr_imu_to_velo:\nTr_velo_to_cam: \n"))
+    assert calibration.Tr_imu_to_velo is None
+    with pytest.raises(InputError, match="expected a line 'Tr_velo_to_cam: <12 numbers>', got P2"):
+        read_calibration(tmp_path / "c.txt", require=("Tr_velo_to_cam",))
+    with pytest.raises(InputError, match="expected a line 'P2: <12 numbers>'"):
+        read_calibration(written(tmp_path / "c.txt", "P2:\n"))
+
+
+def sweep(columns: int, dtype: str) -> bytes:
+    """160 points around a car, as KITTI's are: x, y, z and reflectance, then a ring and a time."""
+    random = np.random.default_rng(0)
+    xyz = random.uniform((-60, -40, -2), (60, 40, 1), (160, 3))
+    rest = [random.uniform(0, 1, 160), np.arange(160) % 64, np.linspace(0, 0.1, 160)]
+    return np.column_stack([xyz, *rest])[:, :columns].astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize(("columns", "dtype"), [(5, "<f4"), (6, "<f4"), (3, "<f4"), (4, "<f8"), (3, "<f8"), (4, ">f4")])
+def test_sweeps_of_other_columns_are_refused_by_their_values(tmp_path, columns, dtype):
+    (tmp_path / "v.bin").write_bytes(sweep(4, "<f4"))
+    assert len(read_velodyne(tmp_path / "v.bin")) == 160
+    (tmp_path / "v.bin").write_bytes(sweep(columns, dtype))
+    with pytest.raises(InputError, match=r"v\.bin: expected points of 4 float32 .* got reflectance from .* convert it"):
+        read_velodyne(tmp_path / "v.bin")
+
+
+@pytest.mark.parametrize("name", ["npy", "pcd", "ply"])
+def test_sweeps_of_other_formats_are_named(tmp_path, name):
+    points = np.frombuffer(sweep(4, "<f4"), "<f4").reshape(-1, 4)
+    if name == "npy":
+        np.save(tmp_path / "v.npy", points)
+    else:
+        head = {"pcd": b"# .PCD v0.7 - Point Cloud Data\n", "ply": b"ply\nformat binary"}[name]
+        (tmp_path / f"v.{name}").write_bytes(head + points.tobytes())
+    (tmp_path / f"v.{name}").rename(tmp_path / "v.bin")
+    with pytest.raises(InputError, match=rf"v\.bin: expected points of 4 float32 .*, got a \.{name} file: convert it"):
+        read_velodyne(tmp_path / "v.bin")
+
+
+def test_the_cases_of_view_of_delft_are_read(shared):
+    cases = shared / "cases"
+    calibration = read_calibration(cases / "vod_calib_empty_imu.txt", require=("R0_rect", "Tr_velo_to_cam"))
+    assert calibration.Tr_imu_to_velo is None
+    assert len(read_objects(cases / "vod_label_16_fields.txt", scored=False)) == 2
+    layout = KittiLayout(cases / "five_digits")
+    assert [layout.frames(kind) for kind in ("image_2", "calib", "label_2")] == [["00549"]] * 3
 
 
 # --- real files ---

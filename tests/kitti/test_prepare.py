@@ -10,8 +10,7 @@ from monoskd.errors import InputError
 from monoskd.kitti import prepare as prepare_module
 from monoskd.kitti.io import Calibration, read_depth, write_calibration, write_depth, write_velodyne
 from monoskd.kitti.layout import KittiLayout
-from monoskd.kitti.prepare import depth_errors, prepare
-from monoskd.objects import Objects
+from monoskd.kitti.prepare import prepare
 
 WIDTH, HEIGHT = 60, 40
 WALL_M = 12.0
@@ -21,7 +20,7 @@ TO_CAMERA = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]])
 
 @pytest.fixture
 def wall(tmp_path) -> KittiLayout:
-    """Three frames that look at a wall 12 m away, each with a pedestrian's label 1 m behind it."""
+    """Three frames that look at a wall 12 m away, each with the label of a pedestrian 0.7 m behind it."""
     layout = KittiLayout(tmp_path)
     P2 = np.array([[50.0, 0, 30, 0], [0, 50, 20, 0], [0, 0, 1, 0]])
     u, v = np.meshgrid(np.arange(0, WIDTH, 2) + 0.5, np.arange(0, HEIGHT, 4) + 0.5)
@@ -44,11 +43,11 @@ def test_every_sweep_becomes_a_depth_map(wall):
     seen = []
     report = prepare(wall.root, workers=1, progress=lambda done, total: seen.append((done, total)))
     assert (report.written, report.skipped, report.objects) == (3, 0, 3)
-    assert report.depth_error_m == pytest.approx(1.0, abs=0.01)
+    assert report.depth_error_m == pytest.approx(1 - 0.6 / 2, abs=0.01)  # the box is 0.6 m deep
     assert seen == [(1, 3), (2, 3), (3, 3)]
     np.testing.assert_allclose(read_depth(wall.depth("000001"))[3:35, 2:57], WALL_M, atol=1 / 256)
     assert "3 depth maps written" in str(report)
-    assert "1.00 m over 3 objects" in str(report)
+    assert "0.70 m beside the 3D boxes (median of 3 near and visible objects)" in str(report)
 
 
 def test_a_second_run_writes_what_is_missing_or_broken(wall):
@@ -74,7 +73,7 @@ def test_labels_are_not_needed(wall):
     shutil.rmtree(wall.folder("label_2"))
     report = prepare(wall.root, workers=1)
     assert report.depth_error_m is None
-    assert "no labels to check them against" in str(report)
+    assert "no near and visible labelled objects to check them against" in str(report)
 
 
 def test_workers_do_not_change_the_result(wall):
@@ -136,7 +135,7 @@ def test_nothing_to_prepare_is_said(wall, tmp_path):
     with pytest.raises(InputError, match=r"velodyne: expected LiDAR sweeps .*, got no such folder"):
         prepare(wall.root)
     wall.folder("velodyne").mkdir()
-    with pytest.raises(InputError, match=r"velodyne: expected LiDAR sweeps .*, got no NNNNNN\.bin"):
+    with pytest.raises(InputError, match=r"velodyne: expected LiDAR sweeps .*, got no .bin file: add"):
         prepare(wall.root)
 
 
@@ -160,21 +159,47 @@ def test_an_interruption_keeps_what_was_done(wall):
     assert prepare(wall.root, workers=1).skipped == 2
 
 
-def test_the_self_check_looks_inside_boxes_only():
-    depth_m = np.full((20, 30), 50, np.float32)
-    depth_m[5:11, 10:21] = 18
-    depth_m[5:7, 10:21] = 0  # unknown
-    objects = Objects(
-        names=np.array(["Car", "Car", "Car"]),
-        truncation=np.zeros(3),
-        occlusion=np.zeros(3, np.int64),
-        alpha=np.zeros(3),
-        boxes_2d=np.array([[10.0, 5, 20, 10], [10, 5, 20, 6], [-5, 11, 4, 25]]),
-        dimensions=np.ones((3, 3)),
-        bottom=np.array([[0.0, 1, 20], [0, 1, 20], [0, 1, 49]]),
-        yaw=np.zeros(3),
-    )
-    assert depth_errors(depth_m, objects) == [2.0, 1.0]
+def test_depths_that_are_not_on_the_objects_are_an_error(wall):
+    for frame in wall.frames("label_2"):
+        wall.label(frame).write_text("Car 0 0 0 10 10 30 30 1.7 1.6 4 0 1 25 0\n")
+    message = r"depth_2: expected LiDAR returns on the labelled objects, got a median of 12\.2 m beside .* `--force`"
+    with pytest.raises(InputError, match=message):
+        prepare(wall.root, workers=1)
+
+
+@pytest.mark.parametrize("columns", [5, 8])
+def test_sweeps_of_more_columns_do_not_become_depth_maps_in_silence(wall, columns):
+    for frame in wall.frames("velodyne"):
+        points = np.fromfile(wall.velodyne(frame), "<f4").reshape(-1, 4)
+        random = np.random.default_rng(0)
+        points = points + random.uniform(-1e-3, 1e-3, points.shape) * (1, 1, 1, 0)
+        further = np.c_[random.uniform((4, -2, -1), (6, 2, 1), (len(points), 3)), np.ones(len(points))][
+            :, : columns - 4
+        ]
+        np.c_[points, further].astype("<f4").tofile(wall.velodyne(frame))
+        wall.label(frame).write_text("Pedestrian 0 0 0 10 10 30 30 1.7 0.6 0.8 0 1 12 0\n")
+    with pytest.raises(InputError, match=r"expected points of 4 float32|beside their 3D boxes"):
+        prepare(wall.root, workers=1)
+
+
+def test_files_beside_the_sweeps_are_counted_or_ignored(wall):
+    (wall.folder("velodyne") / "000003.npy").write_bytes(b"")
+    (wall.folder("velodyne") / "._000001.bin").write_bytes(b"Mac")
+    report = prepare(wall.root, workers=1)
+    assert report.written == 3
+    assert "1 files in velodyne are not .bin and were left alone" in str(report)
+    for frame in wall.frames("velodyne"):
+        wall.velodyne(frame).unlink()
+    with pytest.raises(InputError, match=r"velodyne: expected LiDAR sweeps .*, got 000003\.npy and no \.bin file"):
+        prepare(wall.root, workers=1)
+
+
+def test_frames_of_any_name_and_suffix_are_prepared(wall):
+    wall.image("000000").rename(wall.folder("image_2") / "00007.PNG")
+    wall.velodyne("000000").rename(wall.folder("velodyne") / "00007.BIN")
+    wall.calibration("000000").rename(wall.folder("calib") / "00007.txt")
+    assert prepare(wall.root, workers=1).written == 3
+    assert wall.frames("depth_2") == ["000001", "000002", "00007"]
 
 
 @pytest.mark.kitti
@@ -183,9 +208,10 @@ def test_real_frames_are_prepared(kitti, tmp_path):
     for kind in ("image_2", "calib", "label_2", "velodyne"):
         (tmp_path / "training" / kind).symlink_to(kitti / "training" / kind)
     report = prepare(tmp_path, workers=min(2, os.cpu_count() or 1))
-    assert (report.written, report.skipped, report.objects) == (25, 0, 144)
+    assert (report.written, report.skipped) == (25, 0)
+    assert report.objects > 40
     assert report.depth_error_m is not None
-    assert 1.0 < report.depth_error_m < 2.2  # half a car
+    assert report.depth_error_m < 0.1
     layout = KittiLayout(tmp_path)
     for frame in layout.frames("image_2"):
         with Image.open(layout.image(frame)) as image, Image.open(layout.depth(frame)) as depth:

@@ -1,4 +1,4 @@
-"""Thousands of label or result files at once: what `kitti_io.read_objects` reads, some six times as fast."""
+"""Thousands of label or result files at once: what `io.read_objects` reads, about six times as fast."""
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.files import read_text
-from monoskd.kitti.io import LARGEST_NUMBER, objects_from_table, parse_objects
+from monoskd.kitti.io import LARGEST_NUMBER, LARGEST_SCORE, objects_from_table, parse_objects
 from monoskd.objects import Objects
 
 
 def read_objects_folder(folder: str | Path, frames: Sequence[str], *, scored: bool | None = None) -> list[Objects]:
-    """`read_objects` of `folder/<frame>.txt` for each frame, errors included.
-
-    scored: True asks for results (16 fields a line), False for labels (15), None takes either, file by file.
-    """
+    """`read_objects` of `folder/<frame>.txt` for each frame, with the same errors; scored: as there."""
     paths = [f"{folder}/{frame}.txt" for frame in frames]
     texts = [read_text(path) for path in paths]
     together = _parse_together(texts, scored=scored)
@@ -25,13 +22,13 @@ def read_objects_folder(folder: str | Path, frames: Sequence[str], *, scored: bo
 
 
 def _parse_together(texts: Sequence[str], *, scored: bool | None) -> list[Objects] | None:
-    """The objects of each text; None where anything is out of the ordinary, for the careful parser to judge.
+    """The objects of each text; None where anything is unusual: then the careful parser decides.
 
-    Ordinary: all lines of all texts have the same number of fields, all but names numbers that `kitti_io` takes.
+    Usual: all lines of all texts have the same number of fields, and all but the names are numbers that `io` takes.
     """
     lines = [[words for line in text.splitlines() if (words := line.split())] for text in texts]
     widths = {len(words) for words in chain.from_iterable(lines)}
-    if widths not in ({15}, {16}) or scored not in (None, widths == {16}):
+    if widths not in ({15}, {16}) or (scored and widths == {15}):
         return None
     width = widths.pop()
     words = list(chain.from_iterable(chain.from_iterable(lines)))
@@ -42,8 +39,9 @@ def _parse_together(texts: Sequence[str], *, scored: bool | None) -> list[Object
     except ValueError:
         return None
     occlusion = table[:, 1]
-    if not (np.abs(table) <= LARGEST_NUMBER).all() or (occlusion != np.rint(occlusion)).any():
+    largest = np.array([LARGEST_NUMBER] * 14 + [LARGEST_SCORE])[: width - 1]
+    if not (np.abs(table) <= largest).all() or (occlusion != np.rint(occlusion)).any():
         return None
-    objects = objects_from_table(names, table, scored=width == 16)
+    objects = objects_from_table(names, table, scored=width == 16 and scored is not False)
     ends = np.cumsum([0, *map(len, lines)]).tolist()
     return [objects[start:end] for start, end in pairwise(ends)]

@@ -1,17 +1,21 @@
-"""Examine a data set in KITTI layout and say what is wrong with it, before a training run does."""
+"""Examine a data set in KITTI layout and say what is wrong with it, before a training run fails or learns nothing."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.kitti.doctor_checks import FrameFacts, examine_frame
+from monoskd.files import visible
+from monoskd.kitti.agreement import disagreement
+from monoskd.kitti.doctor_checks import CLASSES, FrameFacts, examine_frame
 from monoskd.kitti.doctor_report import Finding, Report, Severity
 from monoskd.kitti.io import read_split
-from monoskd.kitti.layout import UNLABELLED, KittiLayout, is_frame
+from monoskd.kitti.layout import UNLABELLED, KittiLayout, suffixes
+from monoskd.kitti.leakage import RawRecord, copies, drives_of
+from monoskd.kitti.neighbours import neighbours
 
 KINDS = ("image_2", "calib", "label_2", "velodyne", "depth_2")
 
@@ -20,7 +24,6 @@ _LABELLED_SPLITS = ("train", "val", "trainval")
 _EXAMPLES = 3
 _LEAST_PROJECTION_IOU = 0.7  # of the data set's median box; KITTI's is 0.97
 _MOST_ALPHA_GAP_RAD = 0.2  # the same; KITTI's is 0.005
-_MOST_LIDAR_ERROR_M = 5.0  # the same; KITTI's is 2, about half a car
 _IF_MISSING: dict[str, tuple[Severity, str]] = {
     "calib": ("error", "add them: no frame can be used without"),
     "label_2": ("warning", "add them, or keep these frames out of labelled splits"),
@@ -40,36 +43,55 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
     frames = {kind: layout.frames(kind) for kind in KINDS}
     everything = sorted(set().union(*frames.values()))
     if not everything:
-        raise InputError(
-            f"{root}: expected a data set with training/image_2, calib and label_2, got no frame there: check the path"
-        )
+        raise InputError(_nothing(layout))
     sampled = {frames["velodyne"][i] for i in _spread(len(frames["velodyne"]), _LIDAR_FRAMES)}
-    facts = []
+    facts: dict[str, FrameFacts] = {}
     for frame in everything:
-        facts.append(examine_frame(layout, frame, lidar=frame in sampled))
+        facts[frame] = examine_frame(layout, frame, lidar=frame in sampled)
         if progress is not None:
             progress(len(facts), len(everything))
     splits, damaged_splits = _read_splits(layout)
-    sizes = Counter(f"{width}x{height}" for one in facts if one.image_size for width, height in [one.image_size])
-    classes = sum((one.classes for one in facts), Counter[str]())
+    by_frame = list(facts.values())
+    sizes = Counter(f"{width}x{height}" for fact in by_frame if fact.image_size for width, height in [fact.image_size])
+    by_split = {name: _classes(facts[frame] for frame in listed if frame in facts) for name, listed in splits.items()}
     return Report(
         root=str(root),
         files={kind: len(names) for kind, names in frames.items()},
         splits={name: len(names) for name, names in splits.items()},
-        classes=dict(classes.most_common()),
+        classes=_classes(by_frame),
         image_sizes=dict(sizes.most_common()),
-        projection_iou=_median([iou for one in facts for iou in one.projection_ious]),
-        lidar_error_m=_median([error for one in facts for error in one.lidar_errors_m]),
+        projection_iou=_median([iou for fact in by_frame for iou in fact.projection_ious]),
+        lidar_error_m=_median([error for fact in by_frame for error in fact.lidar_errors_m]),
         seconds=time.perf_counter() - started,
         findings=[
             *_counts(layout, frames, unlabelled=splits.get(UNLABELLED, [])),
             *damaged_splits,
             *_splits(layout, frames, splits),
-            *_objects(layout, frames["label_2"], facts),
-            *_agreement(facts),
-            *(finding for one in facts for finding in one.findings),
+            *_shared(layout, splits),
+            *_objects(layout, frames["label_2"], by_frame),
+            *_training(layout, splits, facts),
+            *_absent_classes(layout, by_split),
+            *_agreement(by_frame),
+            *(finding for fact in by_frame for finding in fact.findings),
         ],
+        classes_by_split={name: counts for name, counts in by_split.items() if counts},
     )
+
+
+def _nothing(layout: KittiLayout) -> str:
+    """What to say where no frame was found."""
+    got = "no frame there: check the path"
+    if strangers := [path for kind in KINDS for path in layout.strangers(kind)]:
+        kind = strangers[0].parent.name
+        got = f"none of these files but others such as {kind}/{strangers[0].name}: convert them to {suffixes(kind)}"
+    elif (layout.root / "image_2").is_dir():
+        got = f"image_2 directly in it: give the folder above, {layout.root.absolute().parent}"
+    return f"{layout.root}: expected a data set with training/image_2, calib and label_2, got {got}"
+
+
+def _classes(facts: Iterable[FrameFacts]) -> dict[str, int]:
+    """The number of objects of each class, the most frequent first."""
+    return dict(sum((fact.classes for fact in facts), Counter[str]()).most_common())
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -88,8 +110,9 @@ def _some(frames: Sequence[str]) -> str:
 
 
 def _counts(layout: KittiLayout, frames: dict[str, list[str]], *, unlabelled: Sequence[str]) -> list[Finding]:
-    """Does every picture have what belongs to it, and every other file a picture? `unlabelled` ones need no label."""
+    """Does every picture have its other files, and every other file a picture? `unlabelled` ones need no label."""
     findings = []
+    severity: Severity
     images = set(frames["image_2"])
     for kind, (severity, advice) in _IF_MISSING.items():
         where = str(layout.folder(kind))
@@ -100,19 +123,20 @@ def _counts(layout: KittiLayout, frames: dict[str, list[str]], *, unlabelled: Se
         if extra := sorted(set(frames[kind]) - images):
             what = f"expected an image for each file, got none for {_some(extra)}"
             findings.append(Finding("error", f"{kind} without image", what, "add the images or remove these", where))
-    for folder in filter(Path.is_dir, map(layout.folder, KINDS)):
-        if strange := sorted(path.name for path in folder.iterdir() if not is_frame(path.stem)):
-            what = f"expected file names of six digits, got {_some(strange)}"
-            findings.append(
-                Finding("warning", "strange file", what, "rename them, else they are not seen", str(folder))
-            )
+    for kind in KINDS:
+        if strangers := layout.strangers(kind):
+            what = f"expected files in {suffixes(kind)}, got {_some([path.name for path in strangers])}"
+            # With other files there besides they may be notes; alone they are data that no command reads.
+            severity = "warning" if frames[kind] else "error"
+            advice = "convert or remove them, nothing reads them"
+            findings.append(Finding(severity, "strange file", what, advice, str(layout.folder(kind))))
     return findings
 
 
 def _read_splits(layout: KittiLayout) -> tuple[dict[str, list[str]], list[Finding]]:
     """The frames of each split that can be read, and findings about those that cannot."""
     folder, splits, broken = layout.split("any").parent, {}, FrameFacts()
-    for path in sorted(folder.glob("*.txt")):
+    for path in visible(folder.glob("*.txt")):
         try:
             splits[path.stem] = read_split(path)
         except InputError as error:
@@ -124,7 +148,7 @@ def _read_splits(layout: KittiLayout) -> tuple[dict[str, list[str]], list[Findin
 
 
 def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str, list[str]]) -> Iterator[Finding]:
-    """Do the splits name frames that are there and labelled as they should be, and none twice?"""
+    """Do the splits list frames that exist and are labelled as they should be, and no frame in two of them?"""
     images, labels = set(frames["image_2"]), set(frames["label_2"])
     for name in (*_LABELLED_SPLITS, UNLABELLED):
         listed, where = set(splits.get(name, [])), str(layout.split(name))
@@ -143,30 +167,93 @@ def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str,
             yield Finding("error", "leak", what, "take them out of one", str(layout.split("val")))
 
 
+def _shared(layout: KittiLayout, splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Do train and val show the same under different names: copies, or frames of one recording?"""
+    val = splits.get("val", [])
+    for name in ("train", UNLABELLED):
+        listed, where = splits.get(name, []), str(layout.split(name))
+        try:
+            copied = copies(layout, listed, validation=val)
+        except InputError:  # an unreadable file is a finding of its own
+            copied = {}
+        for frame, known in copied.items():
+            what = f"expected no copy of a frame of val in {name}, got {frame}, which shows {known}"
+            yield Finding("error", "leak", what, "take one out", where)
+        if not copied and (near := _of_one_recording(layout, listed, val)):
+            what = f"expected other recordings in {name} than in val, got {near}"
+            yield Finding("warning", "one recording", what, "split by recording: results on val are too good", where)
+
+
+def _of_one_recording(layout: KittiLayout, train: Sequence[str], val: Sequence[str]) -> str:
+    """What speaks for frames of one recording in both; empty if nothing does."""
+    try:
+        record = RawRecord.read(layout.root)
+    except InputError:
+        record = RawRecord()
+    drives = [set().union(*(drives_of(layout, frame, record) for frame in frames)) for frames in (train, val)]
+    if both := sorted(drives[0] & drives[1]):
+        return f"frames of {_some(both)} in both"
+    pairs = neighbours(layout, train, val)
+    return f"{_some([f'{other} beside {frame}' for frame, other in pairs])}, which look alike" if pairs else ""
+
+
 def _objects(layout: KittiLayout, labelled: Sequence[str], facts: Sequence[FrameFacts]) -> Iterator[Finding]:
-    """Is there anything to learn and to find?"""
-    if labelled and not any(set(one.classes) - {"DontCare"} for one in facts):
+    """Is there anything to learn and to find, in 3D?"""
+    folder = str(layout.folder("label_2"))
+    if labelled and not any(set(fact.classes) - {"DontCare"} for fact in facts):
         what = f"expected labelled objects, got none in {len(labelled)} files"
         advice = "add the labels; frames without any belong in unlabelled.txt, without a file"
-        yield Finding("error", "no object", what, advice, str(layout.folder("label_2")))
+        yield Finding("error", "no object", what, advice, folder)
+    objects, only_2d = sum(fact.objects for fact in facts), sum(fact.only_2d for fact in facts)
+    if only_2d:
+        what = f"expected 3D boxes, got none for {only_2d} of {objects} objects (sizes or z of 0 or less)"
+        yield Finding("warning", "2D only", what, "training leaves them out, no need to act if that is meant", folder)
+
+
+def _training(
+    layout: KittiLayout, splits: Mapping[str, Sequence[str]], facts: Mapping[str, FrameFacts]
+) -> Iterator[Finding]:
+    """Does each training split hold an object that training would use?"""
+    for name in ("train", "trainval"):
+        listed = [facts[frame] for frame in splits.get(name, []) if frame in facts]
+        if any(fact.objects for fact in listed) and not any(fact.supervised for fact in listed):
+            what = (
+                f"expected objects to train on ({', '.join(CLASSES)}; not too small, hidden or truncated), got none of "
+                f"{sum(fact.objects for fact in listed)} objects"
+            )
+            yield Finding(
+                "error", "nothing to train on", what, "check names, 3D boxes and occlusion", _at(layout, name)
+            )
+
+
+def _absent_classes(layout: KittiLayout, by_split: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+    """Is what is trained on also measured?"""
+    train, val = by_split.get("train", {}), by_split.get("val", {})
+    if "val" in by_split and (absent := [name for name in CLASSES if name in train and name not in val]):
+        counts = ", ".join(f"{name} ({train[name]} in train)" for name in absent)
+        what = f"expected every class of train in val, got no object of {counts}"
+        yield Finding(
+            "warning", "class not in val", what, "its average precision will have no meaning", _at(layout, "val")
+        )
+
+
+def _at(layout: KittiLayout, split: str) -> str:
+    return str(layout.split(split))
 
 
 def _agreement(facts: Sequence[FrameFacts]) -> list[Finding]:
     """What the whole data set says about its conventions."""
     findings = []
-    iou = _median([iou for one in facts for iou in one.projection_ious])
+    iou = _median([iou for fact in facts for iou in fact.projection_ious])
     if iou is not None and iou < _LEAST_PROJECTION_IOU:
         what = f"expected 3D boxes to project onto their 2D boxes, got a median IoU of {iou:.2f}"
         advice = "check P2, that locations are bottom centres in the camera frame, and that sizes are (h, w, l)"
         findings.append(Finding("error", "projection", what, advice))
-    gap_rad = _median([gap for one in facts for gap in one.alpha_gaps_rad])
+    gap_rad = _median([gap for fact in facts for gap in fact.alpha_gaps_rad])
     if gap_rad is not None and gap_rad > _MOST_ALPHA_GAP_RAD:
         what = f"expected alpha = rotation_y - atan2(x, z), got a median difference of {gap_rad:.2f} rad"
         findings.append(Finding("error", "alpha", what, "check the sign, zero and unit of both angles"))
-    error_m = _median([error for one in facts for error in one.lidar_errors_m])
-    if error_m is not None and error_m > _MOST_LIDAR_ERROR_M:
-        what = f"expected LiDAR returns near the labelled objects, got a median |depth - z| of {error_m:.1f} m"
-        findings.append(
-            Finding("error", "LiDAR", what, "check Tr_velo_to_cam and that sweep and label belong together")
-        )
+    if what_lidar := disagreement([error for fact in facts for error in fact.lidar_errors_m]):
+        advice = "check Tr_velo_to_cam and that sweep and label belong together"
+        findings.append(Finding("error", "LiDAR", what_lidar, advice))
     return findings

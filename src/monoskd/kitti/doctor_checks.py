@@ -1,4 +1,4 @@
-"""What the doctor checks of one frame: its files, and whether they agree with one another."""
+"""What the doctor checks in one frame: its files, and whether they agree with each other."""
 
 import re
 from collections import Counter
@@ -14,6 +14,7 @@ from monoskd.files import is_there, read_text
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import wrap
 from monoskd.images import read_image_size
+from monoskd.kitti.agreement import depth_errors
 from monoskd.kitti.depth import sparse_depth
 from monoskd.kitti.doctor_report import Finding, Severity
 from monoskd.kitti.io import (
@@ -23,10 +24,10 @@ from monoskd.kitti.io import (
     read_velodyne,
 )
 from monoskd.kitti.layout import KittiLayout
-from monoskd.kitti.prepare import depth_errors
-from monoskd.objects import Objects
+from monoskd.objects import MIN_HEIGHT_PX, Objects, has_3d_box, is_supervised
 
-KITTI_CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
+CLASSES = ("Pedestrian", "Car", "Cyclist")  # what the shipped configs train on
+_KITTI_HEIGHT_PX = 375
 
 _OUTSIDE_TOLERANCE_PX = 2
 _MAX_TRUNCATION = 0.1  # a truncated object's 2D box is clipped, so it says little about the projection
@@ -37,10 +38,17 @@ _MIN_VISIBLE_SHARE = 0.01  # of a sweep's points inside the image; KITTI's have 
 
 @dataclass
 class FrameFacts:
-    """What one frame tells: findings, and what is summed up over the data set."""
+    """What one frame says: findings, and what is added up over the data set.
+
+    objects: without DontCare; only_2d: those without a real 3D box; supervised: those that training would use, with the
+    least 2D height of KITTI scaled down to smaller pictures.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     classes: Counter[str] = field(default_factory=Counter)
+    objects: int = 0
+    only_2d: int = 0
+    supervised: int = 0
     image_size: tuple[int, int] | None = None
     projection_ious: list[float] = field(default_factory=list)
     alpha_gaps_rad: list[float] = field(default_factory=list)
@@ -59,7 +67,7 @@ class FrameFacts:
 
 
 def examine_frame(layout: KittiLayout, frame: str, *, lidar: bool) -> FrameFacts:
-    """Read what the frame has and compare; `lidar`: the points of its sweep too, which is most of the time."""
+    """Read the frame's files and compare them; `lidar`: also the points of its sweep, which takes longest."""
     facts = FrameFacts()
     facts.image_size = _image(layout.image(frame), facts)
     calibration = _calibration(layout.calibration(frame), facts)
@@ -111,37 +119,39 @@ def _label(path: Path, facts: FrameFacts) -> Objects | None:
     for index in np.flatnonzero(objects.names != "DontCare"):
         for severity, what, advice in _impossible(objects[index : index + 1], facts.image_size):
             facts.note(severity, "impossible box", path, what, advice, lines[index])
-    return objects[objects.names != "DontCare"]
+    objects = objects[objects.names != "DontCare"]
+    height_px = _KITTI_HEIGHT_PX if facts.image_size is None else facts.image_size[1]
+    least_px = MIN_HEIGHT_PX * min(1, height_px / _KITTI_HEIGHT_PX)
+    facts.objects = len(objects)
+    facts.only_2d = int((~has_3d_box(objects)).sum())
+    facts.supervised = int(is_supervised(objects, CLASSES, min_height_px=least_px).sum())
+    return objects
 
 
 def _impossible(one: Objects, image_size: tuple[int, int] | None) -> Iterator[tuple[Severity, str, str]]:
-    """What cannot be true of a single labelled object: (severity, what, advice)."""
-    name = str(one.names[0])
-    if name not in KITTI_CLASSES and name.lower() in {known.lower() for known in KITTI_CLASSES}:
-        yield "warning", f"expected one of KITTI's class names, got '{name}'", "write it as KITTI does"
-    if (one.dimensions <= 0).any():
-        yield "error", f"expected height, width and length above 0, got {one.dimensions[0]}", "mend the line"
-    if one.bottom[0, 2] <= 0:
-        yield "note", f"expected z above 0, got {one.bottom[0, 2]}", "it is not trained on, no need to act"
+    """What cannot be true of a labelled object: (severity, what, advice). one: a single row."""
+    sizes = one.dimensions[0]
+    if (sizes <= 0).any() and not (sizes <= 0).all():  # none above 0 is how labels of 2D boxes alone are written
+        yield "error", f"expected height, width and length above 0, got {sizes}", "correct the line"
     left, top, right, bottom = one.boxes_2d[0]
     if right <= left or bottom <= top:
-        yield "error", f"expected left < right and top < bottom, got {one.boxes_2d[0]}", "mend the line"
+        yield "error", f"expected left < right and top < bottom, got {one.boxes_2d[0]}", "correct the line"
     elif image_size is not None:
         slack, (width, height) = _OUTSIDE_TOLERANCE_PX, image_size
         if min(left, top) < -slack or right > width + slack or bottom > height + slack:
             what = f"expected a 2D box inside the {width} x {height} image, got {one.boxes_2d[0]}"
             yield "warning", what, "clip it, or check that image and label belong together"
     if not (0 <= one.truncation[0] <= 1):
-        yield "warning", f"expected truncation within 0 and 1, got {one.truncation[0]}", "mend the line"
+        yield "warning", f"expected truncation within 0 and 1, got {one.truncation[0]}", "correct the line"
     if one.occlusion[0] not in (0, 1, 2, 3):
-        yield "warning", f"expected occlusion 0, 1, 2 or 3, got {one.occlusion[0]}", "mend the line"
+        yield "warning", f"expected occlusion 0, 1, 2 or 3, got {one.occlusion[0]}", "correct the line"
     if abs(one.yaw[0]) > 2 * np.pi:
         yield "warning", f"expected rotation_y in radians, got {one.yaw[0]}", "convert from degrees"
 
 
 def _compare(path: Path, objects: Objects, camera: Camera, facts: FrameFacts) -> None:
     """Do 3D boxes project onto their 2D boxes, and does alpha follow from rotation_y?"""
-    possible = (objects.dimensions > 0).all(axis=1) & (objects.bottom[:, 2] > _MIN_PROJECTION_DEPTH_M)
+    possible = has_3d_box(objects) & (objects.bottom[:, 2] > _MIN_PROJECTION_DEPTH_M)
     objects = objects[possible & (objects.truncation <= _MAX_TRUNCATION)]
     if not len(objects):
         return
@@ -172,7 +182,7 @@ def _depth_map(layout: KittiLayout, frame: str, facts: FrameFacts) -> None:
     if not is_there(path):
         return
     try:
-        size = read_image_size(path)
+        size = read_image_size(path, mode="I;16")
     except InputError as error:
         facts.damaged("damaged depth map", path, error)
         return

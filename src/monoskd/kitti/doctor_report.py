@@ -57,6 +57,7 @@ class Report:
     lidar_error_m: float | None
     seconds: float
     findings: list[Finding] = field(default_factory=list)
+    classes_by_split: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -119,10 +120,12 @@ class Report:
         for name in ("files", "splits", "classes", "image_sizes"):
             counts = getattr(self, name)
             yield name.replace("_", " "), ", ".join(f"{key} {count}" for key, count in counts.items()) or "none"
+        for split, counts in self.classes_by_split.items():
+            yield f"in {split}", ", ".join(f"{key} {count}" for key, count in counts.items())
         if self.projection_iou is not None:
             yield "projection", f"3D boxes cover their 2D boxes with a median IoU of {self.projection_iou:.2f}"
         if self.lidar_error_m is not None:
-            yield "LiDAR", f"median |depth - object z| of returns inside 2D boxes {self.lidar_error_m:.2f} m"
+            yield "LiDAR", f"returns in 2D boxes lie {self.lidar_error_m:.2f} m beside the 3D boxes (median)"
         yield "took", f"{self.seconds:.1f} s"
 
     def _tiles(self) -> Iterator[Tile]:

@@ -1,7 +1,7 @@
 """KITTI's files, read and written: calibration, objects, splits, depth maps, LiDAR sweeps, images.
 
-Every reader names what is damaged: file, line, field, what was expected and what was found. Every writer is atomic:
-a file is there whole or not at all. Nothing here imports torch.
+Every reader names what is damaged: file, line, field, what was expected and what was found. Every writer is atomic: a
+file is written whole or not at all. Nothing here imports torch.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import read_bytes, read_text, write_atomically
+from monoskd.files import read_bytes, read_text, write_atomically, write_text
 from monoskd.geometry.camera import Camera
 from monoskd.images import read_pixels
 from monoskd.kitti.layout import is_frame
-from monoskd.objects import Objects
+from monoskd.objects import Objects, canonical_name
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
 DEPTH_SCALE = 256  # a depth map stores metres * 256
 MAX_DEPTH_M = 65535 / DEPTH_SCALE
-LARGEST_NUMBER = 1e9  # of a file, whatever its unit: beyond, something is broken
+LARGEST_NUMBER = 1e9  # in a file, whatever its unit; a larger one is damage. Scores may be any finite number
 _LEAST_SKEW = 1e-3  # of a camera that is not rectified, in pixels
 
 
@@ -33,7 +33,7 @@ _LEAST_SKEW = 1e-3  # of a camera that is not rectified, in pixels
 
 @dataclass(frozen=True)
 class Calibration:
-    """A frame's calibration, float64; what its file does not tell is None, but P2 is always there.
+    """A frame's calibration, float64; what its file lacks is None, but P2 is always there.
 
     P0 .. P3: 3 x 4, rectified camera frame [m] to pixels of the four cameras; R0_rect: 3 x 3, camera to rectified
     camera frame; Tr_velo_to_cam, Tr_imu_to_velo: 3 x 4 rigid transforms [m].
@@ -68,16 +68,16 @@ _TRACKING_KEYS = {"R_rect": "R0_rect", "Tr_velo_cam": "Tr_velo_to_cam", "Tr_imu_
 
 
 def read_calibration(path: str | Path, *, require: Sequence[str] = ()) -> Calibration:
-    """The calibration of one frame, by key, not by line; keys we do not know are skipped.
+    """The calibration of one frame, by key, not by line; unknown keys and keys without numbers are skipped.
 
-    KITTI's tracking files spell some keys otherwise and are understood. Raises InputError where a line is damaged or
-    where P2 or another of the `require`d matrices is missing.
+    The keys of KITTI's tracking files are read too. Raises InputError where a line is damaged, and where P2 or another
+    of the `require`d matrices is missing.
     """
     matrices: dict[str, FloatArray] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.replace(":", " ", 1).split()
         key = _TRACKING_KEYS.get(words[0], words[0]) if words else ""
-        if key in _MATRIX_SHAPES:
+        if key in _MATRIX_SHAPES and len(words) > 1:
             if key in matrices:
                 raise InputError(f"{path}, line {number}: expected {key} once, got it again: remove one")
             matrices[key] = parse_matrix(words[1:], shape=_MATRIX_SHAPES[key], where=f"{path}, line {number}, {key}")
@@ -92,12 +92,12 @@ def read_calibration(path: str | Path, *, require: Sequence[str] = ()) -> Calibr
 
 
 def _check_camera(P: FloatArray, *, where: str) -> None:
-    """A projection without skew whose third row is 0 0 1 p23, as everything here takes it to be."""
+    """Raise unless the projection has no skew and a third row of 0 0 1 p23, which all code here relies on."""
     focal_px, others = P[[0, 1], [0, 1]], np.array([P[0, 1], P[1, 0], *P[2, :3]])
     if not ((focal_px > 0).all() and np.allclose(others, [0, 0, 0, 0, 1], atol=_LEAST_SKEW)):
         raise InputError(
             f"{where}: expected a rectified camera (fu 0 cu p03, 0 fv cv p13, 0 0 1 p23 with fu, fv > 0), got "
-            f"{' '.join(f'{value:g}' for value in P.ravel())}: mend the line"
+            f"{' '.join(f'{value:g}' for value in P.ravel())}: correct the line"
         )
 
 
@@ -109,13 +109,13 @@ def parse_matrix(words: Sequence[str], *, shape: tuple[int, int], where: str) ->
     return np.array([_number(word, where=where) for word in words]).reshape(shape)
 
 
-def _number(word: str, *, where: str) -> float:
+def _number(word: str, *, where: str, largest: float = LARGEST_NUMBER) -> float:
     try:
         value = float(word)
     except ValueError:
         value = float("nan")
-    if not abs(value) <= LARGEST_NUMBER:
-        raise InputError(f"{where}: expected a finite number, got '{word}': mend or remove the line")
+    if not abs(value) <= largest:
+        raise InputError(f"{where}: expected a finite number, got '{word[:40]}': correct or remove the line")
     return value
 
 
@@ -127,7 +127,7 @@ def write_calibration(path: str | Path, calibration: Calibration) -> None:
         for key, matrix in matrices.items()
         if matrix is not None
     )
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 # --- objects ----------------------------------------------------------------------------------------------------------
@@ -138,10 +138,15 @@ OBJECT_FIELDS = (
 )
 
 
+_LABEL_FIELDS, _RESULT_FIELDS = 15, 16
+LARGEST_SCORE = float(np.finfo(np.float64).max)
+
+
 def read_objects(path: str | Path, *, scored: bool | None = None) -> Objects:
     """The objects of a label file (15 fields a line) or a result file (16: the last is the score).
 
-    scored: True asks for results, False for labels, None takes either; an empty file holds no objects of either kind.
+    scored: True asks for results; False for labels, whose 16th field, if there is one, is not used; None takes the
+    file for what its first line is. An empty file holds no objects of either kind. Class names are read in any case.
     """
     return parse_objects(read_text(path), source=str(path), scored=scored)
 
@@ -155,32 +160,58 @@ def parse_objects(text: str, *, source: str, scored: bool | None = None) -> Obje
         if not words:
             continue
         where = f"{source}, line {number}"
-        if scored is None and len(words) in (15, 16):
-            scored = len(words) == 16
-        expected = {True: "16 fields (a result)", False: "15 fields (a label)", None: "15 or 16 fields"}[scored]
-        if len(words) != (16 if scored else 15):
-            raise InputError(f"{where}: expected {expected}, got {len(words)}: the line is damaged or cut off")
+        widths = (_RESULT_FIELDS,) if scored else (_LABEL_FIELDS, _RESULT_FIELDS)
+        if rows and scored is None:
+            widths = (len(rows[0]) + 1,)
+        if len(words) not in widths:
+            raise InputError(f"{where}: {_wrong_width(len(words), widths, scored=scored)}")
         names.append(words[0])
         rows.append(_object_numbers(words, where=where))
-    return (
-        objects_from_table(names, np.array(rows), scored=bool(scored)) if rows else Objects.empty(scored=bool(scored))
-    )
+    if not rows:
+        return Objects.empty(scored=bool(scored))
+    if scored is None:
+        scored = len(rows[0]) + 1 == _RESULT_FIELDS
+    numbers = rows if scored else [row[: _LABEL_FIELDS - 1] for row in rows]
+    return objects_from_table(names, np.array(numbers), scored=scored)
+
+
+def _wrong_width(width: int, widths: Sequence[int], *, scored: bool | None) -> str:
+    """What to say of a line with a wrong number of fields."""
+    if widths == (_RESULT_FIELDS,):
+        expected = "16 fields (a result)"
+    elif scored is None and len(widths) == 2:
+        expected = "15 or 16 fields"
+    else:
+        expected = "15 fields (a label)"
+    if width == _LABEL_FIELDS:
+        advice = "a result needs a score as its last field, add it"
+    elif width < _LABEL_FIELDS:
+        advice = "the line is damaged or cut off"
+    elif width == _RESULT_FIELDS:
+        advice = "all lines of a file must be alike, remove the score"
+    else:
+        advice = "these are more fields than KITTI's object labels have, convert the file"
+    return f"expected {expected}, got {width}: {advice}"
 
 
 def _object_numbers(words: Sequence[str], *, where: str) -> list[float]:
     numbers = [
-        _number(word, where=f"{where}, field {index} ({OBJECT_FIELDS[index - 1]})")
+        _number(
+            word,
+            where=f"{where}, field {index} ({OBJECT_FIELDS[index - 1]})",
+            largest=LARGEST_SCORE if index == _RESULT_FIELDS else LARGEST_NUMBER,
+        )
         for index, word in enumerate(words[1:], start=2)
     ]
     if not numbers[1].is_integer():
-        raise InputError(f"{where}, field 3 (occluded): expected a whole number, got '{words[2]}': mend the line")
+        raise InputError(f"{where}, field 3 (occluded): expected a whole number, got '{words[2]}': correct the line")
     return numbers
 
 
 def objects_from_table(names: Sequence[str], rows: FloatArray, *, scored: bool) -> Objects:
     """Objects from the fields of their lines: names, and a row of the 14 (with scores 15) numbers that follow."""
     return Objects(
-        names=np.array(names, np.str_),
+        names=np.array([canonical_name(name) for name in names], np.str_),
         truncation=rows[:, 0],
         occlusion=rows[:, 1].astype(np.int64),
         alpha=rows[:, 2],
@@ -217,21 +248,24 @@ def _object_line(name: str, row: Sequence[Any], *, decimals: int) -> str:
 
 def write_objects(path: str | Path, objects: Objects, *, decimals: int | None = None) -> None:
     """The inverse of `read_objects`; see `format_objects`."""
-    write_atomically(path, format_objects(objects, decimals=decimals).encode())
+    write_text(path, format_objects(objects, decimals=decimals))
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 
 def read_split(path: str | Path) -> list[str]:
-    """The frames of a split, in the file's order: one of six digits a line, none twice."""
+    """The frames of a split, in the file's order: one name a line (the stem of its files), none twice."""
     lines: dict[str, int] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         frame = line.strip()
         if not frame:
             continue
         if not is_frame(frame):
-            raise InputError(f"{path}, line {number}: expected a frame of six digits, got '{frame}': mend the line")
+            raise InputError(
+                f"{path}, line {number}: expected a frame's name (000012 for 000012.png), got "
+                f"'{frame[:40]}': correct the line"
+            )
         if frame in lines:
             raise InputError(
                 f"{path}, line {number}: expected each frame once, got {frame} again (first on line {lines[frame]}): "
@@ -243,10 +277,21 @@ def read_split(path: str | Path) -> list[str]:
 
 def write_split(path: str | Path, frames: Sequence[str]) -> None:
     """The inverse of `read_split`."""
-    write_atomically(path, "".join(f"{frame}\n" for frame in frames).encode())
+    write_text(path, "".join(f"{frame}\n" for frame in frames))
 
 
 # --- depth maps, images, LiDAR sweeps ---------------------------------------------------------------------------------
+
+MOST_SWEEP_BYTES = 2**28  # 16 million points
+MOST_RANGE_M = 10_000.0  # no LiDAR of a car sees as far
+MOST_REFLECTANCE = 65535.0  # KITTI's are in [0, 1]; other recordings write 8 or 16 bits, and nothing here uses them
+_POINTS = "expected points of 4 float32 (x, y, z, reflectance)"
+_OTHER_SWEEPS = {
+    b"\x93NUMPY": "a .npy file",
+    b"# .PCD": "a .pcd file",
+    b"VERSION": "a .pcd file",
+    b"ply": "a .ply file",
+}
 
 
 def read_depth(path: str | Path) -> NDArray[np.float32]:
@@ -265,18 +310,35 @@ def write_depth(path: str | Path, depth_m: NDArray[Any]) -> None:
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """A picture as RGB H x W x 3, a JPEG turned upright as its EXIF says."""
+    """A picture as RGB H x W x 3, turned upright as its EXIF says."""
     return read_pixels(path, mode="RGB")
 
 
 def read_velodyne(path: str | Path) -> NDArray[np.float32]:
-    """A LiDAR sweep n x 4: x forward, y left, z up [m], reflectance in [0, 1]."""
-    data = read_bytes(path)
+    """A LiDAR sweep n x 4: x forward, y left, z up [m], reflectance (KITTI's are in [0, 1]).
+
+    A file without a header says nothing about its columns. So their values are checked: points of 5 columns, float64
+    and files of other formats, read as 4 x float32, give negative reflectance or points far away.
+    """
+    data = read_bytes(path, at_most=MOST_SWEEP_BYTES)
+    for start, kind in _OTHER_SWEEPS.items():
+        if data.startswith(start):
+            raise InputError(f"{path}: {_POINTS}, got {kind}: convert it")
     if len(data) % 16:
         raise InputError(
-            f"{path}: expected points of 16 bytes (4 float32), got {len(data)} bytes: it is cut off, copy it again"
+            f"{path}: expected points of 16 bytes (4 float32), got {len(data)} bytes: it is cut off or has other "
+            "columns, copy or convert it"
         )
-    return np.frombuffer(data, "<f4").reshape(-1, 4)
+    points = np.frombuffer(data, "<f4").reshape(-1, 4)
+    finite = points[np.isfinite(points).all(1)]  # some recordings mark a missing return with NaN
+    if len(finite):
+        far_m, low, high = np.abs(finite[:, :3]).max(), finite[:, 3].min(), finite[:, 3].max()
+        if low < 0 or high > MOST_REFLECTANCE or far_m > MOST_RANGE_M:
+            raise InputError(
+                f"{path}: {_POINTS} with reflectance in [0, 1], got reflectance from {low:.3g} to {high:.3g} and "
+                f"coordinates up to {far_m:.3g} m: are there more columns, or is it float64? convert it"
+            )
+    return points
 
 
 def write_velodyne(path: str | Path, points: NDArray[Any]) -> None:

@@ -1,23 +1,23 @@
-"""What keeps validation out of frames without labels.
+"""Keeping validation frames, and what shows the same, out of training frames with and without labels.
 
-The object benchmark's frames were drawn from KITTI's raw drives, so a drive that holds one validation frame shows the
-same cars a tenth of a second earlier and later. The devkit's `train_mapping.txt` and `train_rand.txt` tell which drive
-each object frame is from. A drive is known by its date and number, and a link by where it leads; the very picture or
-sweep of a validation frame is recognised whatever it is called. Copies of its neighbours under another name are not.
+A byte-identical copy of a validation frame's picture or sweep is recognised under any name. The object benchmark's
+frames were drawn from KITTI's raw drives, so a drive with one validation frame shows the same cars a tenth of a second
+earlier and later. The devkit's `train_mapping.txt` and `train_rand.txt` say which drive each object frame is from. A
+drive is known by its date and number, a link by its target. Copies of neighbours under another name are not found.
 """
 
 import hashlib
-import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 from monoskd.errors import InputError
-from monoskd.files import read_bytes, read_text, write_atomically
+from monoskd.files import read_bytes, read_json, read_text, write_json
 from monoskd.kitti.io import read_split
-from monoskd.kitti.layout import UNLABELLED, KittiLayout
+from monoskd.kitti.layout import UNLABELLED, KittiLayout, is_kitti_number
 
 RECORD, SCHEMA = "raw_frames.json", "monoskd/raw/1"
 _DRIVE = re.compile(r"(\d{4}_\d\d_\d\d_drive_\d{4})(_sync|_extract)?")
@@ -25,10 +25,10 @@ _DRIVE = re.compile(r"(\d{4}_\d\d_\d\d_drive_\d{4})(_sync|_extract)?")
 
 @dataclass(frozen=True)
 class RawRecord:
-    """`root/raw_frames.json`: what raw drives have become.
+    """`root/raw_frames.json`: which frames came from which raw drives.
 
-    frames: `date/drive/raw frame` by frame. left_out: why, by folder name. validation_drives: the first validation
-    frame of each drive that holds one, as `drive_of` names drives.
+    frames: `date/drive/raw frame` by frame. left_out: the reason, by folder name. validation_drives: the first
+    validation frame of each drive that holds one, with the drive's name as `drive_of` gives it.
     """
 
     frames: dict[str, str] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class RawRecord:
         path = root / RECORD
         if not path.exists():
             return cls()
+        document = read_json(path)
         try:
-            document = json.loads(read_text(path))
             parts = {name: dict(document.get(name, {})) for name in cls.__dataclass_fields__}
-            fine = all(isinstance(one, str) for part in parts.values() for one in part.values())
-            fine = fine and "frames" in document and all(one.count("/") == 2 for one in parts["frames"].values())
+            fine = all(isinstance(text, str) for part in parts.values() for text in part.values())
+            fine = fine and "frames" in document and all(text.count("/") == 2 for text in parts["frames"].values())
         except (ValueError, TypeError, AttributeError):
             fine = False
         if not fine:
@@ -53,20 +53,20 @@ class RawRecord:
         return cls(**parts)
 
     def write(self, root: Path) -> None:
-        """Write it, whole or not at all."""
-        write_atomically(root / RECORD, (json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n").encode())
+        """Write the record, whole or not at all."""
+        write_json(root / RECORD, {"schema": SCHEMA, **asdict(self)})
 
 
 def drive_of(path: Path) -> str | None:
-    """The drive that a folder or a file in it belongs to, such as `2011_09_26_drive_0001`; None if it is of none."""
-    found = [match for part in path.parts if (match := _DRIVE.fullmatch(part))]
-    return found[-1][1] if found else None
+    """The drive that a folder or a file in it belongs to, such as `2011_09_26_drive_0001`; None if there is none."""
+    matches = [match for part in path.parts if (match := _DRIVE.fullmatch(part))]
+    return matches[-1][1] if matches else None
 
 
 def read_drives(mapping: str | Path) -> list[str]:
     """The drive of each of the benchmark's training frames, from the devkit's two mapping files in a folder.
 
-    Frame i stands on line `train_rand[i]` (counted from 1) of `train_mapping.txt`: date, drive, raw frame.
+    Frame i is on line `train_rand[i]` (counted from 1) of `train_mapping.txt`: date, drive, raw frame.
     """
     table, order = Path(mapping) / "train_mapping.txt", Path(mapping) / "train_rand.txt"
     drives = []
@@ -85,45 +85,94 @@ def read_drives(mapping: str | Path) -> list[str]:
     return [drives[int(place) - 1] for place in places]
 
 
-def validation_drives(validation: Iterable[str], mapping: str | Path) -> dict[str, str]:
-    """The drives that hold a validation frame, each with the first of them."""
+def validation_drives(validation: Collection[str], mapping: str | Path) -> dict[str, str]:
+    """The drives that hold a validation frame, each with the first of them.
+
+    Validation frames that are not numbered as the benchmark's are one's own recordings, in none of KITTI's drives.
+    """
     drives = read_drives(mapping)
-    unknown = sorted(frame for frame in validation if int(frame) >= len(drives))
-    if unknown:
-        raise InputError(
-            f"{mapping}: expected every validation frame below {len(drives)}, got {unknown[0]}: check val.txt"
-        )
-    return {drives[int(frame)]: frame for frame in sorted(validation, reverse=True)}
+    benchmark, _ = by_origin(validation, frames=len(drives))
+    return {drives[int(frame)]: frame for frame in sorted(benchmark, reverse=True)}
+
+
+def by_origin(names: Collection[str], *, frames: int) -> tuple[list[str], list[str]]:
+    """The names that are among the benchmark's `frames` numbers of six digits, and the others."""
+    benchmark = [name for name in names if is_kitti_number(name) and int(name) < frames]
+    return benchmark, sorted(set(names) - set(benchmark))
 
 
 class Fingerprints:
     """The pictures and sweeps of the validation frames, to recognise them under any name.
 
-    Files are compared by size first, so that hardly any is read. unknown: validation frames that have neither here.
+    Files are compared by size first, then by their first bytes, so that few are read whole. unknown: validation frames
+    that have neither here.
     """
 
     def __init__(self, layout: KittiLayout, validation: Iterable[str]) -> None:
-        self._of_size: dict[int, list[Path]] = {}
-        self._digests: dict[Path, bytes] = {}
+        self._frames_of_size: dict[int, list[tuple[str, Path]]] = {}
+        self._digests: dict[tuple[Path, bool], bytes] = {}
         self.unknown: list[str] = []
         for frame in validation:
-            known = [path for path in (layout.velodyne(frame), layout.image(frame)) if path.is_file()]
-            for path in known:
-                self._of_size.setdefault(path.stat().st_size, []).append(path)
-            if not known:
+            paths = [path for path in (layout.velodyne(frame), layout.image(frame)) if path.is_file()]
+            for path in paths:
+                self._frames_of_size.setdefault(path.stat().st_size, []).append((frame, path))
+            if not paths:
                 self.unknown.append(frame)
 
     def same(self, path: Path) -> str | None:
         """The validation frame whose picture or sweep this file holds."""
-        for known in self._of_size.get(path.stat().st_size, []) if path.is_file() else ():
-            if self._digest(path) == self._digest(known):
-                return known.stem
+        if not path.is_file() or path.stat().st_size == 0:
+            return None
+        for frame, other in self._frames_of_size.get(path.stat().st_size, []):
+            if all(self._digest(path, whole=whole) == self._digest(other, whole=whole) for whole in (False, True)):
+                return frame
         return None
 
-    def _digest(self, path: Path) -> bytes:
-        if path not in self._digests:
-            self._digests[path] = hashlib.sha256(read_bytes(path)).digest()
-        return self._digests[path]
+    def _digest(self, path: Path, *, whole: bool) -> bytes:
+        key = (path, whole)
+        if key not in self._digests:
+            self._digests[key] = hashlib.sha256(read_bytes(path) if whole else _start(path)).digest()
+        return self._digests[key]
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4096)
+    except OSError:
+        return read_bytes(path)  # says what is wrong
+
+
+def copies(layout: KittiLayout, frames: Iterable[str], *, validation: Sequence[str]) -> dict[str, str]:
+    """Which of the frames hold the picture or the sweep of a validation frame under another name, and of which."""
+    fingerprints, in_validation = Fingerprints(layout, validation), set(validation)
+    found = {}
+    for frame in frames:
+        if frame not in in_validation:
+            same = (fingerprints.same(path) for path in (layout.image(frame), layout.velodyne(frame)))
+            if known := next(filter(None, same), None):
+                found[frame] = known
+    return found
+
+
+def check_copies(layout: KittiLayout, *, train: str, val: str) -> None:
+    """Raise InputError where a frame of the split `train` is a copy of a frame of the split `val`."""
+    copied = copies(layout, read_split(layout.split(train)), validation=read_split(layout.split(val)))
+    for frame, known in copied.items():
+        raise InputError(
+            f"{layout.split(train)}: expected no copy of a frame of {val}, got {frame}, which shows {known}"
+            f"{f', and {len(copied) - 1} more' if len(copied) > 1 else ''}: take it out"
+        )
+
+
+def drives_of(layout: KittiLayout, frame: str, record: RawRecord) -> set[str]:
+    """The raw drives that a frame comes from, by the record and by the targets of its links."""
+    files = (layout.image(frame), layout.velodyne(frame))
+    drives = {
+        drive_of(Path(record.frames.get(frame, ""))),
+        *(drive_of(Path(os.path.realpath(f))) for f in files if f.is_symlink()),
+    }
+    return {drive for drive in drives if drive is not None}
 
 
 def check_unlabelled(root: str | Path, *, split: str = UNLABELLED, mapping: str | Path | None = None) -> list[str]:
@@ -132,50 +181,47 @@ def check_unlabelled(root: str | Path, *, split: str = UNLABELLED, mapping: str 
     Raises InputError where one of them
 
     - is a validation frame, holds the picture or the sweep of one, or has a label;
-    - is from a drive that holds a validation frame: by `raw_frames.json`, by where its links lead, and by the devkit's
-      `mapping` if that is given;
-    - is from a drive that `prepare_raw` left out, or from a raw drive of which nobody can tell what it holds.
+    - is from a drive that holds a validation frame: by `raw_frames.json`, by the targets of its links, and by the
+      devkit's `mapping` if that is given;
+    - is from a drive that `prepare_raw` left out, or from a raw drive of which nothing says what it holds.
     """
     layout = KittiLayout(Path(root))
     path, val = layout.split(split), layout.split("val")
     frames, validation = read_split(path), read_split(val) if val.is_file() else []
     record = RawRecord.read(layout.root)
     forbidden = record.validation_drives | (validation_drives(validation, mapping) if mapping is not None else {})
-    fingerprints, in_validation = Fingerprints(layout, validation), set(validation)
-    told = mapping is not None or (layout.root / RECORD).exists()
+    drives_are_known = mapping is not None or (layout.root / RECORD).exists()
+    in_validation, copied = set(validation), copies(layout, frames, validation=validation)
     for frame in frames:
-        files = [layout.image(frame), layout.velodyne(frame)]
-        problem = _origin(frame, files, record, forbidden, told=told)
+        problem = _origin(layout, frame, record, forbidden, drives_are_known=drives_are_known)
         if frame in in_validation:
-            problem = "expected no validation frame, got {frame}"
+            problem = f"expected no validation frame, got {frame}"
         elif layout.label(frame).exists():
-            problem = "expected frames without a label, got {frame}, which has one"
-        elif known := next(filter(None, map(fingerprints.same, files)), None):
-            problem = f"expected no validation frame, got {{frame}}, which shows that of {known}"
+            problem = f"expected frames without a label, got {frame}, which has one"
+        elif frame in copied:
+            problem = f"expected no validation frame, got {frame}, which shows that of {copied[frame]}"
         if problem:
-            raise InputError(f"{path}: {problem.format(frame=frame)}: take it out")
+            raise InputError(f"{path}: {problem}: take it out")
     return frames
 
 
 def _origin(
-    frame: str, files: list[Path], record: RawRecord, forbidden: Mapping[str, str], *, told: bool
+    layout: KittiLayout, frame: str, record: RawRecord, forbidden: Mapping[str, str], *, drives_are_known: bool
 ) -> str | None:
-    """What is wrong with the drives that a frame is from, as far as anyone wrote down or its links show."""
-    source = Path(record.frames.get(frame, ""))
-    drives = {drive_of(source), *(drive_of(file.resolve()) for file in files if file.is_symlink())} - {None}
-    folder = source.parts[1] if source.parts else ""
-    for drive in sorted(map(str, drives)):
+    """What is wrong with the drives that a frame is from."""
+    for drive in sorted(drives_of(layout, frame, record)):
         if drive in forbidden:
             return (
-                f"expected no frame of a validation drive, got {{frame}} of {drive}, which holds validation frame "
+                f"expected no frame of a validation drive, got {frame} of {drive}, which holds validation frame "
                 f"{forbidden[drive]}"
             )
-        if not told:
+        if not drives_are_known:
             return (
-                f"expected {RECORD} or `data.unlabelled.mapping` to tell which drives hold validation frames, got "
-                f"neither, and {{frame}} is of {drive}; make it again with `monoskd prepare --raw`, or"
+                f"expected {RECORD} or `data.unlabelled.mapping`, which say which drives hold validation frames, got "
+                f"neither, and {frame} is of {drive}; make it again with `monoskd prepare --raw`, or"
             )
-    if folder in record.left_out:
-        why = record.left_out[folder]
-        return f"expected no frame of a drive that was left out, got {{frame}} of {folder}, which {why}"
+    source = Path(record.frames.get(frame, "")).parts
+    if source and source[1] in record.left_out:
+        reason = record.left_out[source[1]]
+        return f"expected no frame of a drive that was left out, got {frame} of {source[1]}, which {reason}"
     return None

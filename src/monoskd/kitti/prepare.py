@@ -1,4 +1,4 @@
-"""Depth maps for a whole data set: every frame's LiDAR sweep becomes `depth_2/NNNNNN.png`."""
+"""Depth maps for a whole data set: the LiDAR sweep of each frame becomes `depth_2/<frame>.png`."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import check_writable, is_there
+from monoskd.files import check_writable, is_there, remove_partial_files
 from monoskd.images import read_image_size
+from monoskd.kitti.agreement import depth_errors, disagreement
 from monoskd.kitti.depth import DepthMap, complete_depth, sparse_depth
 from monoskd.kitti.io import (
     read_calibration,
@@ -19,33 +20,41 @@ from monoskd.kitti.io import (
     read_velodyne,
     write_depth,
 )
-from monoskd.kitti.layout import KittiLayout
-from monoskd.objects import Objects
+from monoskd.kitti.layout import KittiLayout, suffixes
 from monoskd.workers import each
+
+_ABANDONED_S = 3600  # a partial file of this age was left by a process that was killed
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` did. depth_error_m: the self-check over `objects` labelled objects, None without labels."""
+    """What `prepare` did.
+
+    depth_error_m: the self-check, a median over `objects` near and visible labelled objects (see `agreement`); None
+    without any. strangers: files in `velodyne` that are not sweeps as they are read here.
+    """
 
     written: int
     skipped: int
     seconds: float
     objects: int
     depth_error_m: float | None
+    strangers: int = 0
 
     @property
     def frames_per_second(self) -> float:
-        """Frames looked at, written or not, a second."""
+        """Frames per second, written or skipped."""
         return (self.written + self.skipped) / self.seconds
 
     def __str__(self) -> str:
         done = f"{self.written} depth maps written, {self.skipped} were there, {self.frames_per_second:.1f} frames/s"
+        if self.strangers:
+            done += f"; {self.strangers} files in velodyne are not {suffixes('velodyne')} and were left alone"
         if self.depth_error_m is None:
-            return f"{done}; no labels to check them against"
+            return f"{done}; no near and visible labelled objects to check them against"
         return (
-            f"{done}; self-check: median |depth - object z| inside 2D boxes {self.depth_error_m:.2f} m "
-            f"over {self.objects} objects"
+            f"{done}; self-check: depths in 2D boxes lie {self.depth_error_m:.2f} m beside the 3D boxes "
+            f"(median of {self.objects} near and visible objects)"
         )
 
 
@@ -67,15 +76,16 @@ def prepare(
 ) -> PrepareReport:
     """Write the depth map of every frame of `root/training` that has a LiDAR sweep.
 
-    Maps that are there and whole are kept, unless `force`; so an interrupted run goes on where it stopped.
-    workers: processes, as many as there are cores if None. progress: called with (frames done, frames in all).
+    Whole maps of the right size are kept, unless `force`; so an interrupted run goes on where it stopped. workers:
+    processes, one per core if None. progress: called with (frames done, frames in all).
 
-    Raises InputError where there is nothing to prepare, where nothing can be written, and, after all other frames
-    are done, where some frame's files are damaged or missing.
+    Raises InputError where there is nothing to prepare and where nothing can be written; after all other frames are
+    done, where files of a frame are damaged or missing; and where the depths are not on the labelled objects.
     """
     layout = KittiLayout(Path(root))
     frames = _frames(layout)
     check_writable(layout.folder("depth_2"))
+    remove_partial_files(layout.folder("depth_2"), older_than_s=_ABANDONED_S)
     started = time.perf_counter()
     results: list[_Frame] = []
     for result in each(partial(_prepare_frame, layout, force), frames, workers=workers):
@@ -87,28 +97,19 @@ def prepare(
         more = f", and {len(failures) - 1} more damaged frames" if len(failures) > 1 else ""
         raise InputError(f"{failures[0]}{more} (the other {len(frames) - len(failures)} frames are prepared)")
     errors_m = [error for result in results for error in result.errors_m]
+    if wrong := disagreement(errors_m):
+        raise InputError(
+            f"{layout.folder('depth_2')}: {wrong}: the depth maps are of no use; check Tr_velo_to_cam and that sweeps, "
+            "labels and calibrations belong together, then call again with `--force`"
+        )
     return PrepareReport(
         written=sum(result.written for result in results),
         skipped=sum(not result.written for result in results),
         seconds=time.perf_counter() - started,
         objects=len(errors_m),
         depth_error_m=float(np.median(errors_m)) if errors_m else None,
+        strangers=len(layout.strangers("velodyne")),
     )
-
-
-def depth_errors(depth_m: DepthMap, objects: Objects) -> list[float]:
-    """Median |depth - z| [m] over the known pixels inside each labelled 2D box.
-
-    A visible surface lies in front of the object's centre, by up to half a length: 1 to 2 m is what cars should give.
-    """
-    errors = []
-    for box, z in zip(objects.boxes_2d, objects.bottom[:, 2], strict=True):
-        left, top, right, bottom = np.rint(np.maximum(box, 0)).astype(int)
-        inside = depth_m[top : bottom + 1, left : right + 1]
-        known = inside[inside > 0]
-        if z > 0 and known.size:
-            errors.append(float(np.median(np.abs(known - z))))
-    return errors
 
 
 def _frames(layout: KittiLayout) -> list[str]:
@@ -117,8 +118,11 @@ def _frames(layout: KittiLayout) -> list[str]:
     folder = layout.folder("velodyne")
     frames = layout.frames("velodyne")
     if not frames:
-        found = "no NNNNNN.bin" if folder.is_dir() else "no such folder"
-        raise InputError(f"{folder}: expected LiDAR sweeps to make depth maps from, got {found}: add them")
+        got = "no such folder"
+        if folder.is_dir():
+            strangers = layout.strangers("velodyne")
+            got = f"{strangers[0].name} and no .bin file" if strangers else "no .bin file"
+        raise InputError(f"{folder}: expected LiDAR sweeps to make depth maps from, got {got}: add or convert them")
     return frames
 
 
@@ -133,7 +137,7 @@ def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
             written = True
         if is_there(layout.label(frame)):
             objects = read_objects(layout.label(frame), scored=False)
-            errors_m = depth_errors(depth_m, objects[objects.names != "DontCare"])
+            errors_m = depth_errors(depth_m, objects)
     except InputError as error:
         return _Frame(written, errors_m, failure=str(error))
     return _Frame(written, errors_m)
@@ -156,7 +160,7 @@ def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> De
 
 
 def _existing(path: Path, size: tuple[int, int]) -> DepthMap | None:
-    """The depth map if there is a whole one of the right size."""
+    """The depth map that is there, if it is whole and of the right size."""
     if not path.exists():
         return None
     try:

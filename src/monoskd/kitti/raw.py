@@ -1,20 +1,21 @@
-"""KITTI's raw drives as frames without labels, in the object layout, and none of a validation drive (leakage.py)."""
+"""KITTI's raw drives as frames without labels in the object layout, without validation drives (see `leakage`)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_text
+from monoskd.files import read_text, visible
+from monoskd.images import IMAGE_SUFFIXES
 from monoskd.kitti.io import Calibration, FloatArray, parse_matrix, read_split, write_calibration, write_split
-from monoskd.kitti.layout import UNLABELLED, KittiLayout
-from monoskd.kitti.leakage import Fingerprints, RawRecord, drive_of, read_drives, validation_drives
+from monoskd.kitti.layout import UNLABELLED, KittiLayout, is_kitti_number
+from monoskd.kitti.leakage import Fingerprints, RawRecord, by_origin, drive_of, read_drives, validation_drives
 
 FIRST_FRAME = 100_000  # KITTI's own frames end at 007480
+_KINDS = ("image_2", "calib", "label_2", "velodyne", "depth_2")
 
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 _CAMERAS = {"P_rect_00": "P0", "P_rect_01": "P1", "P_rect_02": "P2", "P_rect_03": "P3", "R_rect_00": "R0_rect"}
 
 
@@ -24,12 +25,14 @@ class RawReport:
 
     frames: of the unlabelled split; added: new ones among them; left_out: drives, by folder name, and the reasons.
     unknown: validation frames that have neither picture nor sweep here, so that no copy of them can be recognised.
+    own: validation frames that are not among the benchmark's numbers, so that the mapping says nothing about them.
     """
 
     frames: int
     added: int
     left_out: Mapping[str, str]
     unknown: int
+    own: int = 0
 
     def __str__(self) -> str:
         text = f"{self.frames} frames without labels, {self.added} of them new; {len(self.left_out)} drives left out"
@@ -38,6 +41,8 @@ class RawReport:
                 f"; {self.unknown} validation frames have neither picture nor sweep here: a renamed drive that holds "
                 "them would not be noticed"
             )
+        if self.own:
+            text += f"; {self.own} validation frames are not in the mapping: they count as frames of no KITTI drive"
         return text
 
 
@@ -52,16 +57,17 @@ def prepare_raw(
 ) -> RawReport:
     """Add the raw drives under `raw_root` to the data set `root` as its split `unlabelled`.
 
-    Images and sweeps are linked, not copied. Frames are numbered from 100000 on and keep their number when more are
-    added. What came from where, and what was left out and why, is written to `root/raw_frames.json`.
+    Images and sweeps are linked, not copied. New frames get free numbers of six digits from 100000 on and keep them
+    when more are added; other frames of the data set may have any names. `root/raw_frames.json` says what came from
+    where, and what was left out and why.
 
     root: holds `ImageSets/val.txt` and, so that renamed drives are recognised, the validation frames' pictures or
     sweeps. mapping: the folder of the devkit's mapping files. every: take each n-th frame of a drive.
-    only_training_drives: leave out drives without a training frame of the benchmark too, for nobody knows which of them
-    its test frames are from. progress: called with (drives done, drives in all).
+    only_training_drives: also leave out drives without a training frame of the benchmark, since its test frames may be
+    from them. progress: called with (drives done, drives in all).
 
-    Raises InputError where a validation drive stands under another name, where a folder is not named as KITTI names
-    drives, and where files are missing or damaged.
+    Raises InputError where a validation drive has another name, where a folder is not named as KITTI names drives, and
+    where files are missing or damaged.
     """
     if every < 1:
         raise InputError(f"every: expected to take each 1st, 2nd, ... frame, got {every}")
@@ -84,7 +90,8 @@ def prepare_raw(
     before, names = RawRecord.read(layout.root), {drive.name for drive in drives}
     _refuse_validation(before, forbidden, where=layout.split(UNLABELLED))
     staying = {frame: source for frame, source in before.frames.items() if Path(source).parts[1] not in left_out}
-    frames = _numbered(staying, before.frames, [one for drive in kept for one in _complete_frames(drive)[::every]])
+    sources = [source for drive in kept for source in _complete_frames(drive)[::every]]
+    frames = _numbered(staying, taken=before.frames.keys() | _numbers_in(layout), sources=sources)
     earlier = {name: reason for name, reason in before.left_out.items() if name not in names}
     RawRecord(frames, {**earlier, **left_out}, forbidden).write(layout.root)
     of_source = {source: frame for frame, source in frames.items()}
@@ -102,6 +109,7 @@ def prepare_raw(
         added=len(frames.keys() - before.frames.keys()),
         left_out=left_out,
         unknown=len(fingerprints.unknown),
+        own=len(by_origin(validation, frames=len(read_drives(mapping)))[1]),
     )
 
 
@@ -109,7 +117,7 @@ def read_raw_calibration(date: Path) -> Calibration:
     """The calibration of a day's drives, from the folder that holds `calib_cam_to_cam.txt` and its neighbours."""
     cameras = _read_matrices(date / "calib_cam_to_cam.txt", {raw: (3, 3 if raw[0] == "R" else 4) for raw in _CAMERAS})
     rigid = {"Tr_velo_to_cam": date / "calib_velo_to_cam.txt", "Tr_imu_to_velo": date / "calib_imu_to_velo.txt"}
-    if not rigid["Tr_imu_to_velo"].exists():  # nothing here needs it
+    if not rigid["Tr_imu_to_velo"].exists():  # not needed
         del rigid["Tr_imu_to_velo"]
     parts = {key: _read_matrices(path, {"R": (3, 3), "T": (3, 1)}) for key, path in rigid.items()}
     transforms = {key: np.concatenate([part["R"], part["T"]], axis=1) for key, part in parts.items()}
@@ -117,20 +125,20 @@ def read_raw_calibration(date: Path) -> Calibration:
 
 
 def _read_matrices(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, FloatArray]:
-    found = {}
+    matrices = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         key, _, numbers = line.partition(":")
         if key in shapes:
-            found[key] = parse_matrix(numbers.split(), shape=shapes[key], where=f"{path}, line {number}, {key}")
-    missing = [key for key in shapes if key not in found]
+            matrices[key] = parse_matrix(numbers.split(), shape=shapes[key], where=f"{path}, line {number}, {key}")
+    missing = [key for key in shapes if key not in matrices]
     if missing:
         raise InputError(f"{path}: expected a line '{missing[0]}: ...', got none: copy the file again")
-    return found
+    return matrices
 
 
 def _drive_folders(raw_root: Path) -> list[Path]:
     """The folders `raw_root/DATE/DATE_drive_NNNN_sync`, sorted."""
-    drives = sorted(path for path in raw_root.glob("*/*drive*") if path.is_dir())
+    drives = [path for path in visible(raw_root.glob("*/*drive*")) if path.is_dir()]
     if not drives:
         raise InputError(
             f"{raw_root}: expected raw drives such as 2011_09_26/2011_09_26_drive_0001_sync, got none: check the path"
@@ -138,14 +146,14 @@ def _drive_folders(raw_root: Path) -> list[Path]:
     for drive in drives:
         if drive_of(Path(drive.name)) is None:
             raise InputError(
-                f"{drive}: expected a name such as 2011_09_26_drive_0001_sync, which tells what it holds, got "
-                f"'{drive.name}': give it the name that KITTI gave it"
+                f"{drive}: expected a name such as 2011_09_26_drive_0001_sync, which says what it holds, got "
+                f"'{drive.name}': give it KITTI's name"
             )
     return drives
 
 
 def _why_not(drive: Path, forbidden: Mapping[str, str], allowed: set[str] | None) -> str | None:
-    """Why the drive is left out, if it is; a link counts as what it is called and as where it leads."""
+    """Why the drive is left out, if it is; for a link its own name and its target count."""
     for name in {drive_of(Path(drive.name)), drive_of(Path(drive.resolve().name))} - {None}:
         if name in forbidden:
             return f"holds validation frame {forbidden[str(name)]}"
@@ -167,9 +175,11 @@ def _refuse_validation(record: RawRecord, forbidden: Mapping[str, str], *, where
 
 
 def _refuse_known(drives: Sequence[Path], fingerprints: Fingerprints) -> None:
-    """Raise where a drive holds the very picture or sweep of a validation frame, whatever the drive is called."""
+    """Raise where a drive holds the picture or sweep of a validation frame, whatever the name of the drive."""
     for drive in drives:
-        for path in sorted([*(drive / "velodyne_points" / "data").glob("*"), *(drive / "image_02" / "data").glob("*")]):
+        for path in visible(
+            [*(drive / "velodyne_points" / "data").glob("*"), *(drive / "image_02" / "data").glob("*")]
+        ):
             if frame := fingerprints.same(path):
                 raise InputError(
                     f"{path}: expected nothing of validation, got what frame {frame} has: the drive is one of "
@@ -179,42 +189,55 @@ def _refuse_known(drives: Sequence[Path], fingerprints: Fingerprints) -> None:
 
 def _complete_frames(drive: Path) -> list[str]:
     """`date/drive/frame` of the frames that have a picture and a sweep, sorted; KITTI's LiDAR lacks a few."""
-    images = {path.stem for path in (drive / "image_02" / "data").glob("*.*") if path.suffix in _IMAGE_SUFFIXES}
-    sweeps = {path.stem for path in (drive / "velodyne_points" / "data").glob("*.bin")}
+    images = {path.stem for path in _pictures(drive, "*.*")}
+    sweeps = {path.stem for path in visible((drive / "velodyne_points" / "data").glob("*.bin"))}
     return [f"{drive.parent.name}/{drive.name}/{name}" for name in sorted(images & sweeps)]
 
 
-def _numbered(staying: Mapping[str, str], taken: Iterable[str], sources: Sequence[str]) -> dict[str, str]:
-    """`staying` (frame to source) with a number that was never taken for each source that is not in it."""
+def _pictures(drive: Path, pattern: str) -> list[Path]:
+    paths = visible((drive / "image_02" / "data").glob(pattern))
+    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _numbers_in(layout: KittiLayout) -> set[str]:
+    """The frames of six digits that the data set has already."""
+    return {frame for kind in _KINDS for frame in layout.frames(kind) if is_kitti_number(frame)}
+
+
+def _numbered(staying: Mapping[str, str], *, taken: Collection[str], sources: Sequence[str]) -> dict[str, str]:
+    """`staying` (source by frame), and for each source that is not in it a new frame whose number is not `taken`."""
     known = set(staying.values())
-    free = max((int(frame) for frame in taken), default=FIRST_FRAME - 1) + 1
     new = [source for source in sources if source not in known]
-    if free + len(new) > 1_000_000:
-        raise InputError(f"raw frames: expected numbers of six digits to suffice, got {len(new)} frames: raise `every`")
-    return {**staying, **{f"{free + index:06d}": source for index, source in enumerate(new)}}
+    free = (name for number in range(FIRST_FRAME, 1_000_000) if (name := f"{number:06d}") not in taken)
+    numbered = dict(zip(free, new, strict=False))
+    if len(numbered) < len(new):
+        raise InputError(
+            f"raw frames: expected free numbers of six digits, got {len(new)} new frames and {len(numbered)} numbers: "
+            "raise `every`"
+        )
+    return {**staying, **numbered}
 
 
 def _listed(layout: KittiLayout, before: RawRecord, frames: Mapping[str, str]) -> list[str]:
-    """The split: what it lists already, less frames that go, and new ones. What someone took out stays out."""
+    """The split: what it lists already, without frames that go, and new ones. What a user took out stays out."""
     path = layout.split(UNLABELLED)
     listed = set(read_split(path)) if path.is_file() else set(before.frames)
     return sorted((listed - (before.frames.keys() - frames.keys())) | (frames.keys() - before.frames.keys()))
 
 
 def _refuse_broken_links(layout: KittiLayout, frames: Sequence[str]) -> None:
-    """Raise where what a frame links to has gone."""
+    """Raise where a frame's sweep is a broken link."""
     broken = [frame for frame in frames if layout.velodyne(frame).is_symlink() and not layout.velodyne(frame).exists()]
     if broken:
         raise InputError(
-            f"{layout.velodyne(broken[0])}: expected a link to a sweep, got one to nothing, as for {len(broken)} "
-            "frames: call again with --raw where they lie now, or take them out of the split"
+            f"{layout.velodyne(broken[0])}: expected a link to a sweep, got a broken one, as for {len(broken)} "
+            "frames: call again with --raw where they are now, or take them out of the split"
         )
 
 
 def _add_frame(layout: KittiLayout, frame: str, source: Path, calibration: Calibration) -> None:
     """Link the picture and the sweep of `source` = raw_root/date/drive/frame, and write the calibration."""
-    images = (source.parent / "image_02" / "data").glob(f"{source.name}.*")
-    image = next(path for path in sorted(images) if path.suffix in _IMAGE_SUFFIXES)
+    image = _pictures(source.parent, f"{source.name}.*")[0]
     _link(layout.folder("image_2") / f"{frame}{image.suffix}", image)
     _link(layout.velodyne(frame), source.parent / "velodyne_points" / "data" / f"{source.name}.bin")
     if not layout.calibration(frame).exists():
@@ -227,7 +250,7 @@ def _link(path: Path, target: Path) -> None:
         if path.is_symlink():
             if path.readlink() == target:
                 return
-            path.unlink()  # ours, from when the drive lay elsewhere
+            path.unlink()  # made by an earlier call, when the drive was elsewhere
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(target)
     except OSError as error:

@@ -14,7 +14,7 @@ from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import alpha_from_yaw, encode_heading
 from monoskd.geometry.heatmap import gaussian_radius
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, DidM3DTargets
-from monoskd.objects import MIN_HEIGHT_PX, Objects, is_supervised
+from monoskd.objects import MIN_HEIGHT_PX, Objects, class_index, is_supervised
 from monoskd.structures import DepthMap, PublishedData
 
 # A visual depth belongs to the object if it is this near to the object's own.
@@ -47,7 +47,7 @@ def make_targets(
     inside = ((cells >= 0) & (cells < (columns, rows))).all(-1)
 
     kept, centre, cell = supervised[inside], centres[inside], cells[inside]
-    label = np.array([list(classes).index(name) for name in kept.names], np.int64)
+    label = class_index(kept.names, classes)
     means = np.array([mean_sizes[name] for name in classes])
     box = _cells(kept.boxes_2d.reshape(-1, 2, 2), letterbox).reshape(-1, 4)
     size = box[:, 2:] - box[:, :2]

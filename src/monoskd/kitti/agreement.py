@@ -1,0 +1,48 @@
+"""Whether depth and labels agree: the distance of what the LiDAR saw from the labelled 3D boxes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from monoskd.kitti.depth import DepthMap
+from monoskd.objects import Objects, has_3d_box
+
+MOST_ERROR_M = 1.5  # of a data set's median object; right ones have 0.0, LiDARs turned by 5 degrees 1.6 and more
+
+# The labels that are compared: what stands far away or behind others has few returns of its own in its 2D box.
+_FARTHEST_M = 30.0
+_HIDDEN = (1, 2)  # occlusion: partly, largely; unknown (3, -1) counts as visible
+_MOST_TRUNCATED = 0.3
+_LEAST_PIXELS = 5
+
+
+def depth_errors(depth_m: DepthMap, objects: Objects) -> list[float]:
+    """For each near, visible object the median distance [m] of the depths inside its 2D box from its 3D box.
+
+    depth_m: height x width, sparse or dense, 0 where unknown. Distances are along z. A 3D box reaches from its centre
+    by (l |sin yaw| + w |cos yaw|) / 2 both ways, so that surfaces of long vehicles count as right wherever they are.
+    """
+    compared = objects[
+        has_3d_box(objects)
+        & (objects.names != "DontCare")
+        & ~np.isin(objects.occlusion, _HIDDEN)
+        & (objects.truncation <= _MOST_TRUNCATED)
+    ]
+    _, width_m, length_m = compared.dimensions.T
+    reach_m = (length_m * np.abs(np.sin(compared.yaw)) + width_m * np.abs(np.cos(compared.yaw))) / 2
+    errors = []
+    for box, z, reach in zip(compared.boxes_2d, compared.bottom[:, 2], reach_m, strict=True):
+        left, top, right, bottom = np.rint(np.maximum(box, 0)).astype(int)
+        inside = depth_m[top : bottom + 1, left : right + 1]
+        known = inside[inside > 0]
+        # Near by the label or by the returns: a label in other units must not excuse itself.
+        if known.size >= _LEAST_PIXELS and min(z, float(np.median(known))) <= _FARTHEST_M:
+            errors.append(float(np.median(np.maximum(np.abs(known - z) - reach, 0))))
+    return errors
+
+
+def disagreement(errors_m: Sequence[float]) -> str | None:
+    """What is wrong if the errors of a data set's objects are too large: what was expected and what was there."""
+    if not len(errors_m) or (error_m := float(np.median(errors_m))) <= MOST_ERROR_M:
+        return None
+    return f"expected LiDAR returns on the labelled objects, got a median of {error_m:.1f} m beside their 3D boxes"

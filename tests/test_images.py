@@ -1,0 +1,131 @@
+"""Pictures as phones, cameras and tools really write them."""
+
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from monoskd.errors import InputError
+from monoskd.images import read_image_size, read_pixels
+
+ORIENTATION = 0x0112
+PICTURE = np.full((40, 60, 3), 30, np.uint8)
+PICTURE[:20, :30] = 220  # a bright upper left corner tells which way is up
+
+
+def saved(path: Path, kind: str, *, orientation: int = 1) -> Path:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {"save_all": True, "append_images": [Image.fromarray(PICTURE)]} if kind == "MPO" else {}
+    Image.fromarray(PICTURE).save(path, format=kind, exif=exif, **options)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_upright_whatever_its_container(tmp_path: Path, kind: str, orientation: int) -> None:
+    path = saved(tmp_path / "i.any", kind, orientation=orientation)
+    pixels = read_pixels(path, mode="RGB")
+    upright = {  # what a viewer shows, by the EXIF standard
+        1: PICTURE,
+        2: PICTURE[:, ::-1],
+        3: PICTURE[::-1, ::-1],
+        4: PICTURE[::-1],
+        5: PICTURE.transpose(1, 0, 2),
+        6: PICTURE[::-1].transpose(1, 0, 2),
+        7: PICTURE[::-1, ::-1].transpose(1, 0, 2),
+        8: PICTURE[:, ::-1].transpose(1, 0, 2),
+    }[orientation]
+    assert pixels.shape == upright.shape
+    assert np.abs(pixels.astype(int) - upright).mean() < 3
+    assert read_image_size(path) == upright.shape[1::-1]
+
+
+def test_orientation_in_a_text_chunk_of_a_png_counts_for_size_and_pixels_alike(tmp_path: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    words = PngInfo()
+    words.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    Image.fromarray(PICTURE).save(tmp_path / "i.png", pnginfo=words)
+    assert read_image_size(tmp_path / "i.png") == read_pixels(tmp_path / "i.png", mode="RGB").shape[1::-1]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "MPO"])
+def test_data_behind_the_end_does_no_harm_but_a_missing_end_does(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path / "i.any", kind)
+    whole = path.read_bytes()
+    path.write_bytes(whole + np.random.default_rng(0).bytes(20_000).replace(b"\xff", b"\0"))
+    assert read_pixels(path, mode="RGB").shape == (40, 60, 3)
+    assert read_image_size(path) == (60, 40)
+    end = whole.index(b"\xff\xd9") if kind != "PNG" else len(whole) - 8
+    for kept in (end, end - 5):
+        path.write_bytes(whole[:kept])
+        for read in (lambda: read_pixels(path, mode="RGB"), lambda: read_image_size(path)):
+            with pytest.raises(InputError, match=r"i\.any: expected a whole image, got one without its end"):
+                read()
+
+
+def test_a_thumbnail_in_the_header_is_not_the_end_of_a_jpeg(tmp_path: Path) -> None:
+    thumbnail = BytesIO()
+    Image.new("RGB", (8, 8)).save(thumbnail, format="JPEG")
+    path = tmp_path / "i.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(noise).save(path, exif=b"Exif\0\0" + thumbnail.getvalue())
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(InputError, match="without its end"):
+        read_image_size(path)
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [("png", 3), ("png", 4), ("tiff", 3), ("tiff", 4), ("ppm", 3)])
+def test_colour_of_16_bits_is_refused_and_not_read_nearly_black(tmp_path: Path, suffix: str, channels: int) -> None:
+    path = tmp_path / f"deep.{suffix}"
+    assert cv2.imwrite(str(path), np.full((4, 6, channels), 3000, np.uint16))
+    for read in (lambda: read_pixels(path, mode="RGB"), lambda: read_image_size(path)):
+        with pytest.raises(InputError, match="expected 8 bits a channel, got mode 16 bits"):
+            read()
+
+
+def test_size_and_pixels_refuse_the_same_depth_maps(tmp_path: Path) -> None:
+    Image.fromarray(PICTURE[..., 0]).save(tmp_path / "d.png")
+    for read in (read_pixels, read_image_size):
+        with pytest.raises(InputError, match="expected a 16-bit grey PNG, got mode L"):
+            read(tmp_path / "d.png", mode="I;16")
+    Image.fromarray(PICTURE[..., 0].astype(np.uint16)).save(tmp_path / "d.png")
+    assert read_image_size(tmp_path / "d.png", mode="I;16") == (60, 40)
+    with pytest.raises(InputError, match="expected 8 bits a channel, got mode I;16"):
+        read_image_size(tmp_path / "d.png")
+
+
+def test_a_huge_sparse_png_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = saved(tmp_path / "i.png", "PNG")
+    with path.open("r+b") as file:
+        file.truncate(3 * 2**30)
+    for read in (lambda: read_pixels(path, mode="RGB"), lambda: read_image_size(path)):
+        with pytest.raises(InputError, match=r"i\.png: expected a file of at most 1024 MiB, got 3072 MiB"):
+            read()
+
+
+def test_a_sparse_png_within_the_limit_is_damaged(tmp_path: Path) -> None:
+    path = saved(tmp_path / "i.png", "PNG")
+    with path.open("r+b") as file:
+        file.truncate(50)
+        file.truncate(2**28)
+    with pytest.raises(InputError, match="without its end"):
+        read_image_size(path)
+
+
+@pytest.mark.parametrize("name", ["mpo_exif6.jpg", "jpeg_exif6.jpg", "exif6.webp", "exif6.png"])
+def test_the_cases_with_an_orientation_are_upright(shared: Path, name: str) -> None:
+    upright = read_pixels(shared / "cases" / "motion_photo_trailer.jpg", mode="RGB")
+    pixels = read_pixels(shared / "cases" / name, mode="RGB")
+    assert pixels.shape == upright.shape == (125, 414, 3)
+    assert np.abs(pixels.astype(int) - upright).mean() < 8
+    assert read_image_size(shared / "cases" / name) == (414, 125)
+
+
+def test_the_case_of_12_bits_is_refused(shared: Path) -> None:
+    with pytest.raises(InputError, match=r"rgb_12bit_in_16\.png: expected 8 bits a channel"):
+        read_pixels(shared / "cases" / "rgb_12bit_in_16.png", mode="RGB")
