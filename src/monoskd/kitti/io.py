@@ -119,15 +119,20 @@ def _number(word: str, *, where: str) -> float:
     return value
 
 
-def write_calibration(path: str | Path, calibration: Calibration) -> None:
-    """The inverse of `read_calibration`, as KITTI writes it: 13 significant digits."""
+def format_calibration(calibration: Calibration) -> str:
+    """The lines of a calibration file, as KITTI writes them: 13 significant digits."""
     matrices = {key: getattr(calibration, key) for key in _MATRIX_SHAPES}
     lines = (
         f"{key}: " + " ".join(f"{value:.12e}" for value in np.ravel(matrix))
         for key, matrix in matrices.items()
         if matrix is not None
     )
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write_calibration(path: str | Path, calibration: Calibration) -> None:
+    """The inverse of `read_calibration`; see `format_calibration`."""
+    write_atomically(path, format_calibration(calibration).encode())
 
 
 # --- objects ----------------------------------------------------------------------------------------------------------
