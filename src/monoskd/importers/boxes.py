@@ -88,9 +88,7 @@ def outlines(boxes: OrientedBoxes, camera: Camera, size: tuple[int, int]) -> Out
     return Outlines(whole, visible & (sides >= MIN_SIDE_PX).all(1), size)
 
 
-def label_rows(
-    names: NDArray[np.str_], occlusion: NDArray[np.int64], boxes: OrientedBoxes, seen: Outlines
-) -> Objects:
+def label_rows(names: NDArray[np.str_], occlusion: NDArray[np.int64], boxes: OrientedBoxes, seen: Outlines) -> Objects:
     """The boxes in the camera's frame as KITTI writes them, all of them, in their order.
 
     Its 7 numbers hold a box that stands upright in the camera's frame: a tilted one keeps its bottom centre and its

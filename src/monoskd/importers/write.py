@@ -49,7 +49,9 @@ class ImportReport:
 
     def __str__(self) -> str:
         lines = [f"{sum(self.frames.values())} frames ({_listed(self.frames)}); objects: {_listed(self.objects)}"]
-        lines += [f"{what}: {_listed(some)}" for what, some in (("left out", self.left_out), ("kept", self.noted)) if some]
+        lines += [
+            f"{what}: {_listed(some)}" for what, some in (("left out", self.left_out), ("kept", self.noted)) if some
+        ]
         if self.tilted:
             lines.append(
                 f"warning: {self.tilted} frames are from a camera that leans more than {MOST_TILT_DEG:g} degrees (up to "
