@@ -8,11 +8,11 @@ import traceback
 from collections.abc import Sequence
 
 from monoskd import __version__
-from monoskd.cli import convert, demo, doctor, evaluate, predict, prepare, synth, train
+from monoskd.cli import convert, demo, doctor, evaluate, import_, predict, prepare, synth, train
 from monoskd.cli.parser import Parser
 from monoskd.errors import InputError
 
-COMMANDS = (demo, synth, prepare, doctor, train, evaluate, predict, convert)
+COMMANDS = (demo, synth, import_, prepare, doctor, train, evaluate, predict, convert)
 """In the order of the help."""
 
 USAGE_ERROR, INTERRUPTED = 2, 130

@@ -1,5 +1,7 @@
 """3D boxes of any orientation in a camera's frame, and the `label_2` rows of those that the picture shows."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,6 +12,7 @@ from scipy.spatial import ConvexHull
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import wrap
 from monoskd.geometry.iou import area_2d
+from monoskd.importers.recording import ClassMap
 from monoskd.objects import Objects
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -53,7 +56,7 @@ class OrientedBoxes:
 
 @dataclass(frozen=True)
 class Outlines:
-    """How n boxes look in a picture. whole: n x 4 bounds [px], not clipped; visible: n, whether the picture shows it."""
+    """How n boxes look in a picture of `size`. whole: n x 4 bounds [px], not clipped; visible: n booleans."""
 
     whole: Floats
     visible: NDArray[np.bool_]
@@ -75,7 +78,7 @@ class Outlines:
 def outlines(boxes: OrientedBoxes, camera: Camera, size: tuple[int, int]) -> Outlines:
     """The projections of the boxes' parts with z >= 0.1 m: corners there, and edges cut at that depth.
 
-    A box is visible if its centre is 0.5 m ahead and its outline covers 1 px^2 of the picture of `size` (width, height).
+    A box is visible if its centre is 0.5 m ahead and its outline covers 1 px^2 of the picture; size: (width, height).
     """
     whole, visible = np.zeros((len(boxes), 4)), np.zeros(len(boxes), bool)
     corners = boxes.corners()
@@ -88,8 +91,44 @@ def outlines(boxes: OrientedBoxes, camera: Camera, size: tuple[int, int]) -> Out
     return Outlines(whole, visible & (sides >= MIN_SIDE_PX).all(1), size)
 
 
-def label_rows(names: NDArray[np.str_], occlusion: NDArray[np.int64], boxes: OrientedBoxes, seen: Outlines) -> Objects:
-    """The boxes in the camera's frame as KITTI writes them, all of them, in their order.
+@dataclass(frozen=True)
+class Labels:
+    """The label rows of a picture.
+
+    objects: nearest first; index: of each, the box that it is; left_out: boxes that the picture shows and that become
+    no label, by category.
+    """
+
+    objects: Objects
+    index: NDArray[np.int64]
+    left_out: Mapping[str, int]
+
+
+def label(
+    boxes: OrientedBoxes,
+    categories: Sequence[Sequence[str]],
+    occlusion: NDArray[np.int64],
+    *,
+    classes: ClassMap,
+    camera: Camera,
+    size: tuple[int, int],
+) -> Labels:
+    """What a picture of `size` (width, height) shows of the boxes, which are in the camera's frame.
+
+    categories: the names that each goes by, the most specific first; occlusion: KITTI's, of each.
+    """
+    seen = outlines(boxes, camera, size)
+    names = [classes(*some) for some in categories]
+    order = np.argsort(boxes.centre[:, 2], kind="stable")
+    shown = order[seen.visible[order]].tolist()
+    kept = np.array([index for index in shown if names[index] is not None], np.int64)
+    rows = _rows(np.array([name or "" for name in names], np.str_), occlusion, boxes, seen)
+    left_out = Counter(categories[index][0] for index in shown if names[index] is None)
+    return Labels(rows[kept], kept, {f"objects of {category}": count for category, count in left_out.items()})
+
+
+def _rows(names: NDArray[np.str_], occlusion: NDArray[np.int64], boxes: OrientedBoxes, seen: Outlines) -> Objects:
+    """The boxes as KITTI writes them, all of them, in their order.
 
     Its 7 numbers hold a box that stands upright in the camera's frame: a tilted one keeps its bottom centre and its
     heading seen from above.
@@ -113,6 +152,14 @@ def tilt_deg(up: Any) -> float:
     """The angle between the scene's up direction, a unit vector in the camera's frame, and the picture's up (-y)."""
     x, y, z = (float(value) for value in up)
     return float(np.degrees(np.arctan2(np.hypot(x, z), -y)))
+
+
+def inverse(transform: Floats) -> Floats:
+    """The inverse of a 4 x 4 rigid transform."""
+    inverted = np.eye(4)
+    inverted[:3, :3] = transform[:3, :3].T
+    inverted[:3, 3] = -transform[:3, :3].T @ transform[:3, 3]
+    return inverted
 
 
 def _before_camera(corners: Floats) -> Floats:

@@ -4,8 +4,8 @@ SOURCE/2011_09_26/calib_cam_to_cam.txt, calib_velo_to_cam.txt, calib_imu_to_velo
 SOURCE/2011_09_26/2011_09_26_drive_0001_sync/{image_02,image_03,velodyne_points}/data, tracklet_labels.xml
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +15,12 @@ import numpy as np
 
 from monoskd.errors import InputError
 from monoskd.files import read_bytes
-from monoskd.geometry.camera import Camera
 from monoskd.images import read_image_size
-from monoskd.importers.boxes import Floats, OrientedBoxes, label_rows, outlines, tilt_deg
+from monoskd.importers.boxes import Floats, OrientedBoxes, label, tilt_deg
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
 from monoskd.kitti.io import Calibration, read_split
 from monoskd.kitti.layout import KittiLayout
-from monoskd.kitti.leakage import Fingerprints, drive_of, read_drives, validation_drives
+from monoskd.kitti.leakage import Fingerprints, drive_of, validation_drives
 from monoskd.kitti.raw import read_raw_calibration
 
 TRACKLETS = "tracklet_labels.xml"
@@ -31,7 +30,7 @@ CLASSES: dict[str, str | None] = {
 }
 CAMERAS = {"image_02": "P2", "image_03": "P3"}  # the colour cameras
 UNKNOWN_OCCLUSION = 3
-_OUT_OF_PICTURE = (2, 99)  # truncation states: outside the picture, behind the camera
+OUT_OF_PICTURE = (2, 99)  # truncation states: outside the picture, behind the camera
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _POSE_FIELDS = ("tx", "ty", "tz", "rx", "ry", "rz")
 
@@ -56,23 +55,18 @@ class RawPicture(Picture):
 
     def read(self, classes: ClassMap) -> Frame:
         """Move the tracklets from the LiDAR's frame to the camera's and project them."""
-        velo_to_camera = np.eye(3) if self.calibration.R0_rect is None else self.calibration.R0_rect
-        velo_to_camera = velo_to_camera @ self.calibration.Tr_velo_to_cam
-        boxes = _boxes(self.tracklets).moved(velo_to_camera)
-        seen = outlines(boxes, Camera(self.calibration.P2), read_image_size(self.image))
-        states = np.array([one.truncation for one in self.tracklets], np.int64)
-        shown = np.flatnonzero(seen.visible & ~np.isin(states, _OUT_OF_PICTURE))
-        mapped = [classes(one.category) for one in self.tracklets]
-        kept = [index for index in shown if mapped[index] is not None]
-        names = np.array([name or "" for name in mapped], np.str_)
-        occlusion = np.array([one.occlusion for one in self.tracklets], np.int64)
-        lost = Counter(self.tracklets[index].category for index in shown if mapped[index] is None)
-        return Frame(
-            self.calibration,
-            label_rows(names, occlusion, boxes, seen)[kept],
-            tilt_deg(velo_to_camera[:, 2]),
-            left_out={f"objects of {name}": count for name, count in lost.items()},
+        velo_to_camera = np.eye(4)
+        velo_to_camera[:3] = self.calibration.R0_rect @ self.calibration.Tr_velo_to_cam  # type: ignore[operator]
+        tracklets = [one for one in self.tracklets if one.truncation not in OUT_OF_PICTURE]
+        labels = label(
+            _boxes(tracklets).moved(velo_to_camera),
+            [(one.category,) for one in tracklets],
+            np.array([one.occlusion for one in tracklets], np.int64),
+            classes=classes,
+            camera=self.calibration.camera,
+            size=read_image_size(self.image),
         )
+        return Frame(self.calibration, labels.objects, tilt_deg(velo_to_camera[:3, 2]), labels.left_out)
 
 
 def read_kitti_raw(
@@ -103,6 +97,7 @@ def read_kitti_raw(
     calibrations = {date: read_raw_calibration(date) for date in sorted({drive.parent for drive in drives})}
     pictures = [picture for drive in drives for picture in _pictures(drive, calibrations[drive.parent])]
     return Recording(
+        format="kitti-raw",
         pictures=pictures,
         classes=CLASSES,
         categories={*CLASSES, *(one.category for picture in pictures for one in picture.tracklets)},
@@ -221,7 +216,7 @@ def _why_not(drive: Path) -> str | None:
 def _splits(drives: Sequence[Path], *, mapping: str | Path, layout: KittiLayout) -> dict[str, str]:
     """val for the drives that hold frames of the object benchmark's validation, train for all others."""
     validation = read_split(layout.split("val"))
-    forbidden, known = validation_drives(validation, mapping), set(read_drives(mapping))
+    forbidden = validation_drives(validation, mapping)
     splits = {}
     fingerprints = Fingerprints(layout, validation)
     for drive in drives:

@@ -66,6 +66,7 @@ def read_kitti_tracking(source: str | Path) -> Recording:
     if not sequences:
         raise InputError(f"{root}: expected sequences such as {CAMERA}/0001, got none: check the path")
     return Recording(
+        format="kitti-tracking",
         pictures=[picture for sequence in sequences for picture in _pictures(root, sequence)],
         classes=CLASSES,
         categories=CLASSES,

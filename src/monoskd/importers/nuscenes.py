@@ -6,10 +6,9 @@ more than a metre; so a point goes LiDAR -> ego (LiDAR's time) -> global -> ego 
 
 import json
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from monoskd.errors import InputError
 from monoskd.files import read_bytes, read_text
 from monoskd.geometry.camera import Camera
 from monoskd.images import read_image_size
-from monoskd.importers.boxes import Floats, OrientedBoxes, label_rows, outlines, tilt_deg
+from monoskd.importers.boxes import Floats, OrientedBoxes, inverse, label, tilt_deg
 from monoskd.importers.nuscenes_splits import split_of
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
 from monoskd.kitti.io import Calibration
@@ -111,9 +110,14 @@ class NuscenesPicture(Picture):
             Tr_imu_to_velo=self.ego_to_velo[:3],
         )
         tilt = tilt_deg(self.global_to_camera[:3, 2])
-        if self.annotations is None:
+        known = self.annotations
+        if known is None:
             return Frame(calibration, tilt_deg=tilt)
-        return _labelled(self.annotations, self, classes, Frame(calibration, tilt_deg=tilt))
+        boxes = known.boxes.moved(self.global_to_camera)
+        labels = label(boxes, known.names, known.occlusion, classes=classes, camera=Camera(P), size=size)
+        unhit = int((known.points[labels.index] == 0).sum())
+        noted = {"objects without a LiDAR return": unhit} if unhit else {}
+        return Frame(calibration, labels.objects, tilt, labels.left_out, noted)
 
     def points(self) -> NDArray[np.float32]:
         """The sweep in KITTI's axes, intensities as shares of 255."""
@@ -125,26 +129,6 @@ class NuscenesPicture(Picture):
             )
         x, y, z, intensity, _ = np.frombuffer(data, "<f4").reshape(-1, 5).T
         return np.stack([y, -x, z, intensity / np.float32(_LARGEST_INTENSITY)], axis=1)
-
-
-def _labelled(annotations: Annotations, picture: NuscenesPicture, classes: ClassMap, frame: Frame) -> Frame:
-    """The frame with the objects that the picture shows, nearest first."""
-    boxes = annotations.boxes.moved(picture.global_to_camera)
-    seen = outlines(boxes, Camera(frame.calibration.P2), picture.size)
-    mapped = [classes(*names) for names in annotations.names]
-    order = np.argsort(boxes.centre[:, 2], kind="stable")
-    shown = order[seen.visible[order]]
-    kept = [index for index in shown if mapped[index] is not None]
-    names = np.array([mapped[index] or "" for index in range(len(boxes))], np.str_)
-    lost = Counter(annotations.names[index][0] for index in shown if mapped[index] is None)
-    without_points = int((annotations.points[kept] == 0).sum())
-    return Frame(
-        frame.calibration,
-        label_rows(names, annotations.occlusion, boxes, seen)[kept],
-        frame.tilt_deg,
-        left_out={f"objects of {name}": count for name, count in lost.items()},
-        noted={"objects without a LiDAR return": without_points} if without_points else {},
-    )
 
 
 # --- the tables ---
@@ -165,11 +149,11 @@ def read_nuscenes(source: str | Path) -> Recording:
     attributes = {str(row["name"]) for row in tables["attribute"].values()}
     categories = {str(row["name"]) for row in tables["category"].values()}
     return Recording(
+        format="nuscenes",
         pictures=keys + sweeps,
         classes=CLASSES,
         categories=categories | {f"{category}/{attribute}" for category in categories for attribute in attributes},
         splits=splits,
-        warnings=() if splits else ("no scene is in nuScenes' own splits: every fifth scene is held out, see --val",),
     )
 
 
@@ -363,8 +347,8 @@ def _picture(
     """A camera's reading with the chain of transforms at its own time, and the LiDAR's at the LiDAR's."""
     lidar, transforms = readings.sweep_for(row), dict[str, Floats]()
     if lidar is not None:
-        velo_to_ego = readings.mount(lidar) @ np.linalg.inv(_TO_KITTI_AXES)
-        transforms = {"velo_to_global": readings.ego(lidar) @ velo_to_ego, "ego_to_velo": np.linalg.inv(velo_to_ego)}
+        velo_to_ego = readings.mount(lidar) @ inverse(_TO_KITTI_AXES)
+        transforms = {"velo_to_global": readings.ego(lidar) @ velo_to_ego, "ego_to_velo": inverse(velo_to_ego)}
     return NuscenesPicture(
         image=readings.root / row["filename"],
         origin=row["filename"],
@@ -377,7 +361,7 @@ def _picture(
         number=number,
         intrinsics=readings.intrinsics(row),
         size=(int(row["width"]), int(row["height"])),
-        global_to_camera=np.linalg.inv(readings.ego(row) @ readings.mount(row)),
+        global_to_camera=inverse(readings.ego(row) @ readings.mount(row)),
         annotations=annotations,
         **transforms,
     )

@@ -57,8 +57,8 @@ class Picture(ABC):
     """One picture of a recording. It goes to a worker process, so it holds plain data.
 
     image: its file; origin: what the recording calls it; scene: the scene or drive, which is never split; token: its
-    key in the recording's tables, if there are any; sweep: the LiDAR sweep that belongs to it; convert: whether `points`
-    reads the sweep, else its file is KITTI's and is linked; number: the number of its frame, by default counted.
+    key in the recording's tables, if there are any; sweep: the LiDAR sweep that belongs to it; convert: whether
+    `points` reads the sweep, else its file is KITTI's and is linked; number: of its frame, by default counted.
     """
 
     image: Path
@@ -84,11 +84,12 @@ class Picture(ABC):
 class Recording:
     """Pictures in the order in which they are numbered, each camera's in time order.
 
-    classes: the default class map; categories: every name that a class map may mean; splits: the split of a scene,
-    where the format knows it; left_out: scenes or drives that give no picture, and why; default_cameras: all if empty;
+    format: its name, for the record; classes: the default class map; categories: every name that a class map may mean; splits: the
+    split of a scene, where the format knows it; left_out: scenes or drives that give no picture, and why; default_cameras: all if empty;
     warnings: what the user should know.
     """
 
+    format: str
     pictures: Sequence[Picture]
     classes: Mapping[str, str | None]
     categories: Iterable[str]

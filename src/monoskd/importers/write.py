@@ -5,7 +5,7 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -54,8 +54,8 @@ class ImportReport:
         ]
         if self.tilted:
             lines.append(
-                f"warning: {self.tilted} frames are from a camera that leans more than {MOST_TILT_DEG:g} degrees (up to "
-                f"{self.most_tilt_deg:.1f}); a KITTI box cannot lean with it, so its position and heading are less exact"
+                f"warning: {self.tilted} frames are from a camera that leans more than {MOST_TILT_DEG:g} degrees (up "
+                f"to {self.most_tilt_deg:.1f}); a KITTI box cannot lean with it, so its heading is less exact"
             )
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
@@ -108,7 +108,11 @@ def import_recording(
     chosen = _select(recording, cameras=cameras, every=every, labelled_only=labelled_only)
     splits = _splits(recording, val)
     planned = _plan(chosen, splits)
-    arguments = {"source": str(Path(source).resolve()), "cameras": list(cameras), "classes": dict(classes or {})}
+    arguments: dict[str, Any] = {
+        "source": str(Path(source).resolve()),
+        "cameras": list(cameras),
+        "classes": dict(classes or {}),
+    }
     arguments |= {"every": every, "labelled_only": labelled_only, "val": list(val)}
     listing = [(one.frame, one.split, one.picture.origin) for one in planned]
     _claim(layout.root, {**arguments, "listing": sha256(json.dumps(listing).encode()).hexdigest()})
@@ -134,7 +138,7 @@ def import_recording(
         noted=_total(one.noted for one in done),
         tilted=sum(one.tilt_deg > MOST_TILT_DEG for one in done),
         most_tilt_deg=max((one.tilt_deg for one in done), default=0.0),
-        warnings=recording.warnings,
+        warnings=[*recording.warnings, *_split_warnings(recording, splits, val)],
         seconds=time.perf_counter() - started,
     )
     _finish(layout.root, recording, report)
@@ -180,6 +184,14 @@ def _splits(recording: Recording, val: Sequence[str]) -> dict[str, str]:
     unknown = [scene for scene in scenes if scene not in recording.splits]
     held_out = set(unknown[::_EVERY_FIFTH]) if len(scenes) > 1 and "val" not in recording.splits.values() else set()
     return {scene: recording.splits.get(scene, "val" if scene in held_out else "train") for scene in scenes}
+
+
+def _split_warnings(recording: Recording, splits: Mapping[str, str], val: Sequence[str]) -> Iterator[str]:
+    if len(splits) == 1 and "val" not in splits.values():
+        yield "there is only one scene, so no frame is held out to evaluate on"
+    elif not val and not recording.splits:
+        held_out = [scene for scene, split in splits.items() if split == "val"]
+        yield f"nobody says which scenes to hold out, so every fifth is: {', '.join(held_out)}; --val chooses others"
 
 
 def _plan(chosen: Sequence[Picture], splits: Mapping[str, str]) -> list[_Planned]:
