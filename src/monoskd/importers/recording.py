@@ -84,9 +84,9 @@ class Picture(ABC):
 class Recording:
     """Pictures in the order in which they are numbered, each camera's in time order.
 
-    format: its name, for the record; classes: the default class map; categories: every name that a class map may mean; splits: the
-    split of a scene, where the format knows it; left_out: scenes or drives that give no picture, and why; default_cameras: all if empty;
-    warnings: what the user should know.
+    format: its name, for the record; classes: the default class map; categories: every name that a class map may mean;
+    splits: the split of a scene, where the format knows it; left_out: scenes or drives that give no picture, and why;
+    default_cameras: all if empty; warnings: what the user should know.
     """
 
     format: str
