@@ -54,7 +54,7 @@ def test_a_box_that_reaches_behind_the_camera_is_cut_before_it():
 
 def _low(x: float, y: float, z: float) -> np.ndarray:
     """The left and top bounds of a car that looks along the camera's axis, cut at the near plane."""
-    near, far = NEAR_M, z + 2
+    far = z + 2
     return np.array([CAMERA.project(np.array([x - 0.8, 0, far]))[0], CAMERA.project(np.array([0, y - 0.75, far]))[1]])
 
 
@@ -68,9 +68,7 @@ def _high(x: float, y: float, z: float) -> np.ndarray:
 @settings(deadline=None)
 def test_a_row_of_an_upright_box_is_that_box(yaw, x, z):
     boxes = one_box((x, 1.0, z), (0, 0, yaw))
-    rows = label(
-        boxes, [("car",)], np.array([1]), classes=ClassMap({"car": "Car"}), camera=CAMERA, size=SIZE
-    ).objects
+    rows = label(boxes, [("car",)], np.array([1]), classes=ClassMap({"car": "Car"}), camera=CAMERA, size=SIZE).objects
     assert rows.yaw[0] == pytest.approx(yaw)
     corners = Boxes3D(rows.bottom, rows.dimensions, rows.yaw).corners()[0]
     np.testing.assert_allclose(np.sort(corners, 0), np.sort(boxes.corners()[0], 0), atol=1e-9)

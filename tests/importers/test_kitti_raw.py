@@ -104,7 +104,10 @@ def test_tracklets_become_the_official_labels(shared, tmp_path):
         np.testing.assert_allclose(found.truncation, truth.truncation, atol=0.01)
         np.testing.assert_allclose(found.alpha, truth.alpha, atol=0.02)
         (tmp_path / "official.txt").write_text(texts[f"calib/{official}.txt"])
-        calibration, known = read_calibration(KittiLayout(tmp_path).calibration(row["frame"])), tmp_path / "official.txt"
+        calibration, known = (
+            read_calibration(KittiLayout(tmp_path).calibration(row["frame"])),
+            tmp_path / "official.txt",
+        )
         np.testing.assert_allclose(calibration.P2, read_calibration(known).P2, atol=1e-9)
         np.testing.assert_allclose(calibration.Tr_velo_to_cam, read_calibration(known).Tr_velo_to_cam, atol=1e-9)
         compared += len(truth)
@@ -125,9 +128,10 @@ def test_a_tracklet_counts_its_poses_from_its_first_frame(raw, tmp_path):
     assert (car.names[0], car.occlusion[0], car.yaw[0]) == ("Car", 1, pytest.approx(-np.pi / 2, abs=1e-4))
     sitting = read_objects(layout.label("000002"))
     assert (sitting.names[0], sitting.occlusion[0]) == ("Person_sitting", 3)
-    assert layout.velodyne("000001").resolve() == (
-        raw / DAY / FIRST / "velodyne_points" / "data" / "0000000001.bin"
-    ).resolve()
+    assert (
+        layout.velodyne("000001").resolve()
+        == (raw / DAY / FIRST / "velodyne_points" / "data" / "0000000001.bin").resolve()
+    )
 
 
 def test_the_right_camera_has_its_own_projection(raw, tmp_path):
@@ -201,7 +205,10 @@ def test_folders_of_other_names_are_refused(raw):
         (document(tracklet("", [])), "tracklet 0: expected an objectType, got none"),
         (document(tracklet("Car", [], height="-1")), r"tracklet 0: expected a size above 0, got h, w, l = \(-1.0, 1.6"),
         (document(tracklet("Car", [], height="tall")), "tracklet 0, h: expected a finite number, got 'tall'"),
-        (document(tracklet("Car", [pose(1), pose(np.nan)])), "tracklet 0, pose 1, tx: expected a finite number, got 'nan'"),
+        (
+            document(tracklet("Car", [pose(1), pose(np.nan)])),
+            "tracklet 0, pose 1, tx: expected a finite number, got 'nan'",
+        ),
         (document("<item><objectType>Car</objectType></item>"), "tracklet 0, h: expected a finite number, got None"),
     ],
 )

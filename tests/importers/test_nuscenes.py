@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from monoskd.errors import InputError
 from monoskd.importers.nuscenes import read_nuscenes
@@ -322,7 +323,10 @@ def no_category(tables):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (no_such_pose, r"ego_pose\.json: expected a row with token 'gone', which sample_data\.json points to, got none"),
+        (
+            no_such_pose,
+            r"ego_pose\.json: expected a row with token 'gone', which sample_data\.json points to, got none",
+        ),
         (not_a_rotation, r"ego_pose\.json, cam-50000, rotation: expected a unit quaternion w, x, y, z"),
         (short_translation, r"calibrated_sensor\.json, cam, translation: expected 3 finite numbers, got \[1, 2\]"),
         (flat_box, r"sample_annotation\.json, s0-0-parked: expected a size above 0, got \[1, 0, 1\]"),
@@ -359,13 +363,14 @@ def test_the_folder_of_tables_may_be_named_or_found(nuscenes):
 
 
 def test_a_picture_that_was_scaled_and_a_sweep_that_is_cut_off_are_named_and_the_rest_is_done(nuscenes, tmp_path):
-    from PIL import Image
-
     path = nuscenes.root / "samples/cam/-50000.jpg"
     Image.new("RGB", (160, 90)).save(path)
     with pytest.raises(InputError, match=r"-50000\.jpg: expected 320 x 180 pixels.*other 4 frames are imported"):
         import_recording(read_nuscenes(nuscenes.root), tmp_path / "out", source="x", workers=1)
     sweep = nuscenes.root / "samples/lid/500000.pcd.bin"
     sweep.write_bytes(sweep.read_bytes()[:-3])
-    with pytest.raises(InputError, match=r"500000\.pcd\.bin: expected points of 20 bytes.*and 1 more damaged frames"):
+    with pytest.raises(InputError, match=r"-50000\.jpg: expected.*, and 1 more damaged frames"):
         import_recording(read_nuscenes(nuscenes.root), tmp_path / "other", source="x", workers=1)
+    Image.new("RGB", (320, 180)).save(path)
+    with pytest.raises(InputError, match=r"500000\.pcd\.bin: expected points of 20 bytes.*other 4 frames are imported"):
+        import_recording(read_nuscenes(nuscenes.root), tmp_path / "third", source="x", workers=1)

@@ -246,9 +246,14 @@ def read_split(path: str | Path) -> list[str]:
     return list(lines)
 
 
+def format_split(frames: Sequence[str]) -> str:
+    """The lines of a split's file."""
+    return "".join(f"{frame}\n" for frame in frames)
+
+
 def write_split(path: str | Path, frames: Sequence[str]) -> None:
     """The inverse of `read_split`."""
-    write_atomically(path, "".join(f"{frame}\n" for frame in frames).encode())
+    write_atomically(path, format_split(frames).encode())
 
 
 # --- depth maps, images, LiDAR sweeps ---------------------------------------------------------------------------------
