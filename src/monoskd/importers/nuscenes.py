@@ -4,7 +4,6 @@ Each sensor reading has an ego pose of its own. A camera fires up to 0.1 s befor
 more than a metre; so a point goes LiDAR -> ego (LiDAR's time) -> global -> ego (camera's time) -> camera.
 """
 
-import json
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import read_bytes, read_text
+from monoskd.files import read_bytes
 from monoskd.geometry.camera import Camera
 from monoskd.images import read_image_size
 from monoskd.importers.boxes import Floats, OrientedBoxes, inverse, label, tilt_deg
 from monoskd.importers.nuscenes_splits import split_of
+from monoskd.importers.nuscenes_tables import Tables, numbers, rigid, version_folder
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
 from monoskd.kitti.io import Calibration
 
@@ -52,24 +52,6 @@ _NUMBERS_A_SAMPLE = 10  # 000013 is camera 3 of sample 1
 _POINT_BYTES = 20  # x, y, z, intensity, ring, float32
 _LARGEST_INTENSITY = 255.0
 _TO_KITTI_AXES = np.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # from x right, y forward
-_FIELDS = {
-    "scene": ("name",),
-    "sample": ("timestamp", "scene_token"),
-    "sample_data": (
-        *("sample_token", "ego_pose_token", "calibrated_sensor_token", "timestamp", "is_key_frame"),
-        *("width", "height", "filename"),
-    ),
-    "ego_pose": ("rotation", "translation"),
-    "calibrated_sensor": ("sensor_token", "rotation", "translation", "camera_intrinsic"),
-    "sensor": ("channel", "modality"),
-    "sample_annotation": (
-        *("sample_token", "instance_token", "visibility_token", "attribute_tokens"),
-        *("translation", "size", "rotation", "num_lidar_pts"),
-    ),
-    "instance": ("category_token",),
-    "category": ("name",),
-    "attribute": ("name",),
-}
 
 
 @dataclass(frozen=True)
@@ -139,7 +121,7 @@ def read_nuscenes(source: str | Path) -> Recording:
 
     Raises InputError where tables are missing, damaged or point to rows that are not there.
     """
-    tables = _Tables(_version_folder(Path(source)))
+    tables = Tables(version_folder(Path(source)))
     annotations = _annotations(tables)
     readings = _Readings(tables)
     scenes = {token: str(row["name"]) for token, row in tables["scene"].items()}
@@ -157,49 +139,10 @@ def read_nuscenes(source: str | Path) -> Recording:
     )
 
 
-class _Tables:
-    """The JSON tables of a folder, rows by token, their needed fields checked when a table is first asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._rows: dict[str, dict[str, dict[str, Any]]] = {}
-
-    def __getitem__(self, name: str) -> dict[str, dict[str, Any]]:
-        if name not in self._rows:
-            self._rows[name] = {row["token"]: row for row in self._read(name)}
-        return self._rows[name]
-
-    def find(self, name: str, token: str, *, of: str) -> dict[str, Any]:
-        """The row of this token, which `of` points to."""
-        try:
-            return self[name][token]
-        except KeyError:
-            raise InputError(
-                f"{self.folder / name}.json: expected a row with token '{token}', which {of} points to, got none: "
-                "the tables do not belong together, unpack them again"
-            ) from None
-
-    def _read(self, name: str) -> list[dict[str, Any]]:
-        path = self.folder / f"{name}.json"
-        try:
-            rows = json.loads(read_text(path))
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: expected JSON, got a damaged file ({error}): unpack it again") from error
-        if not isinstance(rows, list):
-            raise InputError(f"{path}: expected a list of rows, got {type(rows).__name__}: unpack it again")
-        for index, row in enumerate(rows):
-            missing = [key for key in ("token", *_FIELDS[name]) if not isinstance(row, dict) or key not in row]
-            if missing:
-                raise InputError(f"{path}, row {index}: expected a field '{missing[0]}', got none: unpack it again")
-        return rows
-
-
 class _Readings:
     """The readings of all sensors, sorted by time, and where each sensor was."""
 
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables, self._mounts = tables, dict[str, Floats]()
         self.root = tables.folder.parent
         self.of_camera: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -232,19 +175,19 @@ class _Readings:
         """4 x 4: the sensor's frame to the ego frame."""
         token = row["calibrated_sensor_token"]
         if token not in self._mounts:
-            self._mounts[token] = _rigid(self._mount_row(row), where=self._where("calibrated_sensor", token))
+            self._mounts[token] = rigid(self._mount_row(row), where=self._where("calibrated_sensor", token))
         return self._mounts[token]
 
     def ego(self, row: Mapping[str, Any]) -> Floats:
         """4 x 4: the ego frame at the time of this very reading to the global frame."""
         token = row["ego_pose_token"]
         pose = self._tables.find("ego_pose", token, of="sample_data.json")
-        return _rigid(pose, where=self._where("ego_pose", token))
+        return rigid(pose, where=self._where("ego_pose", token))
 
     def intrinsics(self, row: Mapping[str, Any]) -> Floats:
         """3 x 3 [px]."""
         where = self._where("calibrated_sensor", row["calibrated_sensor_token"])
-        return _numbers(self._mount_row(row), "camera_intrinsic", shape=(3, 3), where=where)
+        return numbers(self._mount_row(row), "camera_intrinsic", shape=(3, 3), where=where)
 
     def _mount_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return self._tables.find("calibrated_sensor", row["calibrated_sensor_token"], of="sample_data.json")
@@ -253,19 +196,7 @@ class _Readings:
         return f"{self._tables.folder / table}.json, {token}"
 
 
-def _version_folder(source: Path) -> Path:
-    """The one folder of tables."""
-    if (source / "sample_data.json").is_file():
-        return source
-    folders = sorted(path for path in source.glob("v1.0-*") if (path / "sample_data.json").is_file())
-    if len(folders) != 1:
-        found = ", ".join(path.name for path in folders) or "none"
-        advice = "give the path of one of them" if folders else "check the path"
-        raise InputError(f"{source}: expected one folder of tables such as v1.0-trainval, got {found}: {advice}")
-    return folders[0]
-
-
-def _annotations(tables: _Tables) -> dict[str, Annotations]:
+def _annotations(tables: Tables) -> dict[str, Annotations]:
     """What is annotated, by sample; empty for a recording without labels."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in tables["sample_annotation"].values():
@@ -273,10 +204,10 @@ def _annotations(tables: _Tables) -> dict[str, Annotations]:
     return {sample: _of_sample(tables, some) for sample, some in rows.items()}
 
 
-def _of_sample(tables: _Tables, rows: Sequence[dict[str, Any]]) -> Annotations:
+def _of_sample(tables: Tables, rows: Sequence[dict[str, Any]]) -> Annotations:
     where = tables.folder / "sample_annotation.json"
-    poses = np.array([_rigid(row, where=f"{where}, {row['token']}") for row in rows])
-    sizes = np.array([_numbers(row, "size", shape=(3,), where=f"{where}, {row['token']}") for row in rows])
+    poses = np.array([rigid(row, where=f"{where}, {row['token']}") for row in rows])
+    sizes = np.array([numbers(row, "size", shape=(3,), where=f"{where}, {row['token']}") for row in rows])
     if (sizes <= 0).any():
         row = rows[int(np.flatnonzero((sizes <= 0).any(1))[0])]
         raise InputError(f"{where}, {row['token']}: expected a size above 0, got {row['size']}: correct the row")
@@ -288,7 +219,7 @@ def _of_sample(tables: _Tables, rows: Sequence[dict[str, Any]]) -> Annotations:
     )
 
 
-def _names(tables: _Tables, row: Mapping[str, Any]) -> tuple[str, ...]:
+def _names(tables: Tables, row: Mapping[str, Any]) -> tuple[str, ...]:
     """`category/attribute` for each attribute, then the category alone."""
     instance = tables.find("instance", row["instance_token"], of="sample_annotation.json")
     category = str(tables.find("category", instance["category_token"], of="instance.json")["name"])
@@ -304,7 +235,7 @@ def _occlusion(row: Mapping[str, Any], *, where: str) -> int:
 
 
 def _key_frames(
-    tables: _Tables, readings: _Readings, scenes: Mapping[str, str], annotations: Mapping[str, Annotations]
+    tables: Tables, readings: _Readings, scenes: Mapping[str, str], annotations: Mapping[str, Annotations]
 ) -> Iterator[NuscenesPicture]:
     """Sample by sample in time order, camera by camera."""
     of_sample = {
@@ -365,30 +296,3 @@ def _picture(
         annotations=annotations,
         **transforms,
     )
-
-
-def _rigid(row: Mapping[str, Any], *, where: str) -> Floats:
-    """4 x 4 from a row's `translation` [m] and `rotation`, a unit quaternion w, x, y, z."""
-    w, x, y, z = quaternion = _numbers(row, "rotation", shape=(4,), where=where)
-    if abs(np.linalg.norm(quaternion) - 1) > 1e-3:
-        raise InputError(f"{where}, rotation: expected a unit quaternion w, x, y, z, got {row['rotation']}")
-    w, x, y, z = quaternion / np.linalg.norm(quaternion)
-    transform = np.eye(4)
-    transform[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    transform[:3, 3] = _numbers(row, "translation", shape=(3,), where=where)
-    return transform
-
-
-def _numbers(row: Mapping[str, Any], key: str, *, shape: tuple[int, ...], where: str) -> Floats:
-    try:
-        numbers = np.array(row[key], np.float64)
-    except (ValueError, TypeError):
-        numbers = np.zeros(0)
-    if numbers.shape != shape or not np.isfinite(numbers).all():
-        wanted = " x ".join(map(str, shape))
-        raise InputError(f"{where}, {key}: expected {wanted} finite numbers, got {row[key]}: correct the row")
-    return numbers
