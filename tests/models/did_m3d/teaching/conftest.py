@@ -1,5 +1,7 @@
 """Detector outputs and targets for the losses on answers."""
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -41,6 +43,14 @@ def targets_of(box: Tensor, *, image: Tensor, unsupervised: Tensor) -> Targets:
         weight=torch.ones(n),
         labelled=torch.ones(3, dtype=torch.bool),
     )
+
+
+@pytest.fixture
+def no_objects(targets: Targets) -> Targets:
+    """The same three images without an object."""
+    by_image = ("heatmap", "unsupervised", "labelled")
+    rows = {one.name: getattr(targets, one.name)[:0] for one in fields(targets) if one.name not in by_image}
+    return replace(targets, **rows, unsupervised=torch.zeros(3, dtype=torch.int64))
 
 
 def output_at(targets: Targets, seed: int) -> DetectorOutput:
