@@ -23,7 +23,9 @@ def project(P: Any, xyz: Any) -> Any:
 
 
 def back_project(P: Any, uv: Any, z: Any) -> Any:
-    """3D points on the pixels' rays at depth z: the inverse of `project` for a rectified P (no skew, last row 0 0 1 p23).
+    """3D points on the pixels' rays at depth z: the inverse of `project` for a rectified P.
+
+    Rectified: no skew, last row 0 0 1 p23.
 
     P: ... x 3 x 4; uv: ... x 2 [px]; z: ... [m], the point's third coordinate. Returns ... x 3 [m].
     """

@@ -10,8 +10,8 @@ MIN_OVERLAP = 0.7
 def gaussian_radius(width: Any, height: Any) -> Any:
     """The radius around a box's centre within which a shifted box still counts as a hit, as CenterNet computes it.
 
-    CornerNet takes the largest shift of the corners that keeps an overlap of 0.7: the smallest root of three quadratics.
-    Later implementations divide each root by 2 instead of 2a. Of these three,
+    CornerNet takes the largest shift of the corners that keeps an overlap of 0.7: the smallest root of three
+    quadratics. Later implementations divide each root by 2 instead of 2a. Of these three,
 
         r = (-b + sqrt(b^2 + 4 * 4o * (1 - o) w h)) / 2,    b = 2 o (w + h),    o = 0.7
 
