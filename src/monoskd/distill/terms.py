@@ -146,7 +146,7 @@ class Tapped:
 
     source: Tensor
     student: Float[Tensor, "b c h w"]
-    teacher: Float[Tensor, "b k i j"]
+    teacher: Float[Tensor, "b k i j"] | Float[Tensor, "0"]
     grid: bool
     edge: GradientEdge | None = None
 

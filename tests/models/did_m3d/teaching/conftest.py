@@ -1,5 +1,7 @@
 """Detector outputs and targets for the losses on answers."""
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -41,6 +43,13 @@ def targets_of(box: Tensor, *, image: Tensor, unsupervised: Tensor) -> DidM3DTar
         weight=torch.ones(n),
         labelled=torch.ones(3, dtype=torch.bool),
     )
+
+
+@pytest.fixture
+def no_objects(targets: DidM3DTargets) -> DidM3DTargets:
+    """The same three images without an object."""
+    rows = {field.name: getattr(targets, field.name)[:0] for field in fields(targets) if field.name not in targets.BY_IMAGE}
+    return replace(targets, **rows, unsupervised=torch.zeros(3, dtype=torch.int64))
 
 
 def output_at(targets: DidM3DTargets, seed: int) -> DidM3DOutput:

@@ -64,7 +64,6 @@ def test_foreground_hands_each_level_its_mask(targets: DidM3DTargets, published:
     assert alone == loss(student=student[0], teacher=teacher[0], mask=masks[0])
 
 
-def test_no_objects_no_foreground(targets: DidM3DTargets) -> None:
-    nothing = replace(targets, box_2d=torch.zeros(0, 4), image=torch.zeros(0, dtype=torch.int64))
-    assert not foreground_masks(nothing, [(12, 20)])[0].any()
-    assert not centre_squares(nothing).any()
+def test_no_objects_no_foreground(no_objects: DidM3DTargets) -> None:
+    assert not foreground_masks(no_objects, [(12, 20)])[0].any()
+    assert not centre_squares(no_objects).any()
