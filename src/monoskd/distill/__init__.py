@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from monoskd.distill.distiller import Distilled, Distiller
+from monoskd.distill.ema import EmaTeacher
 from monoskd.distill.fusion import AttentionFusion
 from monoskd.distill.losses import AffinityLoss, ImitationLoss, PearsonLoss, SpearmanLoss
 from monoskd.distill.recorder import FlightRecorder
@@ -17,6 +18,7 @@ __all__ = [
     "BoxLoss",
     "Distilled",
     "Distiller",
+    "EmaTeacher",
     "FlightRecorder",
     "ImitationLoss",
     "LogitLoss",
