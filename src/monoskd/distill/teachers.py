@@ -88,8 +88,8 @@ class Teachers:
                     f"teacher_inputs: expected inputs by teacher ({', '.join(self.networks)}), got "
                     f"{', '.join(sorted(map(str, unknown)))} as well"
                 )
-            return {name: _as_inputs(given[name]) if name in given else student for name in self.networks}
-        return dict.fromkeys(self.networks, _as_inputs(given))
+            return {name: as_inputs(given[name]) if name in given else student for name in self.networks}
+        return dict.fromkeys(self.networks, as_inputs(given))
 
     def ask(self, name: str, inputs: Mapping[str, Inputs], *, student: Inputs, probes: Sequence[Probe]) -> Any:
         """One teacher's pass, without gradient, its maps left in `probes`; on another device, the output comes back."""
@@ -146,7 +146,7 @@ def _device(network: nn.Module) -> torch.device:
     return next((x.device for x in network.parameters()), torch.device("cpu"))
 
 
-def _as_inputs(given: Any) -> Inputs:
+def as_inputs(given: Any) -> Inputs:
     """A tuple holds positional inputs, a mapping keyword inputs; anything else is the one input."""
     if isinstance(given, Mapping):
         return Inputs((), {str(key): value for key, value in given.items()})
