@@ -48,7 +48,9 @@ def targets_of(box: Tensor, *, image: Tensor, unsupervised: Tensor) -> DidM3DTar
 @pytest.fixture
 def no_objects(targets: DidM3DTargets) -> DidM3DTargets:
     """The same three images without an object."""
-    rows = {field.name: getattr(targets, field.name)[:0] for field in fields(targets) if field.name not in targets.BY_IMAGE}
+    rows = {
+        field.name: getattr(targets, field.name)[:0] for field in fields(targets) if field.name not in targets.BY_IMAGE
+    }
     return replace(targets, **rows, unsupervised=torch.zeros(3, dtype=torch.int64))
 
 
