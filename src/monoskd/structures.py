@@ -253,7 +253,7 @@ class DetectorOutput(_Movable):
 
 @dataclass(frozen=True)
 class Detections(_Movable):
-    """The n detections of one image, best first.
+    """The n detections of one image, best first (or of a batch, see `by_image`).
 
     classes: the names that `labels` index; scores: heat times the confidence in the depth; boxes_2d: (left, top, right,
     bottom) in original pixels; alpha [rad]; heat: the certainty that an object of the class is there, wherever exactly.
@@ -278,6 +278,15 @@ class Detections(_Movable):
     def above(self, score: float) -> "Detections":
         """Those with at least this score."""
         return self[self.scores >= score]
+
+    def by_image(self, image: Int64[Tensor, " n"], *, images: int) -> list["Detections"]:
+        """Detections of a whole batch, n in all, as those of each image, best first. image: the image of each.
+
+        Boxes with a negative dimension are dropped.
+        """
+        real = (self.boxes_3d.dimensions >= 0).all(1)
+        order = self.scores.argsort(descending=True, stable=True)
+        return [self[order[(real & (image == number))[order]]] for number in range(images)]
 
     def to_objects(self) -> Objects:
         """The same as rows of a KITTI result file; truncation and occlusion are not estimated (-1)."""

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.distributions import Laplace
 
-from monoskd.models.did_m3d.losses import depth_loss, focal_loss, heading_loss, laplacian_loss
+from monoskd.models.did_m3d.losses import depth_loss, heading_loss, laplacian_loss
 from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.models.heatmap import focal_loss
 
 
 def test_focal_loss_is_cornernets_formula() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import decode_heading, wrap, yaw_from_alpha
 from monoskd.models.did_m3d.structures import DidM3DTargets
-from monoskd.models.did_m3d.targets import draw_heatmap, make_targets, visual_depth
+from monoskd.models.did_m3d.targets import make_targets, visual_depth
+from monoskd.models.heatmap import draw_heatmap
 from monoskd.objects import KITTI_MEAN_SIZES, Objects, has_3d_box, is_supervised
 from monoskd.structures import PublishedData
 

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from monoskd.errors import InputError
 from monoskd.models.backbone import STRIDES, Backbone
-from monoskd.models.did_m3d.decode import decode_regions, detections_by_image, merge_depth
-from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads, at_cells, boxes_at, peaks
+from monoskd.models.did_m3d.decode import decode_regions, merge_depth
+from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads, boxes_at
 from monoskd.models.did_m3d.losses import task_losses
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput, DidM3DTargets, Rois
 from monoskd.models.did_m3d.targets import make_targets
+from monoskd.models.heatmap import at_cells, peaks
 from monoskd.models.neck import DLAUp
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
 from monoskd.structures import Detections, Detector, Modality, PublishedData, TargetMaker, Views
@@ -200,7 +201,8 @@ class DidM3D(Detector):
         dense = self.dense(neck[str(HEAD_STRIDE)])
         heat = dense["heatmap"].sigmoid()
         if rois is None:
-            rois, scores = peaks(heat, count=self.config.top_k)
+            best = peaks(heat, count=self.config.top_k)
+            rois, scores = Rois(best.image, best.cell, best.label), best.heat
         else:
             scores = at_cells(heat, rois).gather(1, rois.label[:, None]).squeeze(1)
         features = {f"backbone.{stride}": x for stride, x in backbone.items()}
@@ -224,9 +226,8 @@ class DidM3D(Detector):
 
     def decode(self, output: DidM3DOutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
-        regions = decode_regions(output, views, mean_sizes=self.mean_sizes)
-        images = len(output.heads["heatmap"])
-        return detections_by_image(regions, output, classes=self.classes, images=images)
+        regions = decode_regions(output, views, classes=self.classes, mean_sizes=self.mean_sizes)
+        return regions.by_image(output.rois.image, images=len(views))
 
     def target_maker(
         self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None

@@ -12,8 +12,8 @@ from torchvision.ops import roi_align
 
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import alpha_from_yaw, encode_heading
-from monoskd.geometry.heatmap import gaussian_radius
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, DidM3DTargets
+from monoskd.models.heatmap import draw_heatmap
 from monoskd.objects import MIN_HEIGHT_PX, Objects, class_index, is_supervised
 from monoskd.structures import DepthMap, PublishedData
 
@@ -78,26 +78,6 @@ def make_targets(
         weight=_float(weight),
         labelled=torch.tensor([not soft]),
     )
-
-
-def draw_heatmap(
-    cell: NDArray[Any], label: NDArray[Any], size: NDArray[Any], *, height: NDArray[Any], shape: tuple[int, int, int]
-) -> Tensor:
-    """classes x rows x columns: at each object's cell a Gaussian in the map of its class, the higher wins.
-
-    cell: n x 2 (column, row); label: n; size: n x 2 (width, height) of the 2D boxes, in cells; height: n, of the peaks.
-    A peak reaches as far as whole cells of `gaussian_radius` go, which is three standard deviations.
-    """
-    heatmap = np.zeros(shape)
-    reach = np.maximum(gaussian_radius(size[:, 0], size[:, 1]).astype(int), 0)
-    for (column, row), channel, radius, top in zip(cell.astype(int), label, reach, height, strict=True):
-        rows = np.arange(max(row - radius, 0), min(row + radius + 1, shape[1]))
-        columns = np.arange(max(column - radius, 0), min(column + radius + 1, shape[2]))
-        sigma = (2 * radius + 1) / 6
-        peak = top * np.exp(-((rows[:, None] - row) ** 2 + (columns - column) ** 2) / (2 * sigma**2))
-        window = heatmap[channel, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        np.maximum(window, peak, out=window)
-    return _float(heatmap)
 
 
 def visual_depth(depth_m: DepthMap | None, *, boxes: Tensor, fill_unknown: bool) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.did_m3d import DidM3D
-from monoskd.models.did_m3d.losses import object_losses, quality_focal_loss
+from monoskd.models.did_m3d.losses import object_losses
 from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 from monoskd.models.did_m3d.teaching.response import ResponseLoss
+from monoskd.models.heatmap import quality_focal_loss
 from monoskd.structures import Views
 
 RandomTargets = Callable[[int], DidM3DTargets]

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monoskd.models.did_m3d.losses import object_losses, quality_focal_loss
+from monoskd.models.did_m3d.losses import object_losses
 from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
+from monoskd.models.heatmap import quality_focal_loss
 
 
 class ResponseLoss(nn.Module):
