@@ -1,19 +1,25 @@
 # The verbs people type. Each makes the environment in .venv first, if there is none.
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+ARGS ?=
 
-.PHONY: help demo test test-all lint check docs clean
+.PHONY: help demo test test-all test-shapes test-package test-lowest lint check docs clean
 
 help:
-	@echo "make demo      the main job on rendered data, about ten minutes on two cores: demo/report.html"
-	@echo "make test      the fast test suite"
-	@echo "make test-all  the slow tests too"
-	@echo "make lint      ruff, mypy, import contracts"
-	@echo "make check     lint and test, as CI does"
-	@echo "make docs      the documentation as a site: site/index.html"
-	@echo "make clean     remove the environment and caches"
+	@echo "make demo          the main job on rendered data, about ten minutes on two cores: demo/report.html"
+	@echo "make test          the fast test suite; ARGS=--cov adds what it covers"
+	@echo "make test-all      the slow tests too"
+	@echo "make test-shapes   the fast suite with the shapes in signatures checked at every call"
+	@echo "make test-package  sdist -> wheel -> a fresh environment, and what a user gets there"
+	@echo "make test-lowest   the fast suite with the lowest versions that pyproject.toml allows (8 GB in .venv-lowest)"
+	@echo "make lint          ruff, mypy, import contracts"
+	@echo "make check         lint and test"
+	@echo "make docs          the documentation as a site: site/index.html"
+	@echo "make clean         remove the environments and caches"
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "monoskd needs Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -26,10 +32,23 @@ demo: $(READY)
 	$(BIN)/monoskd demo --out demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST) $(ARGS)
+
+test-shapes: $(READY)
+	PYTHONPATH=.ci $(PYTEST) -m "not slow and not wrong_shapes" --jaxtyping-packages=monoskd,shapes.check $(ARGS)
+
+test-package: $(READY)
+	$(BIN)/python .ci/test_package.py
+
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) .ci/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable . --group test
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -44,4 +63,4 @@ docs: $(READY)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) site .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .coverage*

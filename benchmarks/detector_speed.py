@@ -12,7 +12,8 @@ import torch
 
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models import DidM3D, DidM3DConfig
-from monoskd.structures import ROI_CELLS, Targets
+from monoskd.models.did_m3d.structures import ROI_CELLS, DidM3DTargets
+from monoskd.structures import Views
 
 EIGHTH = {"channels": [4, 4, 8, 16, 32, 64]}
 CONFIGS = {
@@ -50,30 +51,31 @@ def measure(config: DidM3DConfig, *, batch: int, repeats: int) -> tuple[float, f
     images = torch.rand(batch, 3, height, width)
     camera = Camera(torch.tensor([[250.0, 0, width / 2, 0], [0, 250, height / 2, 0], [0, 0, 1, 0]]).expand(batch, 3, 4))
     letterbox = Letterbox(torch.ones(batch), torch.zeros(batch, 2), config.input_size)
+    views = Views(images, camera, letterbox)
     optimizer = torch.optim.Adam(detector.parameters(), 1e-3)
 
     def step() -> None:
-        losses = detector.loss(detector(images, camera, letterbox, targets.rois), targets)
+        losses = detector.loss(detector(views, targets), targets)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
 
     @torch.inference_mode()
     def predict() -> None:
-        detector.decode(detector(images, camera, letterbox), camera, letterbox)
+        detector.decode(detector(views), views)
 
     train = batch / median_seconds(step, repeats)
     detector.eval()
     return train, batch / median_seconds(predict, repeats), sum(weight.numel() for weight in detector.parameters())
 
 
-def random_targets(batch: int, config: DidM3DConfig) -> Targets:
+def random_targets(batch: int, config: DidM3DConfig) -> DidM3DTargets:
     """Some objects an image, anywhere."""
     count = OBJECTS_AN_IMAGE * batch
     columns, rows = config.input_size[0] // 4, config.input_size[1] // 4
     cell = torch.stack([torch.randint(columns, (count,)), torch.randint(rows, (count,))], 1)
     grid = (count, ROI_CELLS, ROI_CELLS)
-    return Targets(
+    return DidM3DTargets(
         heatmap=torch.rand(batch, len(config.classes), rows, columns),
         image=torch.arange(batch).repeat_interleave(OBJECTS_AN_IMAGE),
         cell=cell,

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.inference.draw import draw_birds_eye
 from monoskd.kitti.doctor import examine
 from monoskd.kitti.prepare import prepare
@@ -84,8 +84,8 @@ def train(run: str, *, data: Path, out: Path, threads: int) -> subprocess.Popen[
 
 def measured(model: Path, data: Path) -> Measurement:
     """What a model finds on the frames that it was trained on."""
-    detector: Any = load_model(model)
-    return measure(detector, labelled_batches(detector, data, split="trainval"), Measurement(classes=("Car",)))
+    detector = load_model(model)
+    return measure(detector, labelled_batches(detector, data, split="trainval"), Measurement())
 
 
 def minutes_of(run: Path) -> float:
@@ -96,7 +96,7 @@ def minutes_of(run: Path) -> float:
 
 def car_ap(measurement: Measurement) -> dict[str, float | None]:
     """Car AP3D|R40 moderate by overlap."""
-    rows = measurement.evaluation().rows()
+    rows = KittiEvaluator(("Car",)).evaluate(measurement.truth, measurement.detections).rows()
     chosen = [row for row in rows if row["metric"] == "3d" and row["recall"] == "R40"]
     return {f"{row['iou']:g}": row["moderate"] for row in chosen}
 

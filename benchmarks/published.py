@@ -28,15 +28,16 @@ import yaml
 from scipy.stats import t as student_t
 from torch.utils.data import DataLoader
 
-from monoskd.data.kitti import KittiDataset
-from monoskd.data.transforms import PublishedData
+from monoskd.data.samples import Samples
 from monoskd.demo.story import min_heights_px
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.config import find_config
 from monoskd.engine.measure import Measurement, measure
+from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.kitti.prepare import prepare
+from monoskd.kitti.source import KittiFrames
 from monoskd.models.weights import load_model, save_model
-from monoskd.structures import Batch
+from monoskd.structures import Batch, PublishedData
 from monoskd.synthetic import synthesize
 
 SIZE = (318, 96)  # width / height as KITTI's 1242 / 375; the network's input is 320 x 96
@@ -192,18 +193,19 @@ def quality(document: dict[str, Any]) -> dict[str, float]:
 
     The frames come through the pipeline that the run was trained with, as they would in its own validation.
     """
-    detector: Any = load_model(Path(document["out"]) / "model.safetensors")
-    frames = KittiDataset(
-        document["data"]["root"],
-        split="val",
+    detector = load_model(Path(document["out"]) / "model.safetensors")
+    data = document["data"]
+    published = PublishedData(**data.get("published", {}))
+    frames = Samples(
+        KittiFrames(data["root"], "val", depth=detector.modality == "depth"),
         input_size=detector.input_size,
-        depth=detector.modality == "depth",
-        min_height_px=document["data"]["min_height_px"],
-        published=PublishedData(**document["data"].get("published", {})),
+        targets=detector.target_maker(min_height_px=data["min_height_px"], published=published),
+        published=published,
     )
-    measurement = Measurement(classes=("Car",), min_heights_px=tuple(document["validation"]["min_heights_px"]))
+    evaluator = KittiEvaluator(("Car",), tuple(document["validation"]["min_heights_px"]))
+    measurement = Measurement(evaluator)
     measure(detector, DataLoader(frames, batch_size=8, collate_fn=Batch.collate), measurement)
-    rows = measurement.evaluation().rows()
+    rows = evaluator.evaluate(measurement.truth, measurement.detections).rows()
     chosen = next(row for row in rows if (row["metric"], row["recall"], row["iou"]) == ("3d", "R40", 0.5))
     return {"ap": chosen["moderate"] or 0.0, "depth_m": measurement.depth_error_m()["median"] or math.nan}
 

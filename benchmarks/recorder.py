@@ -13,7 +13,7 @@ import torch
 from monoskd.distill import AffinityLoss, Distiller, FlightRecorder, SpearmanLoss, Tap
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models import DidM3D, DidM3DConfig
-from monoskd.structures import Rois
+from monoskd.models.did_m3d.structures import Rois
 
 LIMIT = 0.05  # of a step
 SIZE = (640, 192)  # (width, height) [px]

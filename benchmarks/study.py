@@ -32,6 +32,7 @@ from monoskd.demo.story import VAL_SHARE, min_heights_px
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.config import find_config
 from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.kitti.io import read_split, write_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
@@ -265,13 +266,14 @@ def distillation(cell: Cell, teacher: Path) -> dict[str, Any]:
 
 def measured(folder: Path) -> dict[str, Any]:
     """What the held-out frames, the manifest and the flight recorder say of a run."""
-    detector: Any = load_model(folder / "model.safetensors")
+    detector = load_model(folder / "model.safetensors")
     heights = min_heights_px(SIZE)
-    measurement = Measurement(min_heights_px=heights)
+    evaluator = KittiEvaluator(min_heights_px=heights)
+    measurement = Measurement(evaluator)
     data = folder.parent / "data"
     measure(detector, labelled_batches(detector, data, split="val", min_height_px=heights[-1]), measurement)
     row: dict[str, Any] = {}
-    for one in measurement.evaluation().rows():
+    for one in evaluator.evaluate(measurement.truth, measurement.detections).rows():
         if one["recall"] == "R40" and one["metric"] in ("bev", "3d"):
             row[f"{one['class']} {one['metric']} {one['iou']:g}"] = one["moderate"]
     row |= {f"depth {name}": value for name, value in measurement.depth_error_m().items()}

@@ -9,8 +9,9 @@ import sys
 import torch
 from torch.utils.data import DataLoader
 
-from monoskd.data.kitti import KittiDataset
+from monoskd.data.samples import Samples
 from monoskd.distill import AffinityLoss, Distiller, SpearmanLoss, Tap, Term
+from monoskd.kitti.source import KittiFrames
 from monoskd.models import DidM3D, DidM3DConfig
 from monoskd.models.did_m3d.teaching import HeadLoss
 from monoskd.structures import Batch
@@ -28,12 +29,12 @@ def main(root: str, steps: int = 4) -> list[float]:
         terms={"rank": SpearmanLoss(), "affinity": AffinityLoss(), "head": Term(HeadLoss(), between="output")},
     )
     optimizer = torch.optim.Adam(distiller.parameters(), lr=1e-3)
-    frames = KittiDataset(root, split="train", input_size=student.input_size)
+    frames = Samples(KittiFrames(root), input_size=student.input_size, targets=student.target_maker())
     losses = []
     for _, batch in zip(range(steps), DataLoader(frames, batch_size=4, collate_fn=Batch.collate), strict=False):
-        place = (batch.cameras, batch.letterbox, batch.targets.rois)
-        out = distiller(batch.image, *place, teacher_inputs=(batch.depth, *place), targets=batch.targets)
-        loss = sum(student.loss(out.student, batch.targets).values()) + out.total
+        rgb, depth, targets = batch.views("rgb"), batch.views("depth"), batch.targets
+        out = distiller(rgb, targets, teacher_inputs=(depth, targets), targets=targets)
+        loss = sum(student.loss(out.student, targets).values()) + out.total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

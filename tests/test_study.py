@@ -7,7 +7,7 @@ import pytest
 import yaml
 from scipy.stats import ttest_rel
 from study import CELLS, NECK, OBJECT, configured, distillation
-from study_report import Difference, bar_plot, comparison_table, cost_table, dot_plot, gains, merged, replaced
+from study_report import Difference, comparison_table, cost_table, gains, marks, merged, replaced
 
 from monoskd.engine.config import load_config
 
@@ -32,8 +32,8 @@ def test_each_recipe_stands_below_the_control_of_its_length() -> None:
         for seed in (0, 1)
         for name, ap in (("control", 10.0), ("head", 11.0), ("control_long", 20.0), ("objects_long", 19.0))
     ]
-    found = {"head": Difference(1, 1, 1, 2), "objects_long": Difference(-1, -1, -1, 2)}
-    lines = comparison_table(rows, found, cells).splitlines()[2:]
+    differences = {"head": Difference(1, 1, 1, 2), "objects_long": Difference(-1, -1, -1, 2)}
+    lines = comparison_table(rows, differences, cells).splitlines()[2:]
     assert [line.split("|")[1].strip() for line in lines] == ["control", "head (2)", "control_long", "objects_long (2)"]
     assert "**+1.00 [+1.00, +1.00]**" in lines[1]
 
@@ -53,7 +53,7 @@ def test_another_session_adds_its_seeds_and_replaces_only_its_own() -> None:
         row = {"seed": seed, "cell": "control", "ap": ap}
         before = merged(before, [row], [row], {"cores": 2})
     assert [row["ap"] for row in before["rows"]] == [row["ap"] for row in before["timed"]] == [2.0, 3.0]
-    assert [one["seeds"] for one in before["sessions"]] == [[1], [0]]
+    assert [session["seeds"] for session in before["sessions"]] == [[1], [0]]
     assert before["sessions"][0]["command"] == "python benchmarks/study.py --seeds 1 --cells control"
 
 
@@ -72,10 +72,14 @@ def test_cost_is_a_multiple_of_the_control_of_the_same_seed() -> None:
     assert cost_table(rows, cells).splitlines()[-1] == "| head | 225 | 1.50 | 500 | 1.00 |"
 
 
-def test_the_figures_have_a_mark_a_recipe() -> None:
-    figure = dot_plot({"a": Difference(1, 0.5, 1.5, 5), "b": Difference(-2, -3, 1, 5)}, x_label="AP")
-    assert figure.count("<circle") == 2
-    assert bar_plot({"a": 0.5, "b": 0.0}, x_label="share").count('stroke-width="10"') == 2
+def test_a_mark_is_coloured_where_its_interval_does_not_hold_zero() -> None:
+    differences = {
+        "better": Difference(1, 0.5, 1.5, 5),
+        "worse": Difference(-2, -3, -1, 5),
+        "unsure": Difference(1, -1, 3, 5),
+        "one seed": Difference.of([1.0], [0.0]),
+    }
+    assert [mark.tone for mark in marks(differences).values()] == ["good", "bad", "plain", "plain"]
 
 
 @pytest.mark.parametrize("name", ["teacher", "baseline", *CELLS])

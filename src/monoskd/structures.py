@@ -1,39 +1,32 @@
-"""The nouns that data, detectors, distillation and inference share.
+"""The nouns that rooms share: frames, samples, batches, views, what a detector is and what it finds.
 
-Letters in shapes: b images of a batch, n objects (or regions) of the whole batch laid flat, c classes, h x w network
-pixels, u x v = (h / stride) x (w / stride) cells of the map that the heads read. Cells are counted from 0 at the upper
-left; a position in cells is network pixels / stride.
+Letters in shapes: b images of a batch, n objects of the whole batch laid flat, h x w network pixels, u x v cells of a
+detector's map. A position in cells is network pixels / stride, counted from 0 at the upper left.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera, Letterbox
-from monoskd.objects import Objects
+from monoskd.objects import MIN_HEIGHT_PX, Objects
 
 Modality: TypeAlias = Literal["rgb", "depth"]
-
-HEAD_STRIDE = 4  # network pixels a cell
-ROI_CELLS = 7  # cells along either side of a region
-
-# KITTI's mean (height, width, length) [m] of each class, as the published networks use them.
-KITTI_MEAN_SIZES: dict[str, tuple[float, float, float]] = {
-    "Pedestrian": (1.76255119, 0.66068622, 0.84422524),
-    "Car": (1.52563191462, 1.62856739989, 3.88311640418),
-    "Cyclist": (1.73698127, 0.59706367, 1.76282397),
-}
+Pixels: TypeAlias = NDArray[np.uint8]
+DepthMap: TypeAlias = NDArray[np.float32]
 
 
 def _moved(value: Any, *args: Any, **kwargs: Any) -> Any:
-    """`value.to(...)` through dataclasses, letterboxes and dicts; what is no tensor stays."""
+    """`value.to(...)` through dataclasses and dicts; other values stay."""
     if isinstance(value, Tensor):
         return value.to(*args, **kwargs)
     if isinstance(value, dict):
@@ -45,13 +38,13 @@ def _moved(value: Any, *args: Any, **kwargs: Any) -> Any:
     return value
 
 
-def _counted_anew(image: Int64[Tensor, " n"], chosen: Bool[Tensor, " b"]) -> Int64[Tensor, " n"]:
-    """Numbers of chosen images as numbers among the chosen."""
+def renumbered(image: Int64[Tensor, " n"], chosen: Bool[Tensor, " b"]) -> Int64[Tensor, " n"]:
+    """The numbers of chosen images, counted among the chosen ones alone."""
     return (chosen.cumsum(0) - 1)[image]
 
 
 class _Movable:
-    """A dataclass of tensors that goes to a device as one."""
+    """A dataclass of tensors that moves to a device as one."""
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As `Tensor.to`, for every tensor inside."""
@@ -60,62 +53,128 @@ class _Movable:
 
 
 @dataclass(frozen=True)
-class Rois(_Movable):
-    """Where the RoI heads look: one cell of the head map for each of n objects."""
+class Frame:
+    """What is known of one picture, in its own pixels.
 
-    image: Int64[Tensor, " n"]
-    cell: Int64[Tensor, "n 2"]  # (column, row)
-    label: Int64[Tensor, " n"]
+    image: h x w x 3 RGB; camera: its projection; depth_m: h x w, 0 where unknown; objects: its labels.
+    """
+
+    image: Pixels
+    camera: Camera
+    depth_m: DepthMap | None = None
+    objects: Objects | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) [px]."""
+        return self.image.shape[1], self.image.shape[0]
+
+
+class FrameSource(ABC):
+    """A recording, frame by frame: KITTI's files, or a class of your own (docs/extend.md).
+
+    Training makes one for each split. depth, labels: whether depth maps and labels are needed; a source may skip those
+    that are not. names: of the frames, any file stems.
+    """
+
+    names: Sequence[str]
+
+    @abstractmethod
+    def __init__(self, root: Path, *, split: str, depth: bool, labels: bool) -> None:
+        """Open one split of the recording in a folder."""
+
+    @abstractmethod
+    def read(self, name: str) -> Frame:
+        """The frame of this name."""
+
+    def objects(self, name: str) -> Objects | None:
+        """The labels of a frame; a source that can read them without the picture overrides this."""
+        return self.read(name).objects
+
+    def held_back(self, name: str) -> Objects | None:
+        """Labels of a frame that counts as one without: to measure pseudo-labels with, not to train on."""
+        return None
+
+    def check_unlabelled(self, *, mapping: Path | None) -> None:  # noqa: B027 - most sources have nothing to check
+        """Raise InputError where a frame without labels gives a validation frame away; see `UnlabelledConfig`."""
 
 
 @dataclass(frozen=True)
-class Targets(_Movable):
-    """What the n supervised objects of a batch should make the network say. See METHOD in docs/method.md.
+class PublishedData:
+    """Quirks of the original implementations' data pipeline, each named after what it does; none by default.
 
-    Positions and sizes in cells unless a unit is named. A region's 7 x 7 grid lies over the object's 2D box. On frames
-    without labels the objects are a teacher's detections: soft targets, each as high and as heavy as its score.
+    Args:
+        double_depth_scale: the teacher sees metres / 256 x relative size of the crop; the depth targets stay metres.
+        per_axis_decoding: both axes are enlarged by the ratio of the widths, positions read back by each axis' own.
+        divide_by_z: points are projected with a division by z, as if p23 were 0; a mirrored camera has p03' = -p03.
+        plain_bilinear: one bilinear sample a pixel, without a low-pass filter; unknown depth counts as 0 metres.
+        truncated_cells: cells are rounded towards zero, so that a centre just left of or above the map counts as in it.
     """
 
-    heatmap: Float[Tensor, "b c v u"]
-    image: Int64[Tensor, " n"]
-    cell: Int64[Tensor, "n 2"]  # (column, row) of the projected 3D centre, truncated
-    label: Int64[Tensor, " n"]
-    box_2d: Float[Tensor, "n 4"]  # left, top, right, bottom; as labelled, not clipped to the crop
-    offset_2d: Float[Tensor, "n 2"]  # centre of the 2D box minus cell
-    size_2d: Float[Tensor, "n 2"]  # (width, height) of the 2D box
-    offset_3d: Float[Tensor, "n 2"]  # projected 3D centre minus cell
-    size_3d: Float[Tensor, "n 3"]  # (h, w, l) minus the class mean [m]
-    heading_bin: Int64[Tensor, " n"]
-    heading_residual: Float[Tensor, " n"]  # [rad]
-    depth: Float[Tensor, " n"]  # z of the 3D centre [m]
-    visual_depth: Float[Tensor, "n 7 7"]  # [m]
-    attribute_depth: Float[Tensor, "n 7 7"]  # depth minus visual depth [m]
-    depth_mask: Bool[Tensor, "n 7 7"]  # where a visual depth exists
-    unsupervised: Int64[Tensor, " b"]  # objects listed in the label but not supervised; only `published` counts them
-    weight: Float[Tensor, " n"]  # 1 for a label, the teacher's score for its detection
-    labelled: Bool[Tensor, " b"]  # whether the objects of an image are labels
-
-    @property
-    def rois(self) -> Rois:
-        """The training regions: the true peak cells."""
-        return Rois(self.image, self.cell, self.label)
-
-    def of(self, images: Bool[Tensor, " b"]) -> "Targets":
-        """Those of the chosen images alone, which are counted anew."""
-        rows = images[self.image]
-        by_image = ("heatmap", "unsupervised", "labelled")
-        names = [field.name for field in fields(self)]
-        chosen = {name: getattr(self, name)[images if name in by_image else rows] for name in names}
-        chosen["image"] = _counted_anew(chosen["image"], images)
-        return Targets(**chosen)
+    double_depth_scale: bool = False
+    per_axis_decoding: bool = False
+    divide_by_z: bool = False
+    plain_bilinear: bool = False
+    truncated_cells: bool = False
 
     @classmethod
-    def collate(cls, targets: Sequence["Targets"]) -> "Targets":
-        """Single-image targets (image index 0) as those of a batch."""
-        columns = {field.name: torch.cat([getattr(one, field.name) for one in targets]) for field in fields(cls)}
-        counts = torch.tensor([len(one.label) for one in targets])
+    def all(cls) -> "PublishedData":
+        """Every quirk: what the published numbers were trained with."""
+        return cls(**{field.name: True for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Views(_Movable):
+    """What a network looks at: b pictures, their cameras, and where each picture lies in the network's input.
+
+    images: RGB in [0, 1] (k = 3) or depth [m] (k = 1), warped by `letterbox`. cameras: project to *original* pixels.
+    """
+
+    images: Float[Tensor, "b k h w"]
+    cameras: Camera  # P b x 3 x 4
+    letterbox: Letterbox
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets(_Movable):
+    """What the n objects of a batch should make a detector say. Each detector adds its own fields.
+
+    A field has a row for each object, unless `BY_IMAGE` names it: then it has one for each image. On frames without
+    labels the objects are pseudo-labels: a teacher's detections.
+    """
+
+    BY_IMAGE: ClassVar[tuple[str, ...]] = ("labelled",)
+
+    image: Int64[Tensor, " n"]  # the image of each object
+    labelled: Bool[Tensor, " b"]  # whether an image has labels; False: pseudo-labels
+
+    def of(self, images: Bool[Tensor, " b"]) -> Self:
+        """The targets of the chosen images, which are numbered anew."""
+        rows = images[self.image]
+        names = [field.name for field in fields(self)]
+        chosen = {name: getattr(self, name)[images if name in self.BY_IMAGE else rows] for name in names}
+        return type(self)(**{**chosen, "image": renumbered(chosen["image"], images)})
+
+    @classmethod
+    def collate(cls, targets: Sequence[Self]) -> Self:
+        """Targets of single images, one after another, as those of a batch."""
+        columns = {field.name: torch.cat([getattr(part, field.name) for part in targets]) for field in fields(cls)}
+        counts = torch.tensor([len(part.image) for part in targets])
         columns["image"] = torch.repeat_interleave(torch.arange(len(targets)), counts)
         return cls(**columns)
+
+
+class TargetMaker(Protocol):
+    """The objects of one sample -> the detector's targets (image number 0). Loader processes pickle it."""
+
+    def __call__(
+        self, objects: Objects, *, camera: Camera, letterbox: Letterbox, depth_m: DepthMap | None, soft: bool
+    ) -> Targets:
+        """objects, camera: in original pixels. depth_m: in network pixels, 0 where unknown. soft: pseudo-labels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -150,13 +209,12 @@ class Batch(_Movable):
     targets: Targets | None
     objects: list[Objects | None]
 
-    def input(self, modality: Modality) -> Tensor:
+    def views(self, modality: Modality) -> Views:
         """What a network of this modality looks at. Raises ValueError where the batch has no depth maps."""
-        if modality == "rgb":
-            return self.image
-        if self.depth is None:
+        if modality == "depth" and self.depth is None:
             raise ValueError("a depth network needs depth maps, and this batch has none: run `monoskd prepare`")
-        return self.depth
+        images = self.depth if modality == "depth" and self.depth is not None else self.image
+        return Views(images, self.cameras, self.letterbox)
 
     @classmethod
     def collate(cls, samples: Sequence[Sample]) -> "Batch":
@@ -173,38 +231,29 @@ class Batch(_Movable):
             letterbox=replace(letterboxes[0], **stacked),
             sizes=[sample.size for sample in samples],
             depth=torch.stack(depths) if len(depths) == len(samples) else None,
-            targets=Targets.collate(targets) if len(targets) == len(samples) else None,
+            targets=type(targets[0]).collate(targets) if targets and len(targets) == len(samples) else None,
             objects=[sample.objects for sample in samples],
         )
 
 
 @dataclass(frozen=True)
 class DetectorOutput(_Movable):
-    """What one forward pass says.
+    """What one forward pass says; detectors that have more (regions, queries) add fields.
 
-    features: named maps (backbone and neck); heads: named logits, dense ones b x k x v x u, regional ones n x ...;
-    rois: the cells that the regional heads looked at, n of them; boxes: their 2D boxes (left, top, right, bottom)
-    in cells, n x 4; scores: the heat there, n.
+    features: named maps (backbone and neck); heads: named tensors, b x ... in this class.
     """
 
     features: dict[str, Tensor]
     heads: dict[str, Tensor]
-    rois: Rois
-    boxes: Float[Tensor, "n 4"]
-    scores: Float[Tensor, " n"]
 
-    def of(self, images: Bool[Tensor, " b"]) -> "DetectorOutput":
-        """What was said of the chosen images alone, which are counted anew; without the features."""
-        rows = images[self.rois.image]
-        heads = {name: head[images if head.ndim == 4 else rows] for name, head in self.heads.items()}
-        image = _counted_anew(self.rois.image[rows], images)
-        rois = Rois(image, self.rois.cell[rows], self.rois.label[rows])
-        return DetectorOutput({}, heads, rois, self.boxes[rows], self.scores[rows])
+    def of(self, images: Bool[Tensor, " b"]) -> Self:
+        """What is said of the chosen images, which are numbered anew; without the features."""
+        return replace(self, features={}, heads={name: head[images] for name, head in self.heads.items()})
 
 
 @dataclass(frozen=True)
 class Detections(_Movable):
-    """The n detections of one image, best first.
+    """The n detections of one image, best first (or of a batch, see `by_image`).
 
     classes: the names that `labels` index; scores: heat times the confidence in the depth; boxes_2d: (left, top, right,
     bottom) in original pixels; alpha [rad]; heat: the certainty that an object of the class is there, wherever exactly.
@@ -230,6 +279,15 @@ class Detections(_Movable):
         """Those with at least this score."""
         return self[self.scores >= score]
 
+    def by_image(self, image: Int64[Tensor, " n"], *, images: int) -> list["Detections"]:
+        """Detections of a whole batch, n in all, as those of each image, best first. image: the image of each.
+
+        Boxes with a negative dimension are dropped.
+        """
+        real = (self.boxes_3d.dimensions >= 0).all(1)
+        order = self.scores.argsort(descending=True, stable=True)
+        return [self[order[(real & (image == number))[order]]] for number in range(images)]
+
     def to_objects(self) -> Objects:
         """The same as rows of a KITTI result file; truncation and occlusion are not estimated (-1)."""
 
@@ -250,24 +308,44 @@ class Detections(_Movable):
         )
 
 
-@runtime_checkable
-class Detector(Protocol):
-    """A monocular 3D detector: what training, distillation and prediction need of one."""
+class Detector(nn.Module, ABC):
+    """A monocular 3D detector: all that training, distillation, measurement and prediction ask of one.
+
+    modality: what it looks at, pictures (`rgb`) or depth maps (`depth`). classes: in the order of its labels.
+    input_size: (width, height) [px] of its input; input_multiple: both are multiples of it.
+    published_input: True where it is fed as the published networks are (`PublishedData`).
+    task_graph: for hierarchical task learning, the tasks that must have settled before each task of `loss` counts in
+    full; in the order in which a published implementation lists them. Empty: every task weighs 1.
+
+    A model file holds any detector whose constructor takes one argument, `config`, a dataclass of plain values, and
+    keeps it under that name.
+    """
 
     modality: Modality
     classes: tuple[str, ...]
-    input_size: tuple[int, int]  # (width, height) [px]
+    input_size: tuple[int, int]
+    input_multiple: int = 1
+    published_input: bool = False
+    task_graph: Mapping[str, tuple[str, ...]] = {}
 
-    def forward(
-        self, images: Tensor, cameras: Camera, letterbox: Letterbox, rois: Rois | None = None
-    ) -> DetectorOutput:
-        """Look at images (RGB in [0, 1], or depth in metres); at `rois` if given, else at the best of the heat map."""
-        ...
+    @abstractmethod
+    def forward(self, views: Views, at: Any = None) -> Any:
+        """A `DetectorOutput`. at: the batch's targets in training, for a network that looks at known objects."""
 
-    def loss(self, output: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
-        """Named scalar task losses."""
-        ...
+    @abstractmethod
+    def loss(self, output: Any, targets: Any) -> dict[str, Tensor]:
+        """Named scalar task losses of an output and the targets of the same images."""
 
-    def decode(self, output: DetectorOutput, cameras: Camera, letterbox: Letterbox) -> list[Detections]:
-        """Detections of each image, in original pixels and metres."""
-        ...
+    @abstractmethod
+    def decode(self, output: Any, views: Views) -> list[Detections]:
+        """The detections of each image, in original pixels and metres. output: of a forward pass without `at`."""
+
+    @abstractmethod
+    def target_maker(
+        self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None
+    ) -> TargetMaker:
+        """What makes this detector's targets. min_height_px: least 2D height of a supervised object [original px]."""
+
+    def metrics(self, output: Any, targets: Any, views: Views) -> dict[str, Tensor]:
+        """Errors at the labelled objects by name, n each, such as `depth_error_m`; output: of a pass without `at`."""
+        return {}

@@ -30,7 +30,9 @@ def each(task: Callable[[Item], Result], items: Sequence[Item], *, workers: int 
     # Spawned, not forked: a fork of a process with threads (torch, OpenCV) can hang.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread)
     try:
-        with _uninterrupted():  # the processes inherit it: Ctrl-C reaches all of a terminal's, and the parent answers
+        with (
+            _uninterrupted()
+        ):  # inherited: these signals reach all processes of a terminal, and the parent stops the others
             futures = [pool.submit(task, item) for item in items]
         for future in as_completed(futures):
             yield future.result()
@@ -55,12 +57,14 @@ def _one_thread() -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """No Ctrl-C for a moment. Only the main thread is ever sent one."""
+    """Ignore Ctrl-C and a closed terminal for a moment. Only the main thread ever receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stops = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.signal(stop, signal.SIG_IGN) for stop in stops]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for stop, handler in zip(stops, before, strict=True):
+            signal.signal(stop, handler)

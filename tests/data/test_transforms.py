@@ -9,11 +9,9 @@ from torchvision.transforms import functional as tv
 from monoskd.data.transforms import (
     Augmentation,
     Draw,
-    Frame,
-    PublishedData,
+    draw_letterbox,
     flip,
     jitter,
-    place,
     warp_depth,
     warp_image,
     warp_published,
@@ -23,6 +21,7 @@ from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import alpha_from_yaw, wrap
 from monoskd.objects import Objects
+from monoskd.structures import Frame, PublishedData
 
 KITTI_P2 = np.array([[721.5377, 0, 609.5593, 44.85728], [0, 721.5377, 172.854, 0.2163791], [0, 0, 1, 0.002745884]])
 
@@ -166,7 +165,7 @@ def test_jitter_clips_and_leaves_the_original_alone() -> None:
 
 
 def test_without_a_crop_the_whole_picture_fits() -> None:
-    placed = place(size=(1242, 375), draw=Draw(), input_size=(1280, 384), per_axis_decoding=False)
+    placed = draw_letterbox(size=(1242, 375), draw=Draw(), input_size=(1280, 384), per_axis_decoding=False)
     fitted = Letterbox.fit(width=1242, height=375, size=(1280, 384))
     assert placed.scale == fitted.scale
     np.testing.assert_array_equal(placed.shift, fitted.shift)
@@ -174,7 +173,7 @@ def test_without_a_crop_the_whole_picture_fits() -> None:
 
 @given(st.floats(0.6, 1.4), st.floats(-0.2, 0.2), st.floats(-0.2, 0.2))
 def test_the_crop_fills_the_input_and_its_centre_is_the_middle(scale: float, right: float, down: float) -> None:
-    box = place(
+    box = draw_letterbox(
         size=(1242, 375), draw=Draw(scale=scale, shift=(right, down)), input_size=(1280, 384), per_axis_decoding=False
     )
     centre = np.array([(0.5 + right) * 1242, (0.5 + down) * 375])
@@ -187,14 +186,14 @@ def test_the_crop_fills_the_input_and_its_centre_is_the_middle(scale: float, rig
 
 def test_published_placing_reads_positions_back_elsewhere_only_on_other_proportions() -> None:
     def error(size: tuple[int, int]) -> float:
-        box = place(size=size, draw=Draw(), input_size=(1280, 384), per_axis_decoding=True)
+        box = draw_letterbox(size=size, draw=Draw(), input_size=(1280, 384), per_axis_decoding=True)
         corner = np.array([0.5 * size[0], float(size[1])])
         return float(np.abs(box.invert(box.apply(corner)) - corner).max())
 
     assert error((1280, 384)) == pytest.approx(0)
     assert error((1242, 375)) == pytest.approx(1.2, abs=0.1)
     assert 300 < error((1920, 1080)) < 480
-    exact = place(size=(1920, 1080), draw=Draw(), input_size=(1280, 384), per_axis_decoding=False)
+    exact = draw_letterbox(size=(1920, 1080), draw=Draw(), input_size=(1280, 384), per_axis_decoding=False)
     corner = np.array([960.0, 1080.0])
     np.testing.assert_allclose(exact.invert(exact.apply(corner)), corner)
 

@@ -123,6 +123,7 @@ def test_ranks_above_2048_of_halves_are_exact() -> None:
     assert rank(x).max() == rankdata(x.numpy()).max() > 2048
 
 
+@pytest.mark.wrong_shapes
 def test_rank_refuses_what_has_no_order_to_speak_of() -> None:
     with pytest.raises(InputError, match="rank: expected floats"):
         rank(torch.arange(3))
@@ -479,6 +480,7 @@ def test_agreeing_ranks_cost_nothing(path: str) -> None:
     assert (spearman(x, x) == 1).all()
 
 
+@pytest.mark.wrong_shapes
 def test_spearman_where_it_is_not_defined(path: str) -> None:
     x = torch.tensor([[1.0, 2, 3], [2, 2, 2], [1, math.nan, 2]], requires_grad=True)
     found = spearman(x, torch.tensor([[5.0, 5, 5], [1, 2, 3], [1, 2, 3]]))

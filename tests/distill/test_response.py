@@ -113,6 +113,7 @@ def test_a_class_that_the_teacher_rules_out_adds_nothing() -> None:
     assert LogitLoss()(student=both, teacher=teacher).isfinite()
 
 
+@pytest.mark.wrong_shapes
 def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match=r"BoxLoss: .*one shape n x k x ..., got \(3, 4\) and \(3, 5\)"):
         BoxLoss()(student=torch.zeros(3, 4), teacher=torch.zeros(3, 5))

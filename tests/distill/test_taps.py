@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from monoskd.distill.taps import Outlet, Probe, Tap, TokensAsMap, as_map, channels_first, find_module, watched
+from monoskd.distill.probes import Probe, as_map, find_module, watched
+from monoskd.distill.taps import Outlet, Tap, TokensAsMap, channels_first
 from monoskd.errors import InputError
 
 

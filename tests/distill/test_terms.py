@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 
+from monoskd.distill.probes import Origin
 from monoskd.distill.terms import Ramp, Tapped, Term, resized
 from monoskd.errors import InputError
 
@@ -12,7 +13,7 @@ def mse(*, student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def tapped(student: Tensor, teacher: Tensor, *, grid: bool = True) -> Tapped:
-    return Tapped(student, student, teacher, grid)
+    return Tapped((Origin(student, None),), student, teacher, grid)
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_a_missing_config_lists_the_shipped_ones() -> None:
 
 
 def test_every_shipped_config_knows_its_keys() -> None:
-    folder = Path(__file__).parents[2] / "configs"
+    folder = Path(__file__).parents[2] / "src/monoskd/configs"
     paths = sorted(folder.rglob("*.yaml"))
     assert len(paths) >= 8
     for path in paths:

@@ -39,7 +39,7 @@ def test_a_model_scores_as_its_predicted_files_do(detector: DidM3D, scenes: Path
 def test_the_files_of_a_split_hold_what_measuring_saw(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:
     measured = measure(detector, labelled_batches(detector, scenes, split="trainval"), Measurement())
     names = read_split(scenes / "ImageSets" / "trainval.txt")
-    assert len(measured.detections) == len(measured.ground_truth) == len(names)
+    assert len(measured.detections) == len(measured.truth) == len(names)
     predictor, layout = Predictor(detector), scenes / "training"
     cameras = CameraSource(calibration=layout / "calib")
     for name, objects in zip(names[:2], measured.detections, strict=False):
@@ -55,23 +55,25 @@ def test_the_depth_error_is_that_of_every_supervised_object(detector: DidM3D, sc
     batches = labelled_batches(detector, scenes, split="trainval")
     supervised = sum(len(batch.targets.label) for batch in batches)
     measured = measure(detector, batches, Measurement())
-    assert len(measured.depth_errors_m) == supervised > 0
+    assert len(measured.errors["depth_error_m"]) == supervised > 0
     errors = measured.depth_error_m()
-    assert errors["median"] == pytest.approx(float(torch.tensor(measured.depth_errors_m).quantile(0.5)), rel=1e-5)
-    assert errors["mean"] == pytest.approx(sum(measured.depth_errors_m) / supervised)
+    assert errors["median"] == pytest.approx(
+        float(torch.tensor(measured.errors["depth_error_m"]).quantile(0.5)), rel=1e-5
+    )
+    assert errors["mean"] == pytest.approx(sum(measured.errors["depth_error_m"]) / supervised)
 
 
 def test_measuring_in_parts_is_measuring_at_once(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:
     whole = measure(detector, labelled_batches(detector, scenes, split="trainval"), Measurement())
     single = labelled_batches(detector, scenes, split="trainval", batch_size=1)
     parts = measure(detector, single, Measurement())
-    assert parts.depth_errors_m == pytest.approx(whole.depth_errors_m, abs=1e-3)
+    assert parts.errors["depth_error_m"] == pytest.approx(whole.errors["depth_error_m"], abs=1e-3)
     assert [len(one) for one in parts.detections] == [len(one) for one in whole.detections]
 
 
 def test_without_objects_there_is_no_depth_error() -> None:
-    empty = Measurement(ground_truth=[Objects.empty()], detections=[Objects.empty(scored=True)])
+    empty = Measurement(truth=[Objects.empty()], detections=[Objects.empty(scored=True)])
     assert empty.depth_error_m() == {"median": None, "mean": None}
     assert not any(name.startswith("depth_error") for name in empty.summary())
     empty.clear()
-    assert empty.ground_truth == empty.detections == []
+    assert empty.truth == empty.detections == []

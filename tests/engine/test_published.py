@@ -17,18 +17,18 @@ import yaml
 from torch import Tensor
 
 from monoskd import distill
-from monoskd.data.transforms import PublishedData
 from monoskd.engine.config import RunConfig, find_config, load_config
 from monoskd.engine.frames import Frames
 from monoskd.engine.measure import labelled_batches
 from monoskd.engine.run import build_student, build_training, train
 from monoskd.engine.schedule import LearningRateSchedule, TaskWeights, shift_names
+from monoskd.engine.sources import Sources
 from monoskd.geometry.camera import Letterbox, PublishedLetterbox
 from monoskd.kitti.prepare import prepare
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.did_m3d.published import convert
 from monoskd.models.weights import load_model, save_model
-from monoskd.structures import Batch, Modality
+from monoskd.structures import Batch, Modality, PublishedData
 from monoskd.synthetic import synthesize
 
 CONFIGS = find_config(Path("kitti/monoskd.yaml")).parents[1]
@@ -52,7 +52,6 @@ PUBLISHED = {
 }
 FLAGS = {name.rsplit(".", 1)[-1] for name in DISTILLED | EVERYWHERE} - {"mode"}
 
-TASKS = ("heatmap", "size_2d", "offset_2d", "offset_3d", "size_3d", "heading", "depth")
 SIZE = (318, 96)  # of the pictures: KITTI's proportions, which are not those of the network's input
 INPUT = (320, 96)
 TINY = DidM3DConfig(
@@ -132,11 +131,11 @@ def test_once_an_epoch_the_first_epoch_hardly_moves() -> None:
 
 def test_with_shifted_names_a_3d_task_waits_for_the_affinity() -> None:
     def depth_weights(*, affinity_falls: bool, shifted: bool) -> list[float]:
-        weights = TaskWeights()
+        weights = TaskWeights(DidM3D.task_graph)
         found = []
         for epoch in range(1, 30):
             falling = 10 - 0.1 * epoch
-            tasks = dict.fromkeys(TASKS, 1.0)
+            tasks = dict.fromkeys(DidM3D.task_graph, 1.0)
             terms = [falling if affinity_falls else 1.0, 1.0, 1.0]
             found.append(weights.advance(shift_names(tasks, terms) if shifted else tasks, epoch)["offset_3d"])
         return found
@@ -148,11 +147,11 @@ def test_with_shifted_names_a_3d_task_waits_for_the_affinity() -> None:
 
 
 def test_task_learning_spans_the_run_as_it_spanned_the_published_one() -> None:
-    assert [TaskWeights.over(epochs).epochs for epochs in (150, 60, 2)] == [140, 56, 6]
+    assert [TaskWeights.over(epochs, DidM3D.task_graph).epochs for epochs in (150, 60, 2)] == [140, 56, 6]
 
 
 def test_shifted_names_read_by_position() -> None:
-    tasks = {name: float(index) for index, name in enumerate(TASKS)}
+    tasks = {name: float(index) for index, name in enumerate(DidM3D.task_graph)}
     shifted = shift_names(tasks, [10.0, 11.0, 12.0])
     assert (shifted["offset_2d"], shifted["size_2d"], shifted["depth"]) == (10.0, 11.0, 12.0)
     assert (shifted["offset_3d"], shifted["size_3d"]) == (tasks["offset_2d"], tasks["size_2d"])
@@ -212,7 +211,7 @@ def test_batch_statistics_of_the_teacher_drift_in_published_recipes_alone(
         network = build_student(config)
         training = build_training(config, network).train()
         before = copy.deepcopy(dict(training.distiller.teacher.named_buffers()))
-        training.look(a_batch(Frames(config, network)))
+        training.outputs(a_batch(Frames(config, network, Sources.open(config.data))))
         drift[name] = {k for k, v in training.distiller.teacher.named_buffers() if not torch.equal(v, before[k])}
     assert drift["monoskd"] == set()
     assert {name.rsplit(".", 1)[-1] for name in drift["monoskd_published"]} == {

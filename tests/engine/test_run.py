@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_run_whatever_the_workers(run: Run, tmp_pat
 def test_a_resumed_run_is_the_run_that_was_never_stopped(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TaskWeights, "over", lambda epochs: TaskWeights(epochs=6, history=3))
+    monkeypatch.setattr(TaskWeights, "over", lambda epochs, graph: TaskWeights(graph, epochs=6, history=3))
     straight = run(out=str(tmp_path / "straight"), task_learning=True, epochs=5)
     stopped = run(out=str(tmp_path / "stopped"), task_learning=True, epochs=3)
     resumed = run(out=str(stopped), task_learning=True, epochs=5, resume=stopped)
@@ -134,7 +134,7 @@ def test_a_refused_resumption_changes_nothing(run: Run) -> None:
             run(epochs=3, resume=folder)
     (folder / "config.yaml").write_text("{{{")
     torch.save(state, folder / last)
-    with pytest.raises(InputError, match=r"config\.yaml: expected the run's config, got no YAML"):
+    with pytest.raises(InputError, match=r"config\.yaml: expected YAML"):
         run(epochs=3, resume=folder)
 
 
@@ -252,13 +252,13 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--data.batch_size", "5"], r"expected at least one batch of 5 frames in split train, got 4 frames"),
         (["--data.root", "nowhere"], r"nowhere: no such data set"),
         (["--data.train", "nosuch"], r"nosuch.txt: expected a readable file"),
-        (["--data.dataset", "pathlib.Path"], "data.dataset: expected a class such as"),
+        (["--data.dataset", "pathlib.Path"], "data.dataset: expected a FrameSource such as"),
         (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
         (["--detector", "null"], "expected `detector` .* or `start`"),
         (["--accelerator", "toaster"], "expected what this machine can do, .*toaster"),
         (["--threads", "100000"], "threads: expected at most 1024, got 100000"),
         (["--data.min_height_px", "-3"], "data.min_height_px: expected at least 0, got -3"),
-        (["--devices", "9999"], "devices: expected at most [0-9]+, for this machine has so many cores .*, got 9999"),
+        (["--devices", "9999"], "devices: expected at most [0-9]+, the cores of this machine .*, got 9999"),
         (["--accelerator", "tpu"], "expected what this machine can do, "),
         (["--optimizer.gradient_clip", ".nan"], "optimizer.gradient_clip: expected at least 0, got nan"),
         (["--out", __file__], r"test_run\.py: expected to write here, got 'Not a directory': choose a writable folder"),

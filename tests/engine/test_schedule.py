@@ -5,13 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monoskd.engine.schedule import PREREQUISITES, LearningRateSchedule, TaskWeights
+from monoskd.engine.schedule import LearningRateSchedule, TaskWeights
 from monoskd.errors import InputError
+from monoskd.models.did_m3d import DidM3D
+
+GRAPH = DidM3D.task_graph
 
 
 def falling(epoch: int) -> dict[str, float]:
     """Losses that fall fast at first."""
-    return {task: math.exp(-epoch / 3) for task in PREREQUISITES}
+    return {task: math.exp(-epoch / 3) for task in GRAPH}
 
 
 def test_the_rate_rises_over_the_warm_up_and_falls_at_each_milestone() -> None:
@@ -45,9 +48,9 @@ def test_a_schedule_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
 
 
 def test_tasks_wait_for_what_they_need() -> None:
-    weights = TaskWeights(epochs=10, history=3)
+    weights = TaskWeights(GRAPH, epochs=10, history=3)
     seen = [weights.start(), *(weights.advance(falling(epoch), epoch + 1) for epoch in range(12))]
-    for task, needed in PREREQUISITES.items():
+    for task, needed in GRAPH.items():
         course = [one[task] for one in seen]
         if not needed:
             assert course == [1.0] * len(course)
@@ -59,18 +62,18 @@ def test_tasks_wait_for_what_they_need() -> None:
 
 
 def test_a_task_that_never_settles_counts_in_the_end() -> None:
-    weights = TaskWeights(epochs=8, history=3)
-    steady = [weights.advance(dict.fromkeys(PREREQUISITES, 100.0 - epoch), epoch + 1) for epoch in range(8)]
+    weights = TaskWeights(GRAPH, epochs=8, history=3)
+    steady = [weights.advance(dict.fromkeys(GRAPH, 100.0 - epoch), epoch + 1) for epoch in range(8)]
     assert steady[3]["depth"] == pytest.approx(1 / 5)  # c is 0: the share of the training that has passed
     assert steady[-1]["depth"] == 1.0
 
 
 def test_the_state_goes_through_json() -> None:
-    straight, stopped = TaskWeights(epochs=10, history=3), TaskWeights(epochs=10, history=3)
+    straight, stopped = TaskWeights(GRAPH, epochs=10, history=3), TaskWeights(GRAPH, epochs=10, history=3)
     for epoch in range(5):
         straight.advance(falling(epoch), epoch + 1)
         stopped.advance(falling(epoch), epoch + 1)
-    resumed = TaskWeights(epochs=10, history=3)
+    resumed = TaskWeights(GRAPH, epochs=10, history=3)
     resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
     for epoch in range(5, 9):
         assert resumed.advance(falling(epoch), epoch + 1) == straight.advance(falling(epoch), epoch + 1)

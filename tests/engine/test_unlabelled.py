@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data.distributed import DistributedSampler
 
-from monoskd.data.kitti import KittiDataset
+from monoskd.data.samples import Samples
 from monoskd.data.transforms import Draw
 from monoskd.engine.config import UnlabelledConfig
 from monoskd.engine.unlabelled import MixedBatches, endless
@@ -20,6 +20,8 @@ from monoskd.errors import InputError
 from monoskd.kitti.io import read_objects, read_split, write_objects, write_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
+from monoskd.kitti.source import KittiFrames, WithDetections
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.synthetic import synthesize
 
 Run = Callable[..., Path]
@@ -112,13 +114,18 @@ def test_a_run_resumed_with_other_thresholds_asks_the_teacher_again(learn: Calla
     assert before["made_of"] != after["made_of"]
 
 
+def pseudo_labelled(root: Path, detections: Path, size: tuple[int, int], *, soft: bool = True) -> Samples:
+    source = WithDetections(KittiFrames(root, "unlabelled", labels=False), detections)
+    detector = DidM3D(DidM3DConfig(pretrained=False, input_size=size))
+    return Samples(source, input_size=size, targets=detector.target_maker(min_height_px=1), soft=soft)
+
+
 def test_plain_pseudo_labels_count_as_labels(learn: Callable[..., Path], mixed_scenes: Path, tmp_path: Path) -> None:
     folder = learn(soft=False, augmentation=None)
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert all(float(row["train/distill_response"]) == 0 for row in rows if row["train/loss"])
-    common: dict[str, Any] = {"input_size": (128, 64), "min_height_px": 1, "detections": folder / "detections"}
-    hard = KittiDataset(mixed_scenes, "unlabelled", soft=False, **common)[0].targets
-    soft = KittiDataset(mixed_scenes, "unlabelled", **common)[0].targets
+    hard = pseudo_labelled(mixed_scenes, folder / "detections", (128, 64), soft=False)[0].targets
+    soft = pseudo_labelled(mixed_scenes, folder / "detections", (128, 64))[0].targets
     assert hard is not None
     assert soft is not None
     assert hard.labelled.all()
@@ -135,7 +142,7 @@ def test_detections_move_with_the_students_picture(mixed_scenes: Path, tmp_path:
     truth = read_objects(layout.held_back(frame), scored=False)
     write_objects(tmp_path / f"{frame}.txt", replace(truth, scores=np.linspace(0.3, 0.9, len(truth))))
     (tmp_path / "ImageSets").mkdir()
-    dataset = KittiDataset(mixed_scenes, "unlabelled", input_size=(416, 128), detections=tmp_path, min_height_px=1)
+    dataset = pseudo_labelled(mixed_scenes, tmp_path, (416, 128))
     plain, flipped = (dataset.sample(frame, draw).targets for draw in (Draw(), Draw(flip=True)))
     assert plain is not None
     assert flipped is not None

@@ -7,7 +7,7 @@ import torch
 
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
-from monoskd.structures import Targets
+from monoskd.models.did_m3d.structures import DidM3DTargets
 
 SIZE = (160, 96)  # network pixels
 SMALL_DLA = {"channels": [4, 4, 8, 16, 32, 64]}
@@ -45,12 +45,12 @@ def letterbox() -> Letterbox:
 
 
 @pytest.fixture(scope="session")
-def random_targets() -> Callable[[int], Targets]:
+def random_targets() -> Callable[[int], DidM3DTargets]:
     """`random_targets(n)`: targets of n objects in two images on the map of the small detector."""
     return _random_targets
 
 
-def _random_targets(count: int, *, images: int = 2, seed: int = 0) -> Targets:
+def _random_targets(count: int, *, images: int = 2, seed: int = 0) -> DidM3DTargets:
     generator = torch.Generator().manual_seed(seed)
     columns, rows = SIZE[0] // 4, SIZE[1] // 4
 
@@ -64,7 +64,7 @@ def _random_targets(count: int, *, images: int = 2, seed: int = 0) -> Targets:
     heatmap = 0.9 * torch.rand(images, 3, rows, columns, generator=generator)
     heatmap[image, label, cell[:, 1], cell[:, 0]] = 1
     visual = 20 + normal(7, 7)
-    return Targets(
+    return DidM3DTargets(
         heatmap=heatmap,
         image=image,
         cell=cell,

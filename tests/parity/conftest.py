@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from monoskd.geometry.camera import Camera, PublishedLetterbox
-from monoskd.structures import HEAD_STRIDE, Targets
+from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DTargets
 
 
 @pytest.fixture(scope="session")
@@ -91,14 +91,14 @@ def published_letterbox() -> PublishedLetterbox:
 
 
 @pytest.fixture(scope="session")
-def recorded_targets(golden: Path) -> Targets:
+def recorded_targets(golden: Path) -> DidM3DTargets:
     """The targets that the recorded losses were fed, without their empty slots."""
     with np.load(golden / "targets.npz") as file:
         slots = {name: torch.from_numpy(file[name]) for name in file}
     taken = slots["mask_2d"]
     columns = slots["heatmap"].shape[-1]
     index = slots["indices"][taken]
-    return Targets(
+    return DidM3DTargets(
         heatmap=slots["heatmap"],
         image=taken.nonzero()[:, 0],
         cell=torch.stack([index % columns, index // columns], 1),

@@ -14,6 +14,7 @@ from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.models.did_m3d import DidM3D
 from monoskd.models.did_m3d.published import Account, convert, from_published
 from monoskd.models.weights import describe_model, load_model
+from monoskd.structures import Views
 
 State = dict[str, Tensor]
 PROJECTIONS = 12
@@ -65,7 +66,8 @@ def test_the_converted_file_gives_the_same_detections(
     convert(tmp_path / "bare.pth", tmp_path / "student.safetensors")
     loaded, direct = load_model(tmp_path / "student.safetensors"), from_published(did)[0]
     with torch.inference_mode():
-        outputs = [net.look(rgb_and_depth[0], published_camera, published_letterbox) for net in (loaded, direct)]
+        views = Views(rgb_and_depth[0], published_camera, published_letterbox)
+        outputs = [net.forward_normalised(rgb_and_depth[0], views) for net in (loaded, direct)]
     for name, head in outputs[0].heads.items():
         assert torch.equal(head, outputs[1].heads[name]), name
 

@@ -21,8 +21,9 @@ from monoskd.distill import (
 from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.models.did_m3d import DidM3D
 from monoskd.models.did_m3d.published import from_published
+from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets, Rois
 from monoskd.models.did_m3d.teaching import Foreground, HeadLoss
-from monoskd.structures import DetectorOutput, Rois, Targets
+from monoskd.structures import Views
 
 CHANNELS = {4: 64, 8: 128, 16: 256, 32: 512}
 IMITATION_WEIGHT = 10
@@ -59,10 +60,11 @@ class Look(nn.Module):
     def __init__(self, detector: DidM3D, camera: Camera, letterbox: PublishedLetterbox, rois: Rois) -> None:
         super().__init__()
         self.detector = detector
-        self.where = (camera, letterbox, rois)
+        self.views = Views(torch.empty(0), camera, letterbox)
+        self.rois = rois
 
-    def forward(self, inputs: Tensor) -> DetectorOutput:
-        return self.detector.look(inputs, *self.where)
+    def forward(self, inputs: Tensor) -> DidM3DOutput:
+        return self.detector.forward_normalised(inputs, self.views, rois=self.rois)
 
 
 Networks = Callable[[str], tuple[Mapping[str, Tensor], Look, Look]]
@@ -73,7 +75,7 @@ def networks(
     named_state: Callable[[str], dict[str, Tensor]],
     published_camera: Camera,
     published_letterbox: PublishedLetterbox,
-    recorded_targets: Targets,
+    recorded_targets: DidM3DTargets,
 ) -> Networks:
     """The tensors of a recipe's checkpoint, its student and its teacher."""
 
@@ -87,7 +89,7 @@ def networks(
 
 
 @pytest.fixture(scope="module")
-def monoskd(networks: Networks, rgb_and_depth: tuple[Tensor, Tensor], recorded_targets: Targets) -> Recipe:
+def monoskd(networks: Networks, rgb_and_depth: tuple[Tensor, Tensor], recorded_targets: DidM3DTargets) -> Recipe:
     state, student, teacher = networks("monoskd")
     distiller = Distiller(
         student,
@@ -105,7 +107,7 @@ def monoskd(networks: Networks, rgb_and_depth: tuple[Tensor, Tensor], recorded_t
 
 
 @pytest.fixture(scope="module")
-def monodistill(networks: Networks, rgb_and_depth: tuple[Tensor, Tensor], recorded_targets: Targets) -> Recipe:
+def monodistill(networks: Networks, rgb_and_depth: tuple[Tensor, Tensor], recorded_targets: DidM3DTargets) -> Recipe:
     state, student, teacher = networks("monodistill")
     strides = (8, 16, 32)
     fusion = published_fusion(state)
@@ -128,7 +130,7 @@ def monodistill(networks: Networks, rgb_and_depth: tuple[Tensor, Tensor], record
 
 
 def run(
-    distiller: Distiller, layers: Mapping[str, nn.Module], inputs: tuple[Tensor, Tensor], targets: Targets
+    distiller: Distiller, layers: Mapping[str, nn.Module], inputs: tuple[Tensor, Tensor], targets: DidM3DTargets
 ) -> Recipe:
     """One step of a recipe up to the gradient."""
     rgb, depth = inputs
@@ -149,11 +151,11 @@ def run(
     )
 
 
-def head_parts(student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
+def head_parts(student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets) -> dict[str, Tensor]:
     return HeadLoss(published=True).parts(student=student, teacher=teacher, targets=targets)
 
 
-def mirrored(student: DetectorOutput, teacher: DetectorOutput) -> DetectorOutput:
+def mirrored(student: DidM3DOutput, teacher: DidM3DOutput) -> DidM3DOutput:
     """The student's output with each value that equals the teacher's within rounding on the other side of it."""
 
     def reflect(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.models.did_m3d import DidM3D
 from monoskd.models.did_m3d.decode import merge_depth
 from monoskd.models.did_m3d.published import from_published
-from monoskd.structures import DetectorOutput
+from monoskd.models.did_m3d.structures import DidM3DOutput
+from monoskd.structures import Views
 
 RELATIVE = 1e-4
 
@@ -35,13 +36,15 @@ def output(
     rgb_and_depth: tuple[Tensor, Tensor],
     published_camera: Camera,
     published_letterbox: PublishedLetterbox,
-) -> DetectorOutput:
+) -> DidM3DOutput:
     with torch.inference_mode():
-        return detector.look(rgb_and_depth[0], published_camera, published_letterbox)
+        return detector.forward_normalised(
+            rgb_and_depth[0], Views(rgb_and_depth[0], published_camera, published_letterbox)
+        )
 
 
 @pytest.fixture(scope="module")
-def rows(output: DetectorOutput, recorded: dict[str, Tensor]) -> Tensor:
+def rows(output: DidM3DOutput, recorded: dict[str, Tensor]) -> Tensor:
     """Which of our rows is each recorded one: that of the same image, class and place.
 
     The recording is in order of heat, where two rows may be as near as rounding.
@@ -61,13 +64,13 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     assert_close(ours, theirs, rtol=0, atol=RELATIVE * theirs.abs().max().item())
 
 
-def test_the_neck_repeats_the_recording(output: DetectorOutput, recorded: dict[str, Tensor]) -> None:
+def test_the_neck_repeats_the_recording(output: DidM3DOutput, recorded: dict[str, Tensor]) -> None:
     close(output.features["neck.32"], recorded["neck_stride32"])
     close(output.features["neck.4"][:, :, ::4, ::4], recorded["neck_stride4"])
 
 
 @pytest.mark.parametrize("name", ["heatmap", "offset_2d", "size_2d"])
-def test_a_dense_head_repeats_the_recording(name: str, output: DetectorOutput, recorded: dict[str, Tensor]) -> None:
+def test_a_dense_head_repeats_the_recording(name: str, output: DidM3DOutput, recorded: dict[str, Tensor]) -> None:
     close(output.heads[name][:, :, ::2, ::2], recorded[f"head_{name}"])
 
 
@@ -86,12 +89,12 @@ def test_a_dense_head_repeats_the_recording(name: str, output: DetectorOutput, r
     ],
 )
 def test_a_regional_head_repeats_the_recording(
-    name: str, published: str, output: DetectorOutput, rows: Tensor, recorded: dict[str, Tensor]
+    name: str, published: str, output: DidM3DOutput, rows: Tensor, recorded: dict[str, Tensor]
 ) -> None:
     close(output.heads[name][rows], recorded[f"head_{published}"])
 
 
-def test_the_detections_repeat_the_recording(output: DetectorOutput, rows: Tensor, recorded: dict[str, Tensor]) -> None:
+def test_the_detections_repeat_the_recording(output: DidM3DOutput, rows: Tensor, recorded: dict[str, Tensor]) -> None:
     left, top, right, bottom = output.boxes.unbind(1)
     depth, confidence = merge_depth(output.heads["depth"], output.heads["depth_log_variance"])
     box = torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], 1)
@@ -110,6 +113,6 @@ def test_the_detections_repeat_the_recording(output: DetectorOutput, rows: Tenso
     assert_close(ours, theirs, rtol=RELATIVE, atol=RELATIVE * 0.1)
 
 
-def test_detections_are_best_first(output: DetectorOutput, recorded: dict[str, Tensor]) -> None:
+def test_detections_are_best_first(output: DidM3DOutput, recorded: dict[str, Tensor]) -> None:
     ours = output.scores.reshape(recorded["detections"].shape[:2])
     close(ours, recorded["detections"][..., 1])

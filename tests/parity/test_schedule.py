@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from monoskd.engine.schedule import LearningRateSchedule, TaskWeights, shift_names
+from monoskd.models.did_m3d import DidM3D
 
 OURS = {
     "offset2d_loss": "offset_2d",
@@ -16,6 +17,7 @@ OURS = {
     "heading_loss": "heading",
     "seg_loss": "heatmap",
 }
+THEIRS = {ours: theirs for theirs, ours in OURS.items()}
 
 
 @pytest.mark.parametrize(
@@ -25,11 +27,11 @@ OURS = {
 def test_task_weights(golden: Path, column: str, distillation: tuple[str, ...]) -> None:
     recorded = np.load(golden / "hierarchical_task_learning.npz")
     names, tasks = recorded["loss_names"].tolist(), [OURS[name] for name in recorded["weight_names"].tolist()]
-    weights = TaskWeights()
+    weights = TaskWeights(DidM3D.task_graph)
     rows = [weights.start()]
     for epoch in range(1, len(recorded[column])):
         losses = dict(zip(names, recorded["losses"][epoch].tolist(), strict=True))
-        by_task = {ours: losses[theirs] for theirs, ours in OURS.items()}
+        by_task = {task: losses[THEIRS[task]] for task in DidM3D.task_graph}
         if distillation:
             by_task = shift_names(by_task, [losses[name] for name in distillation])
         rows.append(weights.advance(by_task, epoch))

@@ -1,16 +1,20 @@
-"""Targets of real frames under recorded augmentations against those of the original implementation."""
+"""DidM3DTargets of real frames under recorded augmentations against those of the original implementation."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from monoskd.data.kitti import KittiDataset
-from monoskd.data.transforms import Draw, PublishedData
+from monoskd.data.samples import Samples
+from monoskd.data.transforms import Draw
 from monoskd.kitti.io import write_split
-from monoskd.structures import Sample
+from monoskd.kitti.source import KittiFrames
+from monoskd.models.did_m3d.targets import make_targets
+from monoskd.objects import KITTI_MEAN_SIZES
+from monoskd.structures import PublishedData, Sample
 
 # A target is a difference of two float32 positions in the original, so its error scales with the position: the widest
 # map has 320 cells. Depths reach 80 m.
@@ -35,7 +39,15 @@ def _pairs(golden: Path, kitti: Path, root: Path) -> Iterator[tuple[str, Sample,
         (root / "training" / kind).symlink_to(kitti / "training" / kind)
     (root / "training" / "depth_2").symlink_to(golden / "depth_input")
     write_split(root / "ImageSets" / "train.txt", sorted({path.stem.split("_")[1] for path in paths}))
-    dataset = KittiDataset(root, "train", published=PublishedData.all(), cache=True)
+    targets = partial(
+        make_targets,
+        classes=tuple(KITTI_MEAN_SIZES),
+        mean_sizes=KITTI_MEAN_SIZES,
+        published=PublishedData.all(),
+    )
+    dataset = Samples(
+        KittiFrames(root, "train"), input_size=(1280, 384), targets=targets, published=PublishedData.all(), cache=True
+    )
     for path in paths:
         with np.load(path) as recorded:
             arrays = {name: recorded[name] for name in recorded.files}

@@ -11,7 +11,8 @@ from torch import Tensor
 from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.models.did_m3d import DidM3D
 from monoskd.models.did_m3d.published import from_published
-from monoskd.structures import Targets
+from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.structures import Views
 
 LOSSES = {
     "heatmap": "seg_loss",
@@ -50,14 +51,15 @@ def losses_in(
     rgb_and_depth: tuple[Tensor, Tensor],
     published_camera: Camera,
     published_letterbox: PublishedLetterbox,
-    recorded_targets: Targets,
+    recorded_targets: DidM3DTargets,
 ) -> Callable[[torch.dtype], tuple[DidM3D, dict[str, Tensor]]]:
     """`losses_in(dtype)`: the network in training mode and its losses, computed in this precision."""
 
     def compute(dtype: torch.dtype) -> tuple[DidM3D, dict[str, Tensor]]:
         detector = from_published(named_state("did"))[0].train().to(dtype)
         camera, letterbox = Camera(published_camera.P.to(dtype)), published_letterbox.map(lambda value: value.to(dtype))
-        output = detector.look(rgb_and_depth[0].to(dtype), camera, letterbox, recorded_targets.rois)
+        rgb = rgb_and_depth[0].to(dtype)
+        output = detector.forward_normalised(rgb, Views(rgb, camera, letterbox), rois=recorded_targets.rois)
         return detector, detector.loss(output, recorded_targets)
 
     return compute

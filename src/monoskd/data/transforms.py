@@ -1,11 +1,11 @@
 """One frame in original pixels, and what augmentation and the network's size do to it.
 
 Order: flip; crop and zoom, which is only a `Letterbox` and moves nothing yet; colour; then image and depth are
-resampled once, by that letterbox. Numpy and PIL: no network, no torch.
+resampled once, by that letterbox. Numpy, OpenCV and PIL: no network.
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,53 +16,9 @@ from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.geometry.heading import wrap
 from monoskd.objects import Objects
-
-Pixels: TypeAlias = NDArray[np.uint8]
-DepthMap: TypeAlias = NDArray[np.float32]
+from monoskd.structures import DepthMap, Frame, Pixels
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What is known of one picture, in its own pixels.
-
-    image: h x w x 3 RGB; camera: its projection; depth_m: h x w, 0 where unknown; objects: its labels.
-    """
-
-    image: Pixels
-    camera: Camera
-    depth_m: DepthMap | None = None
-    objects: Objects | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) [px]."""
-        return self.image.shape[1], self.image.shape[0]
-
-
-@dataclass(frozen=True)
-class PublishedData:
-    """Quirks of the original implementation's data pipeline, each named after what it does; none by default.
-
-    Args:
-        double_depth_scale: the teacher sees metres / 256 x relative size of the crop; the depth targets stay metres.
-        per_axis_decoding: both axes are enlarged by the ratio of the widths, positions read back by each axis' own.
-        divide_by_z: points are projected with a division by z, as if p23 were 0; a mirrored camera has p03' = -p03.
-        plain_bilinear: one bilinear sample a pixel, without a low-pass filter; unknown depth counts as 0 metres.
-        truncated_cells: cells are rounded towards zero, so that a centre just left of or above the map counts as in it.
-    """
-
-    double_depth_scale: bool = False
-    per_axis_decoding: bool = False
-    divide_by_z: bool = False
-    plain_bilinear: bool = False
-    truncated_cells: bool = False
-
-    @classmethod
-    def all(cls) -> "PublishedData":
-        """Every quirk: what the published numbers were trained with."""
-        return cls(**{field.name: True for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -160,8 +116,10 @@ def jitter(image: Pixels, draw: Draw) -> Pixels:
     return jittered.astype(np.uint8, copy=False)
 
 
-def place(*, size: tuple[int, int], draw: Draw, input_size: tuple[int, int], per_axis_decoding: bool) -> Letterbox:
-    """Where the drawn crop of an image of `size` comes to lie in the network's input; sizes are (width, height)."""
+def draw_letterbox(
+    *, size: tuple[int, int], draw: Draw, input_size: tuple[int, int], per_axis_decoding: bool
+) -> Letterbox:
+    """Where the augmented crop of an image of `size` lies in the network's input; sizes are (width, height)."""
     width, height = draw.scale * size[0], draw.scale * size[1]
     centre = ((0.5 + draw.shift[0]) * size[0], (0.5 + draw.shift[1]) * size[1])
     if per_axis_decoding:

@@ -18,9 +18,11 @@ import numpy as np
 from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.engine.callbacks import versions
 from monoskd.engine.config import MOST_SEEDS
-from monoskd.engine.measure import CLASSES, Measurement, labelled_batches, measure
+from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.errors import InputError
-from monoskd.files import read_text, write_atomically
+from monoskd.evaluation.evaluator import KittiEvaluator
+from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
+from monoskd.files import read_json, read_text, write_json
 from monoskd.kitti.io import read_calibration, read_image, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
@@ -31,7 +33,6 @@ from monoskd.synthetic import MANIFEST, synthesize
 VAL_SHARE = 5 / 9
 UNLABELLED_SHARE = 16 / 9  # frames without labels for each with: four for each that is trained on
 KITTI_HEIGHT_PX = 375  # the evaluation's least object heights are meant for images this tall
-KITTI_MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)
 BATCH = 4
 STRIDE = 32
 SCENES, SCENE_OBJECTS = 4, 5  # held-out frames that the report draws, and about how many objects they show
@@ -78,7 +79,7 @@ def demo(
         train_side_by_side(todo, out=out, seed=seed, size=size, say=say)
     say("5/5 evaluating on held-out frames")
     report = examine(out, data=data, seed=seed, size=size, started=started)
-    write_atomically(out / "report.json", (json.dumps(report.to_json(), indent=2) + "\n").encode())
+    write_json(out / "report.json", report.to_json())
     return write_report(report, out / "report.html")
 
 
@@ -87,21 +88,22 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
     runs, found = {}, {}
     for name in (name for stage in STAGES for name in stage):
         folder = out / "runs" / name
-        measurement = Measurement(min_heights_px=min_heights_px(size))
+        evaluator = KittiEvaluator(min_heights_px=min_heights_px(size))
+        measurement = Measurement(evaluator)
         detector = load_model(folder / "model.safetensors")
         batches = labelled_batches(detector, data, split="val", min_height_px=min_heights_px(size)[-1])
         measure(detector, batches, measurement)
         runs[name] = RunResult(
             folder=folder,
-            results=measurement.evaluation().rows(),
+            results=evaluator.evaluate(measurement.truth, measurement.detections).rows(),
             depth_error_m=measurement.depth_error_m(),
-            manifest=json.loads((folder / "manifest.json").read_text()),
+            manifest=read_json(folder / "manifest.json"),
         )
-        pairs = zip(measurement.detections, measurement.ground_truth, strict=True)
+        pairs = zip(measurement.detections, measurement.truth, strict=True)
         found[name] = [one[: _countable(truth)] for one, truth in pairs]  # detections come best first
     layout = KittiLayout(data)
     names = read_split(layout.split("val"))
-    truth = measurement.ground_truth
+    truth = measurement.truth
     typical = sorted(range(len(names)), key=lambda i: abs(_countable(truth[i]) - SCENE_OBJECTS))[:SCENES]
     scenes = [
         Scene(
@@ -127,7 +129,7 @@ def train_side_by_side(
         folder = out / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
         folder.mkdir(parents=True)
-        output = (folder / "log.txt").open("w")
+        output = (folder / "log.txt").open("wb")
         command = train_command(name, out=out, seed=seed, size=size)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         processes[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -135,14 +137,14 @@ def train_side_by_side(
         for name, process in processes.items():
             if process.wait() != 0:
                 log = out / "runs" / name / "log.txt"
-                last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+                last = (read_text(log).strip().splitlines() or ["no output"])[-1]
                 hint = (
                     "; so few frames teach the teacher too little, raise `--frames`" if "find something" in last else ""
                 )
                 raise InputError(
                     f"training {name} stopped with exit code {process.returncode}: {last}; see {log}{hint}"
                 )
-            manifest = json.loads((out / "runs" / name / "manifest.json").read_text())
+            manifest = read_json(out / "runs" / name / "manifest.json")
             say(f"    {name}: {manifest['steps']} steps in {manifest['train_seconds']:.0f} s")
     finally:
         for process in processes.values():
@@ -178,19 +180,19 @@ def input_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def _countable(truth: Objects) -> int:
     """How many objects of the three classes a frame shows: that many detections of each run are drawn."""
-    return int((np.isin(truth.names, CLASSES) & (truth.occlusion < 2)).sum())
+    return int((np.isin(truth.names, list(NEIGHBOURS)) & (truth.occlusion < 2)).sum())
 
 
 def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
     """Least 2D heights of easy, moderate and hard objects, scaled from KITTI's pictures to these."""
-    easy, moderate, hard = (height * size[1] / KITTI_HEIGHT_PX for height in KITTI_MIN_HEIGHTS_PX)
+    easy, moderate, hard = (height * size[1] / KITTI_HEIGHT_PX for height in MIN_HEIGHTS_PX)
     return easy, moderate, hard
 
 
 def _finished(run: Path) -> bool:
     """Whether this run of the demo went to its end."""
     try:
-        return bool(json.loads(read_text(run / "manifest.json"))["finished"])
+        return bool(read_json(run / "manifest.json")["finished"])
     except (InputError, ValueError, KeyError, TypeError):  # not there, or damaged
         return False
 

@@ -4,30 +4,43 @@ from importlib import import_module
 from typing import Any
 
 from monoskd.distill.distiller import Distilled, Distiller
+from monoskd.distill.ema import EmaTeacher
 from monoskd.distill.fusion import AttentionFusion
 from monoskd.distill.losses import AffinityLoss, ImitationLoss, PearsonLoss, SpearmanLoss
+from monoskd.distill.propose import Proposal, distil
 from monoskd.distill.recorder import FlightRecorder
+from monoskd.distill.relations import ClassCorrelationLoss, ContrastiveLoss, RelationalLoss
 from monoskd.distill.response import BoxLoss, LogitLoss
+from monoskd.distill.spatial import AttentionLoss, ChannelLoss, GenerativeLoss
 from monoskd.distill.taps import Outlet, Tap, TokensAsMap, channels_first
 from monoskd.distill.terms import Ramp, Term
 
 __all__ = [
     "AffinityLoss",
     "AttentionFusion",
+    "AttentionLoss",
     "BoxLoss",
+    "ChannelLoss",
+    "ClassCorrelationLoss",
+    "ContrastiveLoss",
     "Distilled",
     "Distiller",
+    "EmaTeacher",
     "FlightRecorder",
+    "GenerativeLoss",
     "ImitationLoss",
     "LogitLoss",
     "Outlet",
     "PearsonLoss",
+    "Proposal",
     "Ramp",
+    "RelationalLoss",
     "SpearmanLoss",
     "Tap",
     "Term",
     "TokensAsMap",
     "channels_first",
+    "distil",
 ]
 
 

@@ -6,102 +6,121 @@ loss = cross_entropy(out.student, labels) + out.total
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from monoskd.distill.adapters import Adapter, make_adapter
+from monoskd.distill.checks import check_terms, named_taps, teacher_names
+from monoskd.distill.config import parts_from_config
 from monoskd.distill.maps import MapLoss, static_prior
-from monoskd.distill.taps import Probe, Tap, find_module, watched
+from monoskd.distill.probes import Probe, bare, find_module, watched
+from monoskd.distill.seen import Distilled as Distilled
+from monoskd.distill.seen import Seen, mean, modes_of, restore
+from monoskd.distill.taps import Tap
+from monoskd.distill.teachers import ONLY, Inputs, PerTeacher, Teachers, teachers_by_name
 from monoskd.distill.terms import Loss, Tapped, Term, resized
+from monoskd.distill.traps import check_apart
+from monoskd.distill.weights import Balance
 from monoskd.errors import InputError
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a forward pass of both networks showed.
-
-    student, teacher: what the two return, untouched; no teacher's where no term asks for it. maps: what each tap gave,
-    by name. hints: the mask and targets that came along, and the teacher's output.
-    """
-
-    student: Any
-    teacher: Any
-    maps: dict[str, Tapped] = field(repr=False)
-    hints: dict[str, Any] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Distilled(Seen):
-    """What a distilling forward pass gives besides.
-
-    terms: each term's scalar, unweighted. weights: their factors at this point of the training. total: the weighted
-    sum, to be added to the task loss.
-    """
-
-    terms: dict[str, Tensor]
-    weights: dict[str, float]
-    total: Float[Tensor, ""]
-
-
 class Distiller(nn.Module):
-    """A student that learns, a teacher that does not, and what should agree between them.
+    """A student that learns, one or several teachers that do not, and what should agree between them.
 
     student: trained; its class, modes, hooks and outputs stay as they are. It is a submodule: `parameters()` and
         `state_dict()` hold the student, the adapters and whatever the losses learn.
     teacher: in eval mode and without gradient whatever happens to the distiller; follows `.to()`; is in neither
-        `parameters()` nor `state_dict()`.
+        `parameters()` nor `state_dict()`. An `EmaTeacher` is in the state dict, too.
+    teachers: several teachers by name, in place of `teacher`; taps and terms choose with `of=`.
     taps: where maps are taken. terms: a `Term`, or just a loss, by name.
     fusion: a module applied to the list of the student's maps before the adapters (MonoDistill); it returns a list.
     teacher_batch_statistics: the teacher's BatchNorm layers normalise by the batch at hand and let their running
-        statistics drift, as in the published MonoSKD. Never what you want otherwise.
+        statistics drift, as in the published MonoSKD. Not for other uses.
+    teacher_dtype: the teacher's pass runs under autocast in this type, the student's does not; `torch.float32` switches
+        autocast off for the teacher. Its weights keep their type.
+    teacher_device: the teacher stays on this device; its inputs, outputs and maps are moved. Both options take a value
+        for each teacher by name, too.
 
-    Adapters take their shape on first use. An optimiser may be made before; `materialize` is for whoever needs the
-    shapes earlier: DistributedDataParallel, weight averaging, counting parameters.
+    Adapters take their shape on first use. An optimiser may be made before. `materialize` gives the shapes earlier, for
+    DistributedDataParallel, FSDP, weight averaging or counting parameters.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module,
+        teacher: nn.Module | None = None,
         *,
+        teachers: Mapping[str, nn.Module] | None = None,
         taps: Sequence[Tap] = (),
         terms: Mapping[str, Term | Loss],
         fusion: nn.Module | None = None,
         teacher_batch_statistics: bool = False,
+        teacher_dtype: PerTeacher[torch.dtype] = None,
+        teacher_device: PerTeacher[str | torch.device] = None,
     ) -> None:
         super().__init__()
-        if not set(student.modules()).isdisjoint(teacher.modules()):
-            raise InputError("student and teacher share modules: give the teacher its own with copy.deepcopy")
+        networks = teachers_by_name(teacher, teachers)
+        for name, network in networks.items():
+            check_apart(student, network, role="teacher" if name == ONLY else f'teacher "{name}"')
         self.student = student
-        self._frozen = (teacher,)  # in a tuple, so that it is no submodule: neither parameters() nor state_dict()
-        self.teacher_batch_statistics = teacher_batch_statistics
-        self.taps = _named_taps(taps)
+        self._teachers = Teachers(
+            networks, dtypes=teacher_dtype, devices=teacher_device, batch_statistics=teacher_batch_statistics
+        )
+        self.taps = named_taps(taps)
         self.terms = {name: term if isinstance(term, Term) else Term(term) for name, term in terms.items()}
-        self._check()
+        check_terms(self.terms, self.taps, list(networks))
+        self._teachers_of_tap = {name: teacher_names(tap.of, list(networks)) for name, tap in self.taps.items()}
         self.fusion = fusion
         self.adapters = nn.ModuleList(
             make_adapter(tap.adapter, used=name in self._read()) for name, tap in self.taps.items()
         )
         losses = {name: term.loss for name, term in self.terms.items()}
         self.losses = nn.ModuleDict({name: loss for name, loss in losses.items() if isinstance(loss, nn.Module)})
-        self._student_probes = [Probe(tap.student_outlet, role="student") for tap in self.taps.values()]
-        self._teacher_probes = [Probe(tap.teacher_outlet, role="teacher") for tap in self.taps.values()]
+        self.balance = Balance(self.terms)
+        self._student_probes, self._teacher_probes = self._make_probes()
         self._progress = 0.0
-        self._freeze()
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], *, student: nn.Module, teacher: nn.Module | Mapping[str, nn.Module]
+    ) -> Self:
+        """A distiller from plain values, such as a parsed YAML file.
+
+            {"taps": [{"student": "layer3", "teacher": "layer4", "adapter": "conv"}],
+             "terms": {"rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}, "weight": 2.0}}}
+
+        Keys are the arguments of `Distiller`, `Tap`, `Outlet` and `Term`. Modules are `class_path` and `init_args`.
+        teacher: the network, or several by name. Raises InputError with all faults, each with its place.
+        """
+        parts = parts_from_config(config)
+        if isinstance(teacher, Mapping):
+            return cls(student, teachers=teacher, **parts)
+        return cls(student, teacher, **parts)
 
     @property
     def teacher(self) -> nn.Module:
-        """The frozen teacher."""
-        return self._frozen[0]
+        """The frozen teacher, where there is one."""
+        if len(self.teachers) > 1:
+            raise InputError(f"there are several teachers: expected distiller.teachers[name], of {list(self.teachers)}")
+        return next(iter(self.teachers.values()))
+
+    @property
+    def teachers(self) -> dict[str, nn.Module]:
+        """The frozen teachers by name; "teacher" where there is one without a name."""
+        return self._teachers.networks
+
+    @property
+    def teacher_batch_statistics(self) -> bool:
+        """Whether the teachers normalise by the batch at hand."""
+        return self._teachers.batch_statistics
 
     @property
     def progress(self) -> float:
-        """How much of the training is done, in [0, 1]: what schedules go by. To be set by the training loop."""
+        """The part of the training that is done, in [0, 1], which schedules depend on. The training loop sets it."""
         return self._progress
 
     @progress.setter
@@ -112,107 +131,156 @@ class Distiller(nn.Module):
 
     # Hooks come and go here, which is not for torch.compile; the networks inside are compiled all the same.
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call]
-    def forward(self, *inputs: Any, teacher_inputs: Any = None, mask: Any = None, targets: Any = None) -> Distilled:
-        """Run both networks and compare them.
+    def forward(
+        self, *inputs: Any, teacher_inputs: Any = None, mask: Any = None, targets: Any = None, **keywords: Any
+    ) -> Distilled:
+        """Run the networks and compare them.
 
-        inputs: the student's, and the teacher's unless `teacher_inputs` (a tuple, or the one input) says otherwise.
+        inputs, keywords: the student's, and the teacher's unless `teacher_inputs` says otherwise: a tuple of positional
+        inputs, a dict of keyword inputs, or the one input. Several teachers: a dict by teacher of such values; a
+        teacher that is not in it sees what the student sees.
         mask: where to look (the losses say how it is shaped), targets: what the labels say; both go to the losses that
         ask for them.
         """
         if mask is not None and not any(term.takes_mask for term in self.terms.values()):
             raise InputError(f"a mask was given and none of the terms takes one: {', '.join(self.terms)}")
-        seen = self._look(inputs, teacher_inputs, hints={"mask": mask, "targets": targets})
+        if self.training and torch.is_grad_enabled():
+            self.balance.check_readings()
+        seen = self._look(Inputs(inputs, keywords), teacher_inputs, hints={"mask": mask, "targets": targets})
         terms = {name: self._evaluate(name, term, seen) for name, term in self.terms.items()}
-        weights = {name: term.factor(self.progress) for name, term in self.terms.items()}
-        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        return Distilled(**vars(seen), terms=terms, weights=weights, total=total)
+        weights = self.balance.weights(self.progress)
+        parts = [weights[name] * value for name, value in terms.items()] + self.balance.penalty(self.progress)
+        return Distilled(**vars(seen), terms=terms, weights=weights, total=torch.stack(parts).sum())
 
     @torch.no_grad()
-    def materialize(self, *inputs: Any, teacher_inputs: Any = None) -> Self:
-        """Give the adapters their shapes by one pass that learns nothing: no gradient, no running statistics."""
-        modes, drifting = _modes(self), self.teacher_batch_statistics
+    def materialize(self, *inputs: Any, teacher_inputs: Any = None, **keywords: Any) -> Self:
+        """Give adapters and losses their shapes by one pass that learns nothing: no gradient, no running statistics."""
+        modes, drifting = modes_of(self), self.teacher_batch_statistics
         self.eval()
-        self.teacher_batch_statistics = False
+        self._teachers.batch_statistics = False
         try:
-            self._look(inputs, teacher_inputs, hints={})
+            seen = self._look(Inputs(inputs, keywords), teacher_inputs, hints={})
+            for name, loss in self.losses.items():
+                if self.terms[name].between == "taps" and any(is_lazy(p) for p in loss.parameters()):
+                    self._evaluate(name, self.terms[name], seen)
         finally:
-            _restore(modes)
-            self.teacher_batch_statistics = drifting
+            restore(modes)
+            self._teachers.batch_statistics = drifting
         return self
+
+    def update_teachers(self) -> None:
+        """Let every `EmaTeacher` follow the student. To be called after each step of the optimiser."""
+        averages = self._teachers.averages
+        if not averages:
+            raise InputError("update_teachers: expected an EmaTeacher among the teachers, got none")
+        for teacher in averages.values():
+            teacher.update(bare(self.student), progress=self.progress)
 
     @torch.no_grad()
     def floor(self, seen: Seen) -> dict[str, Tensor]:
-        """What each term on taps would be for a student that knows the teacher's habits and nothing of the image.
+        """The value of each term on taps for a student that knows the teacher's mean map and nothing of the image.
 
         Its maps are the means of the teacher's maps of the *other* images of the batch; a student has learned something
         about images only as far as its loss lies below. Empty for a batch of one image.
         """
         terms = {name: term for name, term in self.terms.items() if term.between == "taps"}
-        if any(len(one.teacher) < 2 for one in seen.maps.values()):
+        if any(len(tapped.teacher) < 2 for tapped in seen.maps.values()):
             return {}
-        modes = _modes(self.losses)
-        self.losses.eval()  # running means must not learn from what no student said
+        modes = modes_of(self.losses)
+        self.losses.eval()  # running means must not learn from maps that no student made
         try:
             return {name: self._floor(name, term, seen) for name, term in terms.items()}
         finally:
-            _restore(modes)
+            restore(modes)
 
     def maps(self, name: str, seen: Seen) -> tuple[list[Tensor], list[Tensor]]:
         """The student's and the teacher's maps as the term of that name compares them: adapted and resized."""
         term = self.terms[name]
         return resized([seen.maps[tap] for tap in self._taps_of(term)], policy=term.resize, where=f'term "{name}"')
 
-    def _look(self, inputs: tuple[Any, ...], teacher_inputs: Any, *, hints: dict[str, Any]) -> Seen:
-        """One pass of both networks."""
-        self._freeze()
-        shown = inputs if teacher_inputs is None else teacher_inputs
-        teacher = None
+    def _look(self, inputs: Inputs, teacher_inputs: Any, *, hints: dict[str, Any]) -> Seen:
+        """One pass of the student and of the teachers that a term asks for."""
+        self._teachers.freeze()
+        asked = self._asked()
+        outputs: dict[str, Any] = {}
         try:
-            if self._asks_teacher:
-                with torch.no_grad(), watched(self.teacher, self._teacher_probes, role="teacher"):
-                    teacher = self.teacher(*(shown if isinstance(shown, tuple) else (shown,)))
+            if asked:
+                inputs_by_teacher = self._teachers.inputs(inputs, teacher_inputs)
+            for name in asked:
+                probes = [probes[name] for probes in self._teacher_probes if name in probes]
+                outputs[name] = self._teachers.ask(name, inputs_by_teacher, student=inputs, probes=probes)
             with watched(self.student, self._student_probes, role="student"):
-                student = self.student(*inputs)
-            return Seen(student, teacher, self._tapped(), {**hints, "teacher_output": teacher})
+                student = self.student(*inputs.args, **inputs.keywords)
+            teacher = outputs.get(ONLY) if ONLY in self.teachers else outputs
+            return Seen(student, teacher, self._tapped(asked), hints)
         finally:
-            for probe in (*self._student_probes, *self._teacher_probes):
+            for probe in (*self._student_probes, *(probe for each in self._teacher_probes for probe in each.values())):
                 probe.caught = []  # after an error, too: it would keep the graph
 
-    @property
-    def _asks_teacher(self) -> bool:
-        """Whether any term looks at the teacher; a pass of it that nobody looks at is saved."""
-        return any(term.between != "targets" for term in self.terms.values())
+    def _asked(self) -> list[str]:
+        """The teachers that a term looks at; the pass of any other is saved."""
+        asked = {name for tap in self._read() for name in self._teachers_of_tap[tap]}
+        for term in self.terms.values():
+            if term.between == "output":
+                asked.update(teacher_names(term.of, list(self.teachers)))
+        return [name for name in self.teachers if name in asked]
 
-    def _tapped(self) -> dict[str, Tapped]:
-        """What the probes caught in this pass, the student's maps fused and adapted."""
+    def _tapped(self, asked: Sequence[str]) -> dict[str, Tapped]:
+        """The maps of this pass, the student's fused and adapted."""
         caught = [probe.take() for probe in self._student_probes]
-        if not self._asks_teacher:
-            return {
-                name: Tapped(one.source, one.map, one.map.new_empty(0), grid=one.grid, edge=one.edge)
-                for name, one in zip(self.taps, caught, strict=True)
-            }
-        goals = [probe.take() for probe in self._teacher_probes]
-        maps = [one.map for one in caught] if self.fusion is None else self.fusion([one.map for one in caught])
-        tapped = {}
-        for name, one, x, goal, adapter in zip(self.taps, caught, maps, goals, self.adapters, strict=True):
+        maps: list[Tensor] = [one.map for one in caught]
+        if asked and self.fusion is not None:
+            maps = list(self.fusion(maps))
+        tapped: dict[str, Tapped] = {}
+        for index, (name, own) in enumerate(zip(self.taps, caught, strict=True)):
+            if not set(self._teachers_of_tap[name]) <= set(asked):
+                tapped[name] = Tapped(own.origins, own.map, own.map.new_empty(0), grid=own.grid)
+                continue
+            x, adapter = maps[index], self.adapters[index]
+            goals = [self._teacher_probes[index][teacher].take() for teacher in self._teachers_of_tap[name]]
+            goal = mean([one.map.to(x.device) for one in goals], where=f'tap "{name}"')
             if isinstance(adapter, Adapter):
-                adapter.fit(x, channels=goal.map.shape[1], grid=one.grid, where=f'tap "{name}"')
-            tapped[name] = Tapped(one.source, adapter(x), goal.map, grid=one.grid and goal.grid, edge=one.edge)
+                adapter.fit(x, channels=goal.shape[1], grid=own.grid, where=f'tap "{name}"')
+            tapped[name] = Tapped(own.origins, adapter(x), goal, grid=own.grid and all(one.grid for one in goals))
         return tapped
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing
     def _evaluate(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's value."""
-        student, teacher = self.maps(name, seen) if term.between == "taps" else (seen.student, seen.teacher)
-        return term.value(name, student=student, teacher=teacher, hints=seen.hints)
+        hints = self._hints(term, seen)
+        if term.between == "taps":
+            students, goals = self.maps(name, seen)
+            return term.value(name, student=students, teacher=goals, hints=hints)
+        student = term.picked(name, seen.student, role="student")
+        teacher = self._answer(name, term, seen) if term.between == "output" else None
+        return term.value(name, student=student, teacher=teacher, hints=hints)
+
+    def _answer(self, name: str, term: Term, seen: Seen) -> Any:
+        """The output of the term's teacher, or the mean of its teachers' outputs."""
+        chosen = teacher_names(term.of, list(self.teachers))
+        answers = [
+            term.picked(name, seen.teacher if one == ONLY else seen.teacher[one], role=self._teachers.role(one))
+            for one in chosen
+        ]
+        return mean(answers, where=f'term "{name}"')
+
+    def _hints(self, term: Term, seen: Seen) -> dict[str, Any]:
+        """Mask, targets, and the output of the term's teacher; of its teachers by name where it has several."""
+        if term.between == "taps":
+            chosen = {name for tap in self._taps_of(term) for name in self._teachers_of_tap[tap]}
+        else:
+            chosen = set(self.teachers) if term.of is None else set(teacher_names(term.of, list(self.teachers)))
+        output = seen.teacher[chosen.pop()] if ONLY not in self.teachers and len(chosen) == 1 else seen.teacher
+        return {**seen.hints, "teacher_output": output}
 
     def _floor(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's floor: as its loss defines it, else the loss with the mean maps for a student."""
         _, teachers = self.maps(name, seen)
+        hints = self._hints(term, seen)
         if isinstance(term.loss, MapLoss):
-            return term.loss.floor(teacher=teachers, mask=term.hints(name, seen.hints).get("mask"))
+            return term.loss.floor(teacher=teachers, mask=term.hints(name, hints).get("mask"))
         priors = [static_prior(goal) for goal in teachers]
-        return term.value(name, student=priors, teacher=teachers, hints=seen.hints)
+        return term.value(name, student=priors, teacher=teachers, hints=hints)
 
     def _taps_of(self, term: Term) -> list[str]:
         return list(self.taps) if term.taps is None else list(term.taps)
@@ -221,49 +289,47 @@ class Distiller(nn.Module):
         """Taps that some term looks at; the others need no adapter."""
         return {tap for term in self.terms.values() if term.between == "taps" for tap in self._taps_of(term)}
 
-    def _freeze(self) -> None:
-        """The teacher's modes, whatever was done to it since."""
-        self.teacher.eval()
-        if self.teacher_batch_statistics:
-            for module in self.teacher.modules():
-                if isinstance(module, _BatchNorm):
-                    module.train()
-
-    def _check(self) -> None:
-        """Everything that can be wrong before the first image."""
-        if not self.terms:
-            raise InputError("a distiller needs at least one term, got none: terms={'rank': SpearmanLoss()}")
-        for name, term in self.terms.items():
-            if not name or "." in name or hasattr(nn.ModuleDict(), name):
-                raise InputError(f'terms: "{name}" cannot be a name: expected one without dots that no ModuleDict uses')
-            term.check(name, list(self.taps))
-        for tap in self.taps.values():
+    def _make_probes(self) -> tuple[list[Probe], list[dict[str, Probe]]]:
+        """Hooks for each tap: one for the student, one for each of its teachers by name. Unknown paths are an error."""
+        of_student, of_teachers = [], []
+        for name, tap in self.taps.items():
             find_module(self.student, tap.student_outlet.module, role="student")
-            find_module(self.teacher, tap.teacher_outlet.module, role="teacher")
+            of_student.append(Probe(tap.student_outlet, role="student"))
+            probes = {}
+            for teacher in self._teachers_of_tap[name]:
+                role = self._teachers.role(teacher)
+                find_module(self.teachers[teacher], tap.teacher_outlet.module, role=role)
+                probes[teacher] = Probe(tap.teacher_outlet, role=role)
+            of_teachers.append(probes)
+        return of_student, of_teachers
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """`.to()`, `.half()` and their kin reach the teacher too."""
-        self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return moved
+        """`.to()`, `.half()` and the like reach the teachers too."""
+        self._teachers.apply(fn, recurse)
+        applied: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return applied
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """As always, and the teachers that follow the student."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, teacher in self._teachers.averages.items():
+            teacher.state_dict(destination=destination, prefix=f"{prefix}ema.{name}.", keep_vars=keep_vars)
 
-def _named_taps(taps: Sequence[Tap]) -> dict[str, Tap]:
-    """Taps by label. Raises InputError where two share one."""
-    named: dict[str, Tap] = {}
-    for tap in taps:
-        if not isinstance(tap, Tap):
-            raise InputError(f'taps: expected a list of Tap, got "{tap}" in it: Tap("{tap}")')
-        if tap.label in named:
-            raise InputError(f'two taps are called "{tap.label}": tell them apart with Tap(..., name=...)')
-        named[tap.label] = tap
-    return named
-
-
-def _modes(module: nn.Module) -> dict[nn.Module, bool]:
-    return {each: each.training for each in module.modules()}
-
-
-def _restore(modes: dict[nn.Module, bool]) -> None:
-    for module, training in modes.items():
-        module.training = training
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        *lists: Any,
+    ) -> None:
+        """As always, and the teachers that follow the student."""
+        own = dict(state_dict)
+        for name, teacher in self._teachers.averages.items():
+            start = f"{prefix}ema.{name}."
+            stored = {key.removeprefix(start): own.pop(key) for key in state_dict if key.startswith(start)}
+            keys = teacher.load_state_dict(stored, strict=False)
+            missing.extend(start + key for key in keys.missing_keys)
+            lists[0].extend(start + key for key in keys.unexpected_keys)
+        super()._load_from_state_dict(own, prefix, metadata, strict, missing, *lists)

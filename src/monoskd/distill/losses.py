@@ -123,8 +123,10 @@ class AffinityLoss(MapLoss):
     mode="published": mean |Fs^T Fs - Ft^T Ft| over hw x hw and images, divided by the number of images once more, so
         that it grows with the square of the features and halves when the batch doubles. No mask.
 
-    Takes memory for (hw)^2 values an image: give it small maps.
+    Takes memory for (hw)^2 values an image: give it small maps. Student and teacher may have different channels.
     """
+
+    same_channels = False
 
     def __init__(self, mode: Literal["scale_free", "published"] = "scale_free") -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Maps of one network beside those of another: what every loss on feature maps has in common."""
+"""What all losses on feature maps have in common."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,21 +14,26 @@ from monoskd.errors import InputError
 
 Maps: TypeAlias = Tensor | Sequence[Tensor]
 
-MOMENTUM = 0.99  # of running mean maps, unless told otherwise
+MOMENTUM = 0.99  # of running mean maps, by default
 
 
 class MapLoss(nn.Module, ABC):
-    """The sum over levels of one comparison of two maps, with a gradient to the student alone.
+    """The sum over levels of the loss of two maps, with a gradient to the student alone.
 
     center: None, or "running": both networks' maps are replaced by their deviation from a running mean map, one for
     each network and level (see `RunningMean`). What all images have in common - horizon, road, borders - then counts
     for nothing, and what the teacher says about *this* image is left. momentum: of those means, a training step (0.99).
 
-    mask: where to look, b x h x w or b x 1 x h x w, or a list of one a level; brought to a level's size by maximum, so
-    that no object is lost on a coarse map. An image whose mask is empty adds nothing, but counts in the mean over
-    images. What stands where the mask is 0 does not matter. Half-precision maps are compared in float32. A level
-    without values, such as that of an empty batch, costs 0, with a gradient of 0.
+    mask: where to look, b x h x w or b x 1 x h x w, or a list with one for each level; brought to a level's size by
+    maximum, so that no object is lost on a coarse map. For tokens b x n, such as an attention mask: 0 where a token is
+    padding. An image whose mask is empty adds nothing, but counts in the mean over images. Values where the mask is 0
+    do not matter. Half-precision maps are compared in float32. A level without values, such as that of an empty batch,
+    costs 0, with a gradient of 0.
+
+    same_channels: whether student and teacher maps need equal channels; False for losses that compare places.
     """
+
+    same_channels = True
 
     def __init__(self, *, center: Literal["running"] | None = None, momentum: float | None = None) -> None:
         super().__init__()
@@ -45,13 +50,13 @@ class MapLoss(nn.Module, ABC):
     def forward(self, *, student: Maps, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
         """The loss, summed over levels."""
         students, teachers = as_levels(student), [level.detach() for level in as_levels(teacher)]
-        _check_shapes(type(self).__name__, students, teachers)
+        _check_shapes(type(self).__name__, students, teachers, same_channels=self.same_channels)
         if self.student_mean is not None and self.teacher_mean is not None:
             students, teachers = self.student_mean(students), self.teacher_mean(teachers)
         return self._sum(students, teachers, mask)
 
     def floor(self, *, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
-        """What a student would get that knows the teacher's habits and nothing of the image; no gradient.
+        """The loss of a student that knows the teacher's mean map and nothing of the image; no gradient.
 
         Its map of an image is the mean of the teacher's maps of the *other* images of the batch. A student has learned
         something about images only as far as its loss lies below this one. At least two images; with a running centre
@@ -103,6 +108,8 @@ def _masks(name: str, mask: Maps | None, levels: Sequence[Tensor]) -> list[Tenso
 def _sized(name: str, mask: Tensor, level: Tensor) -> Tensor:
     """A mask b x h x w or b x 1 x h x w at the level's size."""
     batch, size = len(level), level.shape[2:]
+    if mask.ndim == 2 and mask.shape == (batch, size[0]) and size[1] == 1:
+        mask = mask[:, :, None]  # of tokens
     if mask.shape[:-2] not in ((batch,), (batch, 1)):
         raise InputError(
             f"{name}: mask: expected b x h x w or b x 1 x h x w with b = {batch}, got {tuple(mask.shape)}: give one "
@@ -119,11 +126,12 @@ def static_prior(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     return (maps.sum(0) - maps) / (len(maps) - 1)
 
 
-def _check_shapes(name: str, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> None:
+def _check_shapes(name: str, students: Sequence[Tensor], teachers: Sequence[Tensor], *, same_channels: bool) -> None:
     if len(students) != len(teachers) or not students:
         raise InputError(f"{name}: expected as many student as teacher maps, got {len(students)} and {len(teachers)}")
     for level, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
-        if student.shape != teacher.shape or student.ndim != 4:
+        shapes = [(len(x), *(x.shape[1:] if same_channels else x.shape[2:])) for x in (student, teacher)]
+        if shapes[0] != shapes[1] or student.ndim != 4 or teacher.ndim != 4:
             raise InputError(
                 f"{name}: level {level}: expected student and teacher maps of one shape b x c x h x w, got "
                 f"{tuple(student.shape)} and {tuple(teacher.shape)}: adapt channels and resize first"

@@ -1,17 +1,19 @@
-"""A flight recorder: how much each distillation term says, beside the task and beside a student that only guesses."""
+"""A flight recorder: how much each term weighs beside the task, and what a student that ignores the image would get."""
 
 import csv
-import json
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from monoskd import files
 from monoskd.distill.distiller import Distilled, Distiller
 from monoskd.distill.losses import SpearmanLoss
-from monoskd.distill.terms import Tapped
+from monoskd.distill.probes import Origin
+from monoskd.distill.weights import Weight
 from monoskd.errors import InputError
 
 SCHEMA = "monoskd/flight/1"
@@ -19,15 +21,15 @@ TASK = "task"  # the name under which the task loss stands beside the terms
 
 
 class FlightRecorder:
-    """Readings of a training run, one every so many steps.
+    """Readings of a training run, one every `every` steps.
 
         recorder = FlightRecorder(distiller, every=50)
         out = distiller(images)
         task = cross_entropy(out.student, labels)
-        logger.log(recorder.record(out, task=task))     # {} on the steps between
+        logger.log(recorder.record(out, task=task))     # {} on the other steps
         (task + out.total).backward()
 
-    A reading has, as plain floats, for every term `flight/<term>/`
+    A reading has, as plain floats, for each term `flight/<term>/`
 
         loss             the student's, unweighted
         floor            the same for a student that knows the teacher's mean map and nothing of the image: a loss that
@@ -36,12 +38,14 @@ class FlightRecorder:
         gradient_share   |d(w L)/dF| over the sum of these norms, the task's own included
         task_cosine      the angle between d(w L)/dF and the task's gradient; below 0 the term pulls against the task
         degeneracy       of `SpearmanLoss`: the share of values in the largest pooled block (1: it is Pearson)
+        weight           of terms with `share` or `uncertainty`: the weight of this step
 
     and loss, loss_share and gradient_share of `flight/task/`. F are the student's maps at the taps `at` (all by
     default), before any adapter: what task and terms share. Where nothing flows back, a norm and a cosine are 0.
 
     A reading costs one backward pass per term and one for the task, from the losses to F only; the network below F is
-    not entered, and `.grad` of no parameter is touched. Readings are of this process alone.
+    not entered, and `.grad` of no parameter is touched. Readings are of this process alone. Terms with a `share` get
+    their weight from the readings; then the first step is always read, and every process has to record.
     """
 
     def __init__(self, distiller: Distiller, *, every: int = 50, at: Sequence[str] | None = None) -> None:
@@ -61,42 +65,46 @@ class FlightRecorder:
     def record(self, distilled: Distilled, *, task: Tensor | None = None, step: int | None = None) -> dict[str, float]:
         """This step's reading, or {} if none is due. To be called before `backward`.
 
-        task: the task loss (weighted, without the distillation). step: the training's count; by default the calls.
+        task: the task loss (weighted, without the distillation). step: the training's count, by default that
+        of the calls.
         """
         step = self._steps if step is None else step
         self._steps = step + 1
-        if step % self.every:
+        if step % self.every and not self.distiller.balance.needs_reading:
             return {}
-        losses = {name: distilled.weights[name] * value for name, value in distilled.terms.items()}
+        weights: dict[str, Weight] = {name: _constant(weight) for name, weight in distilled.weights.items()}
+        losses = dict(distilled.terms)
         if task is not None:
-            losses[TASK] = task
+            losses[TASK], weights[TASK] = task, 1.0
         readings = {f"{name}/loss": value for name, value in distilled.terms.items()} | self._state(distilled)
         if task is not None:
             readings[f"{TASK}/loss"] = task
-        readings |= _shares("loss_share", {name: value.abs() for name, value in losses.items()})
-        readings |= self._pulls(losses, distilled)
-        values = torch.stack(
-            [value.detach().float() for value in readings.values()]
-        ).tolist()  # one wait for the device
-        reading = {f"flight/{name}": value for name, value in zip(readings, values, strict=True)}
+        readings |= {f"{name}/weight": torch.as_tensor(weights[name]).to(losses[name]) for name in self._balanced}
+        readings |= _shares("loss_share", {name: (weights[name] * value).abs() for name, value in losses.items()})
+        norms, pulls = self._pulls(losses, weights, distilled)
+        readings |= pulls
+        values = _floats(readings | norms)  # one wait for the device
+        self._observe({name: values.pop(name) for name in norms}, weights)
+        reading = {f"flight/{name}": value for name, value in values.items()}
         self.rows.append({"step": step, **reading})
         return reading
 
     def write_csv(self, path: Path | str) -> None:
         """One row a reading; a value that a reading lacks stays empty."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with Path(path).open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns or ["step"])
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = StringIO(newline="")
+        writer = csv.DictWriter(text, columns or ["step"])
+        writer.writeheader()
+        writer.writerows(self.rows)
+        files.write_text(path, text.getvalue())
 
     def write_json(self, path: Path | str) -> None:
         """The same, as `monoskd/flight/1`."""
-        Path(path).write_text(json.dumps({"schema": SCHEMA, "readings": self.rows}, indent=1) + "\n")
+        files.write_json(path, {"schema": SCHEMA, "readings": self.rows})
 
     @torch.no_grad()
     def _state(self, distilled: Distilled) -> dict[str, Tensor]:
-        """What can be said of the terms without a gradient."""
+        """The readings that need no gradient."""
         readings = {f"{name}/floor": value for name, value in self.distiller.floor(distilled).items()}
         for name, term in self.distiller.terms.items():
             if isinstance(term.loss, SpearmanLoss) and term.between == "taps":
@@ -104,28 +112,52 @@ class FlightRecorder:
                 readings[f"{name}/degeneracy"] = term.loss.degeneracy(student=students)
         return readings
 
-    def _pulls(self, losses: dict[str, Tensor], distilled: Distilled) -> dict[str, Tensor]:
-        """Shares of the gradient and cosines with the task's."""
-        shared = [distilled.maps[name] for name in self.at if distilled.maps[name].source.requires_grad]
+    @property
+    def _balanced(self) -> list[str]:
+        """Terms whose weight is not the user's."""
+        return [name for name, term in self.distiller.terms.items() if term.uncertainty or term.share is not None]
+
+    def _pulls(
+        self, losses: dict[str, Tensor], weights: dict[str, Weight], distilled: Distilled
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """|dL/dF| of each loss, unweighted; and the readings: shares of the gradient, cosines with the task's."""
+        shared = [origin for name in self.at for origin in distilled.maps[name].origins if origin.tensor.requires_grad]
         if not shared:
-            return {}
+            return {}, {}
         pulls = {name: _gradient(loss, shared) for name, loss in losses.items()}
         norms = {name: pull.norm() for name, pull in pulls.items()}
-        readings = _shares("gradient_share", norms)
-        if TASK in pulls:
-            for name in (each for each in pulls if each != TASK):
-                length = norms[name] * norms[TASK]
-                cosine = pulls[name] @ pulls[TASK] / torch.where(length > 0, length, 1)
-                readings[f"{name}/task_cosine"] = cosine
-        return readings
+        readings = _shares("gradient_share", {name: (weights[name] * norm).abs() for name, norm in norms.items()})
+        for name in pulls if TASK in pulls else ():
+            if name == TASK:
+                continue
+            length = norms[name] * norms[TASK]
+            cosine = pulls[name] @ pulls[TASK] / torch.where(length > 0, length, 1)
+            readings[f"{name}/task_cosine"] = cosine * torch.as_tensor(weights[name]).sign()
+        return norms, readings
+
+    def _observe(self, norms: dict[str, float], weights: dict[str, Weight]) -> None:
+        """Let the distiller set the weights of the terms with a share."""
+        shares = self.distiller.balance.shares
+        if shares and norms:
+            rest = sum(abs(float(weights[name]) * norm) for name, norm in norms.items() if name not in shares)
+            self.distiller.balance.observe({name: norms[name] for name in shares}, rest=rest)
 
 
-def _gradient(loss: Tensor, shared: Sequence[Tapped]) -> Tensor:
+def _constant(weight: Weight) -> Weight:
+    return weight.detach() if isinstance(weight, Tensor) else weight
+
+
+def _floats(values: dict[str, Tensor]) -> dict[str, float]:
+    numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))
+
+
+def _gradient(loss: Tensor, shared: Sequence[Origin]) -> Tensor:
     """dL/dF as one flat vector; zeros where L does not depend on F."""
-    nothing = [torch.zeros_like(one.source) for one in shared]
+    nothing = [torch.zeros_like(origin.tensor) for origin in shared]
     parts: Sequence[Tensor | None] = [None] * len(shared)
     if loss.requires_grad:
-        places: list[Any] = [one.edge or one.source for one in shared]
+        places: list[Any] = [origin.edge or origin.tensor for origin in shared]
         parts = torch.autograd.grad(loss, places, retain_graph=True, allow_unused=True)
     filled = [zeros if part is None else part for part, zeros in zip(parts, nothing, strict=True)]
     return torch.cat([part.flatten().float() for part in filled])

@@ -1,4 +1,4 @@
-"""Answers instead of features: logits and regressed values of any network."""
+"""Losses on what networks return instead of on features: logits and regressed values."""
 
 import torch
 from jaxtyping import Float
@@ -81,6 +81,8 @@ def _comparable(
         return student, teacher, None
     places = (len(student), *student.shape[2:])
     weights = mask[:, 0] if mask.ndim == student.ndim and mask.shape[1] == 1 else mask
+    if weights.shape == places[:-1] and places[-1] == 1:
+        weights = weights[..., None]  # of tokens, which taps give as n x k x tokens x 1
     if weights.shape != places:
         raise InputError(
             f"{name}: mask: expected a weight for each of the answers, {places}, got {tuple(mask.shape)}: "

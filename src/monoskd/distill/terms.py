@@ -1,6 +1,7 @@
 """What student and teacher should agree on, how much it counts and when."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -8,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 from torch.nn.functional import interpolate
 
+from monoskd.distill.probes import Origin, pick
 from monoskd.errors import InputError
 
 Resize: TypeAlias = Literal["coarsest", "teacher", "student", "none"]
@@ -56,6 +57,11 @@ class Term:
             returns and the targets, which a teacher has made, and is called as `loss(student=..., targets=...)`.
         schedule: progress of the training in [0, 1] -> one more factor, such as `Ramp(end=0.1)`.
         masked: False keeps the mask from this term.
+        key: what the loss sees of the outputs, as in a tap's path: "logits", "hidden_states:-1". Not between taps.
+        of: between outputs, which of several teachers, by name; for several names the mean of their outputs.
+        share: in place of a weight, the part of all gradient norms at the tapped maps that this term should have, in
+            (0, 1). A `FlightRecorder` measures the norms; see `Balance`.
+        uncertainty: the weight is learned along with the student; see `Balance`.
     """
 
     loss: Loss
@@ -66,18 +72,23 @@ class Term:
     between: Literal["taps", "output", "targets"] = "taps"
     schedule: Ramp | Callable[[float], float] | None = None
     masked: bool = True
+    key: str | None = None
+    of: str | Sequence[str] | None = None
+    share: float | None = None
+    uncertainty: bool = False
 
     def check(self, name: str, taps: Sequence[str]) -> None:
         """Raise InputError where the loss has another signature or a tap does not exist."""
         wanted = ("student", "targets" if self.between == "targets" else "teacher")
         parameters = _parameters(self.loss)
         named = set(parameters)
-        if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
             named |= {"student", "teacher"}
         if not set(wanted) <= named:
             raise InputError(
                 f'term "{name}": expected a loss called with {wanted[0]}= and {wanted[1]}=, got {_signature(self)}'
             )
+        self._check_weight(name)
         for choice, value, choices in (
             ("resize", self.resize, ("coarsest", "teacher", "student", "none")),
             ("between", self.between, ("taps", "output", "targets")),
@@ -86,6 +97,11 @@ class Term:
                 raise InputError(f'term "{name}": {choice}: expected one of {", ".join(choices)}, got {value!r}')
         if self.between == "taps" and not taps:
             raise InputError(f'term "{name}" compares taps and there are none: give taps=[...], or between="output"')
+        if self.between == "taps" and (self.key is not None or self.of is not None):
+            raise InputError(
+                f'term "{name}" compares taps: key and of belong to Tap(..., of=...) and its paths, got '
+                f"key={self.key!r}, of={self.of!r}"
+            )
         if isinstance(self.taps, str):
             raise InputError(
                 f'term "{name}": taps: expected a list of names, got {self.taps!r}: write taps=[{self.taps!r}]'
@@ -95,9 +111,26 @@ class Term:
                 nearest = ", ".join(f'"{one}"' for one in get_close_matches(tap, taps, cutoff=0.3) or taps)
                 raise InputError(f'term "{name}" looks at "{tap}", which is no tap; nearest: {nearest}')
 
+    def _check_weight(self, name: str) -> None:
+        """Raise InputError where the weight is no number, or where it is given twice."""
+        if isinstance(self.weight, bool) or not isinstance(self.weight, int | float) or not math.isfinite(self.weight):
+            raise InputError(f'term "{name}": weight: expected a finite number, got {self.weight!r}')
+        if self.share is None:
+            return
+        if not 0 < self.share < 1:
+            raise InputError(f'term "{name}": share: expected more than 0 and less than 1, got {self.share}')
+        if self.weight != 1.0 or self.uncertainty:
+            raise InputError(f'term "{name}": share sets the weight: drop weight={self.weight} and uncertainty')
+
     def factor(self, progress: float) -> float:
-        """The weight at this share of the training."""
+        """The weight at this share of the training; without `Balance`."""
         return self.weight * (1.0 if self.schedule is None else self.schedule(progress))
+
+    def picked(self, name: str, output: Any, *, role: str) -> Any:
+        """What the loss sees of a network's output."""
+        for key in self.key.split(":") if self.key else ():
+            output = pick(output, key, where=f'term "{name}": output of the {role}')
+        return output
 
     @property
     def takes_mask(self) -> bool:
@@ -122,7 +155,7 @@ class Term:
         return sum(values[1:], values[0])
 
     def hints(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The mask and targets that the loss asks for. Raises InputError where it insists on one that is missing."""
+        """The mask and targets that the loss asks for. Raises InputError where a required one is missing."""
         chosen = {}
         for hint, parameter in _parameters(self.loss).items():
             if hint not in HINTS:
@@ -138,17 +171,20 @@ class Term:
 class Tapped:
     """What one tap gave.
 
-    source: the student's tensor as it left its module, part of the graph of its output; a later module may have written
-    into it, and edge is its place in the graph before that. student: its map after fusion and adapter. teacher: the
-    teacher's map; an empty one where the teacher was not asked. grid: rows and columns are places, which may be
-    resized; not so for tokens and vectors.
+    origins: the student's tensors as they left their module, part of the graph of its output: one, or one for each call
+    with `call="all"`. student: the map after fusion and adapter. teacher: the teacher's map; an empty one where no term
+    asks a teacher. grid: rows and columns are places, which may be resized; not so for tokens and vectors.
     """
 
-    source: Tensor
+    origins: tuple[Origin, ...]
     student: Float[Tensor, "b c h w"]
-    teacher: Float[Tensor, "b k i j"]
+    teacher: Float[Tensor, "b k i j"] | Float[Tensor, "0"]
     grid: bool
-    edge: GradientEdge | None = None
+
+    @property
+    def source(self) -> Tensor:
+        """The student's tensor as it left its module; a later module may have written into it."""
+        return self.origins[0].tensor
 
 
 def resized(seen: Sequence[Tapped], *, policy: Resize, where: str) -> tuple[list[Tensor], list[Tensor]]:
@@ -179,8 +215,8 @@ def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
-    """The loss's parameters by name; none where it does not tell, as some of torch's own functions."""
-    loss = getattr(loss, "_orig_mod", loss)  # torch.compile's wrapper names none
+    """The loss's parameters by name; none where Python cannot know them, as for some of torch's own functions."""
+    loss = getattr(loss, "_orig_mod", loss)  # torch.compile's wrapper has (*args, **kwargs)
     try:
         return inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
     except ValueError:

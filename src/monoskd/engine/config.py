@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import math
 import types
 import typing
@@ -15,14 +16,26 @@ from typing import Any, Literal
 import yaml
 from torch import nn
 
-from monoskd.data.transforms import Augmentation, PublishedData
+from monoskd.data.transforms import Augmentation
 from monoskd.distill import Tap, Term
 from monoskd.engine.schedule import LearningRateSchedule
 from monoskd.errors import InputError
-from monoskd.evaluation.rules import known_classes
+from monoskd.evaluation.evaluator import Evaluator
+from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
+from monoskd.files import read_text
 from monoskd.objects import MIN_HEIGHT_PX
+from monoskd.structures import Detector, FrameSource, PublishedData
 
 MOST_SEEDS = 2**32  # numpy's
+PRETRAINED = "pretrained"  # a detector's option of this name fetches weights that a checkpoint replaces
+MOVED = {
+    "monoskd.data.kitti.KittiDataset": "monoskd.kitti.source.KittiFrames",
+    "monoskd.distill.Foreground": "monoskd.models.did_m3d.teaching.Foreground",
+    "monoskd.distill.HeadLoss": "monoskd.models.did_m3d.teaching.HeadLoss",
+    "monoskd.distill.ObjectLoss": "monoskd.models.did_m3d.teaching.ObjectLoss",
+    "monoskd.models.ResponseLoss": "monoskd.models.did_m3d.teaching.ResponseLoss",
+}
+"""Class paths of earlier versions, which configs and run folders may still name."""
 _MOST_THREADS = 1024
 
 
@@ -74,7 +87,7 @@ class DataConfig:
         train: split to train on, a name in `ImageSets/`.
         val: split to validate on.
         unlabelled: further frames without labels, which a teacher answers for; null for none.
-        dataset: class of the data set by dotted path; called as `monoskd.data.kitti.KittiDataset` is.
+        dataset: class of the recording by dotted path, a `FrameSource` (docs/extend.md).
         batch_size: images a step, over all devices together.
         workers: loader processes a device; 0 loads in the training process.
         cache: keep decoded frames in memory (small data sets only).
@@ -87,7 +100,7 @@ class DataConfig:
     train: str = "train"
     val: str = "val"
     unlabelled: UnlabelledConfig | None = None
-    dataset: str = "monoskd.data.kitti.KittiDataset"
+    dataset: str = "monoskd.kitti.source.KittiFrames"
     batch_size: int = 16
     workers: int = 2
     cache: bool = False
@@ -148,17 +161,19 @@ class ValidationConfig:
 
     Args:
         every: epochs between two evaluations; 0 for none.
-        classes: classes in the log.
-        min_heights_px: least 2D heights of easy, moderate, hard objects; scale them for small images.
+        classes: classes in the log, for KITTI's evaluator.
+        min_heights_px: least 2D heights of easy, moderate, hard objects, for KITTI's evaluator; scale them for small
+            images.
+        evaluator: another metric by `class_path` (docs/extend.md); null for KITTI's average precision.
     """
 
     every: int = 10
-    classes: tuple[str, ...] = ("Pedestrian", "Car", "Cyclist")
-    min_heights_px: tuple[float, float, float] = (40.0, 25.0, 25.0)
+    classes: tuple[str, ...] = tuple(NEIGHBOURS)
+    min_heights_px: tuple[float, float, float] = MIN_HEIGHTS_PX
+    evaluator: Evaluator | None = None
 
     def __post_init__(self) -> None:
         _at_least(0, {"validation.every": self.every})
-        known_classes(self.classes)
 
 
 @dataclass(frozen=True)
@@ -186,7 +201,7 @@ class RunConfig:
 
     data: DataConfig
     out: Path
-    detector: nn.Module | None = None
+    detector: Detector | None = None
     start: Path | None = None
     distillation: DistillationConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -224,14 +239,24 @@ class LoadedConfig:
 
         resumed: a checkpoint holds all weights, so none are fetched.
         """
-        namespace, pretrained = self.namespace.clone(), "detector.init_args.config.pretrained"
-        if resumed and namespace.get(pretrained):
-            namespace[pretrained] = False
+        namespace = self.namespace.clone()
+        for key in list(namespace.keys()) if resumed else ():
+            if key.startswith("detector.") and key.endswith(f".{PRETRAINED}") and namespace[key]:
+                namespace[key] = False
+        return self._made(namespace)
+
+    def settings(self) -> RunConfig:
+        """The configuration without its modules: no network, no evaluator, no distillation term is made."""
+        namespace = self.namespace.clone()
+        namespace.detector = namespace.distillation = namespace.validation.evaluator = None
+        return self._made(namespace)
+
+    def _made(self, namespace: Any) -> RunConfig:
         try:
-            parsed = self.parser.instantiate(namespace)
+            made = self.parser.instantiate(namespace)
         except (ValueError, TypeError) as error:
             raise InputError(f"config: {_first_words(error)}") from error
-        return RunConfig(**{one.name: getattr(parsed, one.name) for one in fields(RunConfig)})
+        return RunConfig(**{field.name: getattr(made, field.name) for field in fields(RunConfig)})
 
 
 class _EachKeyOnce(yaml.SafeLoader):
@@ -258,22 +283,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
 
     source = find_config(path)
     try:
-        document = yaml.load(source.read_text(), _EachKeyOnce)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        document = _moved(yaml.load(read_text(source), _EachKeyOnce))
+    except yaml.YAMLError as error:
         raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a YAML mapping such as `epochs: 150`, got {type(document).__name__}")
-    for problem in unknown_keys(document, RunConfig):
-        raise InputError(f"{path}: {problem}")
+    if unknown := list(unknown_keys(document, RunConfig)):
+        raise InputError(f"{path}: {' | '.join(unknown)}")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, prog="monoskd train")
     parser.add_class_arguments(RunConfig, None, fail_untyped=True)
     parser.add_argument("--config", action="config")
     try:
-        namespace = parser.parse_args(["--config", str(source), *overrides])
+        namespace = parser.parse_args(["--config", json.dumps(document, default=str), *map(_moved, overrides)])
     except (Exception, SystemExit) as error:  # jsonargparse raises many kinds; each is the user's input
         told = _first_words(error)
         hints = [hint for word in overrides for hint in unknown_keys(_overlaid(document, word), RunConfig)]
-        raise InputError(f"{path}: {hints[0] if hints else told}") from error
+        raise InputError(f"{path}: {' | '.join(hints) if hints else told}") from error
     namespace.pop("config")
     if not 0 <= namespace.seed < MOST_SEEDS:
         raise InputError(f"{path}: seed: expected 0 to {MOST_SEEDS - 1}, got {namespace.seed}")
@@ -372,9 +397,18 @@ def _first_words(error: BaseException) -> str:
     return f"{path}: {told[0] if told else lines[-1]}"
 
 
-def dataset_class(dotted_path: str) -> Any:
+def source_class(dotted_path: str) -> type[FrameSource]:
     """The class that `data.dataset` names."""
-    found = _import(dotted_path, "data.dataset")
-    if not hasattr(found, "__getitem__"):
-        raise InputError(f"data.dataset: expected a class such as monoskd.data.kitti.KittiDataset, got {dotted_path!r}")
-    return found
+    source = _import(dotted_path, "data.dataset")
+    if not (isinstance(source, type) and issubclass(source, FrameSource)):
+        raise InputError(f"data.dataset: expected a FrameSource such as {DataConfig.dataset}, got {dotted_path!r}")
+    return source
+
+
+def _moved(value: Any) -> Any:
+    """A document with the class paths of earlier versions replaced."""
+    if isinstance(value, dict):
+        return {key: _moved(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item) for item in value]
+    return MOVED.get(value, value) if isinstance(value, str) else value

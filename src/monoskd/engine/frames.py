@@ -7,10 +7,13 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from monoskd.engine.config import RunConfig, dataset_class
+from monoskd.data.samples import Samples
+from monoskd.data.transforms import Augmentation
+from monoskd.engine.config import RunConfig
+from monoskd.engine.sources import Sources
 from monoskd.engine.unlabelled import MixedBatches, MixedFrames
-from monoskd.errors import InputError
-from monoskd.structures import Batch, Sample
+from monoskd.kitti.source import WithDetections
+from monoskd.structures import Batch, Detector, FrameSource, Sample
 
 
 class Frames(pl.LightningDataModule):
@@ -19,70 +22,43 @@ class Frames(pl.LightningDataModule):
     detections: the folder of the teacher's detections on the frames without labels, if there are any.
     """
 
-    def __init__(self, config: RunConfig, student: Any, detections: Path | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, student: Detector, sources: Sources, *, detections: Path | None = None
+    ) -> None:
         super().__init__()
         self.config = config.data
         self.seed = config.seed
         self.devices = config.devices
-        build = dataset_class(config.data.dataset)
-        common: dict[str, Any] = {
-            "input_size": student.input_size,
-            "classes": student.classes,
-            "mean_sizes": student.config.mean_sizes,
-            "published": config.data.published,
-            "min_height_px": config.data.min_height_px,
-            "cache": config.data.cache,
-        }
-        # Even a student that sees no depth maps is trained with them: the targets' visual depth is read from them.
-        self.train: Any = build(
-            config.data.root,
-            split=config.data.train,
-            augmentation=config.data.augmentation,
-            seed=config.seed,
-            depth=True,
-            **common,
-        )
-        self.unlabelled: Any = None
-        if (unlabelled := config.data.unlabelled) is not None:
-            self.unlabelled = build(
-                config.data.root,
-                split=unlabelled.split,
-                augmentation=unlabelled.augmentation,
-                seed=config.seed,
-                depth=True,
-                detections=detections,
-                soft=unlabelled.soft,
-                **common,
+        self.train = self._samples(student, sources.train, augmentation=config.data.augmentation)
+        self.val = self._samples(student, sources.val(depth=student.modality == "depth"))
+        self.unlabelled: Samples | None = None
+        if config.data.unlabelled is not None and sources.unlabelled is not None and detections is not None:
+            self.unlabelled = self._samples(
+                student,
+                WithDetections(sources.unlabelled, detections),
+                augmentation=config.data.unlabelled.augmentation,
+                soft=config.data.unlabelled.soft,
             )
-        self.val: Dataset[Sample] = build(
-            config.data.root, split=config.data.val, depth=student.modality == "depth", **common
-        )
-        self._check()
 
-    def _check(self) -> None:
-        """What would make a run of no use, said before it begins."""
-        config, counts = self.config, self.counts()
-        if counts["train"] < config.batch_size:
-            raise InputError(
-                f"{config.root}: expected at least one batch of {config.batch_size} frames in split {config.train}, "
-                f"got {counts['train']} frames; lower `--data.batch_size`"
-            )
-        named = [set(getattr(one, "frames", ())) for one in (self.train, self.val)]  # one's own data set may name none
-        if config.train != config.val and (both := named[0] & named[1]):
-            raise InputError(
-                f"{config.root}: expected no frame of split {config.train} in split {config.val}, got {len(both)} "
-                f"(the first is {min(both)}): take them out of one, or say so with `--data.val {config.train}`"
-            )
-        if config.unlabelled is not None and self.further != self.labelled * config.unlabelled.ratio:
-            raise InputError(
-                f"data.unlabelled.ratio: expected a whole number of frames without labels beside the {self.labelled} "
-                f"labelled ones of a step, got {self.labelled * config.unlabelled.ratio:g}: change it or the batch"
-            )
+    def _samples(
+        self, student: Detector, source: FrameSource, *, augmentation: Augmentation | None = None, soft: bool = False
+    ) -> Samples:
+        data = self.config
+        return Samples(
+            source,
+            input_size=student.input_size,
+            targets=student.target_maker(min_height_px=data.min_height_px, published=data.published),
+            augmentation=augmentation,
+            soft=soft,
+            cache=data.cache,
+            seed=self.seed,
+            published=data.published,
+        )
 
     def counts(self) -> dict[str, int]:
         """Frames of each split."""
-        further = {} if self.unlabelled is None else {"unlabelled": len(self.unlabelled)}
-        return {"train": len(self.train), "val": len(self.val), **further}  # type: ignore[arg-type]
+        unlabelled = {} if self.unlabelled is None else {"unlabelled": len(self.unlabelled)}
+        return {"train": len(self.train), "val": len(self.val), **unlabelled}
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled by seed and epoch, whole batches only; frames without labels come after those with."""

@@ -10,6 +10,7 @@ from typing import Any, Self
 import yaml
 from torch import Tensor
 
+from monoskd.engine.config import PRETRAINED, load_config
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
 from monoskd.files import read_text
@@ -19,7 +20,7 @@ _MAY_CHANGE = (
     *("out", "start", "data.root", "data.unlabelled.mapping", "distillation.teacher"),
     *("data.workers", "data.cache", "accelerator", "devices", "precision", "threads"),
     *("epochs", "optimizer", "validation", "log_every", "distillation.record_every"),
-    *("data.unlabelled.threshold", "detector.init_args.config.pretrained"),
+    *("data.unlabelled.threshold",),
 )
 """What a resumed run may have otherwise than it began: paths, how it is computed, how long, at which rate."""
 
@@ -103,17 +104,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _check_same_run(run: Path, text: str) -> None:
     """A run goes on as it began, but for `_MAY_CHANGE`."""
-    try:
-        before = _settings(read_text(run / "config.yaml"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{run / 'config.yaml'}: expected the run's config, got no YAML: put it back") from error
-    now = _settings(text)
-    odd = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)]
-    if odd:
-        raise InputError(
-            f"{run}: expected the config that the run began with, got {odd[0]}: {now.get(odd[0])} instead of "
-            f"{before.get(odd[0])}; resume with {run / 'config.yaml'}, or begin another run in another `--out`"
-        )
+    before, now = _settings(load_config(run / "config.yaml").text), _settings(text)
+    for key in before | now:
+        if before.get(key) != now.get(key) and not (key.startswith(_MAY_CHANGE) or key.endswith(f".{PRETRAINED}")):
+            raise InputError(
+                f"{run}: expected the config that the run began with, got {key}: {now.get(key)} instead of "
+                f"{before.get(key)}; resume with {run / 'config.yaml'}, or begin another run in another `--out`"
+            )
 
 
 def _settings(text: str) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""A config becomes a run folder."""
+"""A config becomes a run folder, in three steps: check, build, fit."""
 
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,8 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.callbacks import ConfigFile, Manifest, ModelFile, PlainLines, WholeCheckpoints
-from monoskd.engine.config import DataConfig, LoadedConfig, RunConfig
+from monoskd.engine.check import Plan, check, on_cuda
+from monoskd.engine.config import LoadedConfig, RunConfig
 from monoskd.engine.frames import Frames
 from monoskd.engine.measure import Measurement
 from monoskd.engine.resume import Past
@@ -24,14 +25,10 @@ from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
 from monoskd.engine.unlabelled import detect_unlabelled
 from monoskd.errors import InputError
-from monoskd.files import check_writable
-from monoskd.kitti.io import read_split
-from monoskd.kitti.layout import KittiLayout
+from monoskd.evaluation.evaluator import KittiEvaluator
+from monoskd.evaluation.rules import known_classes
 from monoskd.models.weights import load_model
 from monoskd.structures import Batch, Detector
-from monoskd.workers import cores
-
-_RUN_FILES = ("checkpoints", "model.safetensors", "config.yaml", "metrics.csv", "manifest.json")
 
 
 def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
@@ -39,56 +36,77 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
 
     Raises InputError for data or model files that do not fit, KeyboardInterrupt once an interrupted run is saved.
     """
-    past = Past.of(resume, config=loaded.text) if resume else None
-    _check_folder(loaded.out, resume=resume)
-    _check_data(loaded)  # before a network is made, which may download weights
-    pl.seed_everything(loaded.seed, workers=True, verbose=False)
-    config = loaded.run(resumed=past is not None)
-    _check_devices(config)
+    return fit(build(check(loaded, resume=resume)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a training is made of. text: of `config.yaml`."""
+
+    config: RunConfig
+    text: str
+    training: Training
+    frames: Frames
+    past: Past | None
+
+
+def build(plan: Plan) -> Run:
+    """Make the networks and the loaders, and let the teacher look at the frames without labels."""
+    pl.seed_everything(plan.loaded.seed, workers=True, verbose=False)
+    config = plan.loaded.run(resumed=plan.past is not None)
     if config.threads:
         torch.set_num_threads(config.threads)
     student = build_student(config)
+    plan.sources.check_supervised(config.data, student)
     training = build_training(config, student)
-    frames = Frames(config, student, detections=_detections(config, training, resumed=past is not None))
+    detections = None
+    if config.data.unlabelled is not None and training.distiller is not None:
+        teacher = training.distiller.teacher.to("cuda" if on_cuda(config) else "cpu")
+        assert isinstance(teacher, Detector)
+        detections = detect_unlabelled(teacher, config.data, plan.sources, config.out, keep=plan.past is not None)
+    frames = Frames(config, student, plan.sources, detections=detections)
     training.shape_adapters(Batch.collate([frames.train[0]]))
-    if past:
-        past.check(training, epochs=config.epochs)
-    config.out.mkdir(parents=True, exist_ok=True)
+    if plan.past is not None:
+        plan.past.check(training, epochs=config.epochs)
+    return Run(config, plan.loaded.text, training, frames, plan.past)
+
+
+def fit(run: Run) -> Path:
+    """Train to the end; returns the run folder."""
+    run.config.out.mkdir(parents=True, exist_ok=True)
     with _quiet_lightning():
         try:
-            trainer = build_trainer(config, frames, history=past.rows if past else [], text=loaded.text)
+            trainer = build_trainer(run.config, run.frames, history=run.past.rows if run.past else [], text=run.text)
         except (MisconfigurationException, ValueError, ImportError) as error:
             raise InputError(f"config: expected what this machine can do, got an objection: {error}") from error
         try:
-            ckpt_path = past.checkpoint if past else None
-            trainer.fit(training, datamodule=frames, ckpt_path=ckpt_path, weights_only=True)
-        except SystemExit as stop:  # Lightning's word for an interruption, after its callbacks have saved
+            checkpoint = run.past.checkpoint if run.past else None
+            trainer.fit(run.training, datamodule=run.frames, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:  # Lightning raises this for an interruption, after its callbacks have saved
             raise KeyboardInterrupt from stop
         except InputError as error:  # a loader process puts its traceback in front of the line
             raise InputError(str(error).strip().rpartition("InputError: ")[2]) from error
-    return config.out
+    return run.config.out
 
 
-def build_student(config: RunConfig) -> Any:
+def build_student(config: RunConfig) -> Detector:
     """The network to train: new, or from a model file."""
-    if config.start is None and config.detector is None:
-        raise InputError("config: expected `detector` (a new network) or `start` (a model file), got neither")
-    student: Any = config.detector
+    student = config.detector
     if config.start is not None:
-        started: Any = load_model(config.start)
-        student = _with_weights(student, started, config.start) if student is not None else started.train()
-    if not isinstance(student, Detector):
-        raise InputError(f"config: detector: expected a detector such as DidM3D, got {type(student).__name__}")
-    _check_geometry(config, student, "detector")
+        started = load_model(config.start)
+        student = started.train() if student is None else _with_weights(student, started, config.start)
+    assert student is not None, "the check has refused a run without a network"
+    _check_input(config, student, "detector")
+    known_classes(config.validation.classes, present=student.classes)
     return student
 
 
-def build_training(config: RunConfig, student: Any) -> Training:
+def build_training(config: RunConfig, student: Detector) -> Training:
     """The Lightning module of a run, with its distiller if it has one."""
     distiller = recorder = None
     if (recipe := config.distillation) is not None:
-        teacher: Any = load_model(recipe.teacher)
-        _check_geometry(config, teacher, recipe.teacher)
+        teacher = load_model(recipe.teacher)
+        _check_input(config, teacher, recipe.teacher)
         if teacher.classes != student.classes:
             raise InputError(
                 f"{recipe.teacher}: expected the student's classes {', '.join(student.classes)} in this order, got "
@@ -103,26 +121,19 @@ def build_training(config: RunConfig, student: Any) -> Training:
             teacher_batch_statistics=recipe.teacher_batch_statistics,
         )
         recorder = FlightRecorder(distiller, every=recipe.record_every) if recipe.record_every else None
+    validation = config.validation
+    evaluator = validation.evaluator or KittiEvaluator(validation.classes, validation.min_heights_px)
+    graph = student.task_graph if config.task_learning else {}
     return Training(
         student,
         optimizer=config.optimizer,
         epochs=config.epochs,
         distiller=distiller,
         recorder=recorder,
-        task_weights=TaskWeights.over(config.epochs) if config.task_learning else None,
+        task_weights=TaskWeights.over(config.epochs, graph) if graph else None,
         shifted_task_names=config.shifted_task_names,
-        measurement=Measurement(classes=config.validation.classes, min_heights_px=config.validation.min_heights_px),
+        measurement=Measurement(evaluator),
     )
-
-
-def _detections(config: RunConfig, training: Training, *, resumed: bool) -> Path | None:
-    """The folder of the teacher's detections on frames without labels, if the run has such frames."""
-    if config.data.unlabelled is None:
-        return None
-    if training.distiller is None:
-        raise InputError("config: data.unlabelled: expected `distillation`, whose teacher answers for them, got none")
-    device = "cuda" if _on_cuda(config) else "cpu"
-    return detect_unlabelled(training.distiller.teacher.to(device), config.data, config.out, keep=resumed)
 
 
 def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, str]], text: str) -> pl.Trainer:
@@ -163,7 +174,7 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
     )
 
 
-def _with_weights(detector: Any, started: Any, start: Path) -> Any:
+def _with_weights(detector: Detector, started: Detector, start: Path) -> Detector:
     """The configured network with the weights of the model file `start`."""
     try:
         detector.load_state_dict(started.state_dict())
@@ -176,13 +187,14 @@ def _with_weights(detector: Any, started: Any, start: Path) -> Any:
     return detector
 
 
-def _check_geometry(config: RunConfig, detector: Any, where: str | Path) -> None:
+def _check_input(config: RunConfig, detector: Detector, where: str | Path) -> None:
     """Published quirks come together or not at all: the data that a network is fed and the way it is read."""
-    geometry = "published" if config.data.published.per_axis_decoding else "corrected"
-    if detector.config.geometry != geometry:
+    published = config.data.published.per_axis_decoding
+    if detector.published_input != published:
+        names = {True: "published", False: "corrected"}
         raise InputError(
-            f"{where}: expected geometry `{geometry}`, which goes with data.published.per_axis_decoding: "
-            f"{geometry == 'published'}, got `{detector.config.geometry}`; change either"
+            f"{where}: expected geometry `{names[published]}`, which goes with data.published.per_axis_decoding: "
+            f"{published}, got `{names[detector.published_input]}`; change either"
         )
 
 
@@ -194,51 +206,6 @@ def _csv_logger(out: Path, history: list[dict[str, str]]) -> CSVLogger:
     return logger
 
 
-def _check_data(loaded: LoadedConfig) -> None:
-    """Are the data set and, if it is in KITTI's layout, its splits there?"""
-    data = loaded.namespace.data
-    if not loaded.root.is_dir():
-        raise InputError(f"{loaded.root}: no such data set; set `--data.root` to a folder in KITTI layout")
-    inside = {loaded.out.resolve(), *loaded.out.resolve().parents}
-    if loaded.root.resolve() == loaded.out.resolve() or (loaded.root / "training").resolve() in inside:
-        raise InputError(f"{loaded.out}: expected a folder outside the data set, got one in it; choose another `--out`")
-    if data.dataset == DataConfig.dataset:
-        for split in (data.train, data.val):
-            read_split(KittiLayout(loaded.root).split(split))
-
-
-def _on_cuda(config: RunConfig) -> bool:
-    return config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-
-
-def _check_devices(config: RunConfig) -> None:
-    """Lightning counts GPUs itself, but would start any number of processes on a CPU."""
-    if not _on_cuda(config) and config.devices > cores():
-        raise InputError(
-            f"devices: expected at most {cores()}, for this machine has so many cores and no GPU in use, got "
-            f"{config.devices}; lower `--devices`"
-        )
-    if config.data.batch_size % config.devices:
-        raise InputError(
-            f"data.batch_size: expected a whole number of images for each of {config.devices} devices, got "
-            f"{config.data.batch_size} in all; change either"
-        )
-
-
-def _check_folder(out: Path, *, resume: Path | None) -> None:
-    """Never write over a run, except to go on with it."""
-    check_writable(out)
-    if resume is not None and resume.resolve() == out.resolve():
-        return
-    if (out / "checkpoints" / "last.ckpt").exists():
-        raise InputError(f"{out}: holds a run; go on with `--resume {out}` or choose another `--out`")
-    if held := [name for name in _RUN_FILES if (out / name).exists()]:
-        raise InputError(
-            f"{out}: expected a new folder, got one with {held[0]}, as a run leaves that ended before its first whole "
-            "epoch; choose another `--out`"
-        )
-
-
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Leave out Lightning's advice that does not apply to a run of ours, and nothing else."""
@@ -248,6 +215,7 @@ def _quiet_lightning() -> Iterator[None]:
         ".*The number of training batches.*",
         ".*exists and is not empty.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*The dirpath has changed.*",  # a run folder that was moved resumes all the same
     )
     with warnings.catch_warnings():
         for message in advice:

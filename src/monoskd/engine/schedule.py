@@ -1,22 +1,11 @@
 """What changes over the epochs: the learning rate and the weights of the tasks. METHOD: docs/method.md, "Schedule"."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from monoskd.errors import InputError
-
-PREREQUISITES: dict[str, tuple[str, ...]] = {
-    "heatmap": (),
-    "size_2d": (),
-    "offset_2d": (),
-    "offset_3d": ("size_2d", "offset_2d"),
-    "size_3d": ("size_2d", "offset_2d"),
-    "heading": ("size_2d", "offset_2d"),
-    "depth": ("size_2d", "size_3d", "offset_2d"),
-}
-"""The tasks that must have settled before a task counts in full (Lu et al., GUPNet, ICCV 2021, figure 4)."""
 
 PUBLISHED_ORDER = ("affinity", "head", "rank", "imitation")
 """Distillation terms as the published runs list them before the tasks' losses; a recipe has one of the last two."""
@@ -67,22 +56,40 @@ class TaskWeights:
     fast as at first, c is 0 and the task waits. The trend is the mean of loss[i] - loss[i + 2] over the last `history`
     epochs; before there are that many, tasks with prerequisites weigh 0.
 
-    Its state is plain numbers (`state_dict`), so that a resumed run goes on exactly where it stopped.
+    graph: the prerequisites of each task, see `Detector.task_graph`. Its state is plain numbers (`state_dict`), so that
+    a resumed run goes on exactly where it stopped.
     """
 
+    graph: Mapping[str, tuple[str, ...]]
     epochs: int = 140
     history: int = 5
     past: list[dict[str, float]] = field(default_factory=list)
     first_trend: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        named = {name for needed in self.graph.values() for name in needed}
+        if missing := sorted(named - set(self.graph)):
+            raise InputError(
+                f"task_graph: expected every prerequisite to be a task of its own, got none for {missing[0]!r}"
+            )
+
     @classmethod
-    def over(cls, epochs: int) -> "TaskWeights":
-        """For a run of so many epochs: t reaches 1 after 14 / 15 of them, as at epoch 140 of the published 150."""
-        return cls(epochs=max(round(epochs * 14 / 15), cls.history + 1))
+    def over(cls, epochs: int, graph: Mapping[str, tuple[str, ...]]) -> "TaskWeights":
+        """For a run of `epochs` epochs: t reaches 1 after 14 / 15 of them, as at epoch 140 of the published 150."""
+        return cls(graph, epochs=max(round(epochs * 14 / 15), cls.history + 1))
+
+    def check(self, losses: Iterable[str]) -> None:
+        """Raise InputError where a task of the graph has no loss of its name."""
+        if missing := sorted(set(self.graph) - set(losses)):
+            raise InputError(
+                f"task_learning: expected a loss for every task of the detector's task_graph, got none for "
+                f"{missing[0]!r} among {', '.join(sorted(losses))}: correct the detector, or use "
+                "`--task_learning false`"
+            )
 
     def start(self) -> dict[str, float]:
         """The weights of the first epoch, before anything is known."""
-        return {task: 0.0 if needed else 1.0 for task, needed in PREREQUISITES.items()}
+        return {task: 0.0 if needed else 1.0 for task, needed in self.graph.items()}
 
     def advance(self, losses: Mapping[str, float], epoch: int) -> dict[str, float]:
         """The weights of `epoch` (1, 2, ...), given the mean losses of the epoch before it."""
@@ -90,7 +97,7 @@ class TaskWeights:
         if len(self.past) == self.history:
             settled = self._settled()
             elapsed = min(max(epoch - self.history, 0) / (self.epochs - self.history), 1.0)
-            for task, needed in PREREQUISITES.items():
+            for task, needed in self.graph.items():
                 if needed:
                     weights[task] = elapsed ** (1 - math.prod(settled[name] for name in needed))
             self.past.pop(0)
@@ -100,10 +107,10 @@ class TaskWeights:
     def _settled(self) -> dict[str, float]:
         """c of every task: 0 while its loss falls as at first, 1 once it has stopped falling."""
         pairs = list(zip(self.past[:-2], self.past[2:], strict=True))
-        trend = {task: sum(old[task] - new[task] for old, new in pairs) / len(pairs) for task in PREREQUISITES}
+        trend = {task: sum(old[task] - new[task] for old, new in pairs) / len(pairs) for task in self.graph}
         self.first_trend = self.first_trend or trend
         ratio = {task: trend[task] / first if first else 0.0 for task, first in self.first_trend.items()}
-        return {task: 1 - max(ratio[task], 0.0) for task in PREREQUISITES}
+        return {task: 1 - max(ratio[task], 0.0) for task in self.graph}
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on exactly."""
@@ -117,10 +124,8 @@ class TaskWeights:
 def shift_names(losses: Mapping[str, float], distillation: Sequence[float]) -> dict[str, float]:
     """The losses that the published distillation runs feed to task learning, which are not the ones they name.
 
-    There the distillation terms stand in front of the task losses and the names are read by position, so that the 2D
-    offset reads the first distillation term, the 2D size the second, and so on; the last tasks fall off the end.
-    losses: by task. distillation: the terms in `PUBLISHED_ORDER`.
+    There the distillation terms stand in front of the task losses and the names are read by position, so that the first
+    task reads the first distillation term, and so on; the last tasks fall off the end.
+    losses: by task, in the order of `Detector.task_graph`. distillation: the terms in `PUBLISHED_ORDER`.
     """
-    published_order = ("offset_2d", "size_2d", "depth", "offset_3d", "size_3d", "heading", "heatmap")
-    values = [*distillation, *(losses[task] for task in published_order)]
-    return dict(zip(published_order, values, strict=False))
+    return dict(zip(losses, [*distillation, *losses.values()], strict=False))

@@ -12,7 +12,7 @@ from monoskd.engine.config import OptimizerConfig
 from monoskd.engine.measure import Measurement, measure_batch
 from monoskd.engine.schedule import PUBLISHED_ORDER, TaskWeights, shift_names
 from monoskd.errors import InputError
-from monoskd.structures import Batch, DetectorOutput, Targets
+from monoskd.structures import Batch, Detector, DetectorOutput, Targets, Views
 
 
 class DivergenceError(InputError):
@@ -22,14 +22,13 @@ class DivergenceError(InputError):
 class Training(pl.LightningModule):
     """A detector that learns from labels, and from a teacher if there is a distiller.
 
-    student: the detector, a module that is a `structures.Detector`. distiller: a `Distiller` around this very student,
-    or None; recorder: what weighs its terms against the task now and then. task_weights: hierarchical task learning,
-    or None for a weight of 1 each.
+    distiller: a `Distiller` around this very student, or None; recorder: measures its terms' gradients now and then.
+    task_weights: hierarchical task learning, or None for a weight of 1 each.
     """
 
     def __init__(
         self,
-        student: Any,
+        student: Detector,
         *,
         optimizer: OptimizerConfig,
         epochs: int,
@@ -54,8 +53,10 @@ class Training(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One step's loss; every term is logged by name."""
         assert batch.targets is not None, "training frames have labels, or a teacher's detections"
-        output, distilled = self.look(batch)
-        tasks: dict[str, Tensor] = self.student.loss(*labelled(output, batch.targets))
+        output, distilled = self.outputs(batch)
+        tasks = self.student.loss(*labelled(output, batch.targets))
+        if self.task_weights is not None:
+            self.task_weights.check(tasks)
         task_loss = torch.stack([self.weights.get(name, 1.0) * loss for name, loss in tasks.items()]).sum()
         loss = task_loss if distilled is None else task_loss + distilled.total
 
@@ -67,22 +68,26 @@ class Training(pl.LightningModule):
 
     def shape_adapters(self, batch: Batch) -> None:
         """Let the distiller's adapters take their shapes from a batch, which several devices need before the start."""
-        if self.distiller is not None and batch.targets is not None:
-            place = (batch.cameras, batch.letterbox, batch.targets.rois)
-            shown = (batch.input(self.distiller.teacher.modality), *place)  # type: ignore[arg-type]
-            self.distiller.materialize(batch.input(self.student.modality), *place, teacher_inputs=shown)
+        if self.distiller is not None:
+            self.distiller.materialize(*self._inputs(batch, self.student), teacher_inputs=self._teacher_inputs(batch))
 
-    def look(self, batch: Batch) -> tuple[DetectorOutput, Distilled | None]:
-        """The student's output at the true peaks and, with a teacher, what the two make of each other."""
-        assert batch.targets is not None
-        place = (batch.cameras, batch.letterbox, batch.targets.rois)
-        seen = batch.input(self.student.modality)
+    def outputs(self, batch: Batch) -> tuple[DetectorOutput, Distilled | None]:
+        """The student's output at the labelled objects and, with a teacher, the distillation terms."""
+        inputs = self._inputs(batch, self.student)
         if self.distiller is None:
-            return self.student(seen, *place), None
-        shown = (batch.input(self.distiller.teacher.modality), *place)  # type: ignore[arg-type]
+            return self.student(*inputs), None
         self.distiller.progress = self.current_epoch / self.epochs
-        distilled = self.distiller(seen, *place, teacher_inputs=shown, targets=batch.targets)
+        distilled = self.distiller(*inputs, teacher_inputs=self._teacher_inputs(batch), targets=batch.targets)
         return distilled.student, distilled
+
+    @staticmethod
+    def _inputs(batch: Batch, detector: Detector) -> tuple[Views, Targets | None]:
+        return batch.views(detector.modality), batch.targets
+
+    def _teacher_inputs(self, batch: Batch) -> tuple[Views, Targets | None]:
+        assert self.distiller is not None
+        assert isinstance(self.distiller.teacher, Detector)
+        return self._inputs(batch, self.distiller.teacher)
 
     def on_train_epoch_start(self) -> None:
         """Tell the data set which epoch's augmentation to draw, and forget the last epoch's losses."""
@@ -96,7 +101,7 @@ class Training(pl.LightningModule):
         if self.task_weights is None:
             return
         means = {name: float(value) / self.trainer.num_training_batches for name, value in self._epoch_losses.items()}
-        tasks = {name: value for name, value in means.items() if name in self.weights}
+        tasks = {name: means[name] for name in self.task_weights.graph}
         if self.shifted_task_names:
             tasks = shift_names(tasks, [means[name] for name in PUBLISHED_ORDER if name in means])
         self.weights = self.task_weights.advance(tasks, self.current_epoch + 1)
@@ -111,11 +116,11 @@ class Training(pl.LightningModule):
                 )
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Detect as at inference, and look at the true peaks for the depth error."""
+        """Detect as at inference; errors at the labelled objects come from the same forward pass."""
         measure_batch(self.student, batch, self.measurement)
 
     def on_validation_epoch_end(self) -> None:
-        """Log average precision and depth error."""
+        """Log the evaluator's numbers and the detector's errors."""
         self.log_dict({f"val/{name}": value for name, value in self.measurement.summary().items()})
         self.measurement.clear()
 

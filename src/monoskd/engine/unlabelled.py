@@ -12,92 +12,80 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
-from monoskd.data.kitti import KittiDataset
+from monoskd.data.samples import Samples
 from monoskd.engine.config import DataConfig, UnlabelledConfig
+from monoskd.engine.sources import Sources
 from monoskd.errors import InputError
 from monoskd.evaluation.quality import label_quality
-from monoskd.files import read_text, write_atomically
-from monoskd.kitti.io import read_objects, read_split, write_objects
-from monoskd.kitti.layout import KittiLayout
-from monoskd.kitti.leakage import check_unlabelled
+from monoskd.files import read_json, write_json
+from monoskd.kitti.io import write_objects
 from monoskd.objects import Objects
-from monoskd.structures import Batch, Sample
+from monoskd.structures import Batch, Detector, FrameSource, Sample
 
 FOLDER, RECORD, SCHEMA = "detections", "detections.json", "monoskd/detections-as-labels/1"
 _BATCH = 8
 
 
-def detect_unlabelled(teacher: Any, data: DataConfig, out: Path, *, keep: bool) -> Path:
+def detect_unlabelled(teacher: Detector, data: DataConfig, sources: Sources, out: Path, *, keep: bool) -> Path:
     """The folder of the teacher's detections on the frames without labels, `out/detections`, made if need be.
 
-    teacher: a detector on the device where it is to run. keep: use what an earlier part of this run has written, if it
-    was the same teacher's on the same frames. Beside the folder, `detections.json` says how good they are: where labels
-    have been held back, on these very frames, else on the validation split. Raises InputError where a frame has a label
-    or gives validation away, and where the teacher finds nothing at all.
+    teacher: on the device where it is to run. keep: use what an earlier part of this run has written, if it was the
+    same teacher's on the same frames. Beside the folder, `detections.json` says how good they are: on these frames
+    where their labels are held back, else on the validation split. Raises InputError where there is no detection.
     """
-    assert data.unlabelled is not None
+    unlabelled, frames = data.unlabelled, sources.unlabelled
+    assert unlabelled is not None
+    assert frames is not None
     folder, record = out / FOLDER, out / RECORD
-    frames = check_unlabelled(data.root, split=data.unlabelled.split, mapping=data.unlabelled.mapping)
-    made_of = _made_of(teacher, frames, data.unlabelled)
-    if keep and record.is_file() and json.loads(read_text(record)).get("made_of") == made_of:
+    made_of = _made_of(teacher, frames.names, unlabelled)
+    if keep and record.is_file() and read_json(record).get("made_of") == made_of:
         return folder
-    found = detect(teacher, data, data.unlabelled.split)
-    if not any(map(len, found)):
+    detections = detect(teacher, data, frames)
+    if not any(map(len, detections)):
         raise InputError(
-            f"{data.root}: expected the teacher to find something on the {len(frames)} frames without labels, got no "
-            "detection that reaches its threshold: lower `--data.unlabelled.threshold`, or train the teacher longer"
+            f"{data.root}: expected the teacher to find something on the {len(frames.names)} frames without labels, "
+            "got no detection that reaches its threshold: lower `--data.unlabelled.threshold`, or train "
+            "the teacher longer"
         )
-    for frame, detected in zip(frames, found, strict=True):
-        write_objects(folder / f"{frame}.txt", detected)
-    layout = KittiLayout(data.root)
-    held_back = [layout.held_back(frame) for frame in frames]
-    if all(path.is_file() for path in held_back):
-        measured_on, truth = f"{data.unlabelled.split}, labels held back", held_back
-    else:
-        measured_on, found = data.val, detect(teacher, data, data.val)
-        truth = [layout.label(frame) for frame in read_split(layout.split(data.val))]
-    objects = [read_objects(path, scored=False) for path in truth]
-    rows = label_quality(objects, found, classes=teacher.classes, min_height_px=data.min_height_px)
+    for name, objects in zip(frames.names, detections, strict=True):
+        write_objects(folder / f"{name}.txt", objects)
+    measured_on, truth = f"{unlabelled.split}, labels held back", [frames.held_back(name) for name in frames.names]
+    if any(objects is None for objects in truth):
+        val = sources.val(depth=teacher.modality == "depth")
+        measured_on, truth = data.val, [val.objects(name) for name in val.names]
+        detections = detect(teacher, data, val)
+    labels = [Objects.empty() if objects is None else objects for objects in truth]
+    rows = label_quality(labels, detections, classes=teacher.classes, min_height_px=data.min_height_px)
     document = {
         "schema": SCHEMA,
-        "frames": len(frames),
+        "frames": len(frames.names),
         "made_of": made_of,
-        "threshold": data.unlabelled.threshold,
-        "thresholds": data.unlabelled.thresholds,
+        "threshold": unlabelled.threshold,
+        "thresholds": unlabelled.thresholds,
         "measured_on": measured_on,
         "quality": [row.to_json() for row in rows],
     }
-    write_atomically(record, (json.dumps(document, indent=1) + "\n").encode())
+    write_json(record, document)
     return folder
 
 
 @torch.no_grad()
-def detect(teacher: Any, data: DataConfig, split: str) -> list[Objects]:
-    """What the teacher finds on each frame of a split, unaugmented, from the thresholds on.
+def detect(teacher: Detector, data: DataConfig, frames: FrameSource) -> list[Objects]:
+    """What the teacher finds on each frame, unaugmented, from the thresholds on.
 
     Scored by heat alone: detections are ranked by it times the confidence in the depth, which makes a good order but no
     probability, and few of a young network's detections would reach any threshold.
     """
     assert data.unlabelled is not None
-    dataset = KittiDataset(
-        data.root,
-        split=split,
-        input_size=teacher.input_size,
-        classes=teacher.classes,
-        mean_sizes=teacher.config.mean_sizes,
-        depth=teacher.modality == "depth",
-        labels=False,
-        published=data.published,
-    )
+    samples = Samples(frames, input_size=teacher.input_size, published=data.published)
     device, least = next(teacher.parameters()).device, _thresholds(data.unlabelled, teacher.classes)
     teacher.eval()
-    found: list[Objects] = []
-    for batch in DataLoader(dataset, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
-        batch = batch.to(device)
-        place = (batch.cameras, batch.letterbox)
-        detections = teacher.decode(teacher(batch.input(teacher.modality), *place), *place)
-        found += [_sure(replace(one, scores=one.heat).to_objects(), least) for one in detections]
-    return found
+    detected: list[Objects] = []
+    for batch in DataLoader(samples, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
+        views = batch.to(device).views(teacher.modality)
+        detections = teacher.decode(teacher(views), views)
+        detected += [_sure(replace(found, scores=found.heat).to_objects(), least) for found in detections]
+    return detected
 
 
 def _sure(objects: Objects, thresholds: Mapping[str, float]) -> Objects:
@@ -118,7 +106,7 @@ def _thresholds(config: UnlabelledConfig, classes: Sequence[str]) -> dict[str, f
     return {name: own.get(name, config.threshold) for name in classes}
 
 
-def _made_of(teacher: Any, frames: Sequence[str], config: UnlabelledConfig) -> str:
+def _made_of(teacher: Detector, frames: Sequence[str], config: UnlabelledConfig) -> str:
     """A digest of all that decides which detections there are."""
     digest = hashlib.sha256(json.dumps([list(frames), config.threshold, config.thresholds]).encode())
     for value in teacher.state_dict().values():
@@ -129,7 +117,7 @@ def _made_of(teacher: Any, frames: Sequence[str], config: UnlabelledConfig) -> s
 class MixedFrames(Dataset[Sample]):
     """Labelled frames, and after them frames with a teacher's detections."""
 
-    def __init__(self, labelled: Any, unlabelled: Any) -> None:
+    def __init__(self, labelled: Samples, unlabelled: Samples) -> None:
         self.labelled = labelled
         self.unlabelled = unlabelled
 

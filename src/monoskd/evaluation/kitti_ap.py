@@ -39,15 +39,15 @@ def evaluate_kitti(
 ) -> Evaluation:
     """KITTI average precision of detections against labels, entry by entry of two sequences of frames.
 
-    classes: of Pedestrian, Car and Cyclist, in any case. min_heights: [px] a 2D box must be taller for an object to
-    count as easy, moderate and hard; scale it with the images. bootstrap: how often to resample the frames for 95 %
-    intervals, None for never; seed: of that. distances: also by distance. anatomy: also with one part of every
-    detection replaced by the truth, see `anatomy.mended_detections`.
+    classes: KITTI's Pedestrian, Car and Cyclist, or others that the labels name, in any case. min_heights: [px] a 2D
+    box must be taller for an object to count as easy, moderate and hard; scale it with the images. bootstrap: how often
+    to resample the frames for 95 % intervals, None for never; seed: of that. distances: also by distance. anatomy: also
+    with one part of every detection replaced by the truth, see `anatomy.mended_detections`.
 
     Raises InputError where the sequences differ in length or are empty, where detections have no scores, for numbers
     that are not finite, and for unknown classes.
     """
-    names = known_classes(classes)
+    names = known_classes(classes, present=(name for objects in ground_truth for name in objects.names.tolist()))
     if len(min_heights) != 3 or not all(0 <= least < np.inf for least in min_heights):
         raise InputError(f"min_heights: expected three heights of at least 0 px, got {min_heights}")
     if bootstrap is not None and bootstrap < 1:

@@ -1,6 +1,6 @@
 """KITTI's rules: which objects must be found, which may be, and which detections are false alarms."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,6 @@ from monoskd.evaluation.scene import Bool, Pairs, Scene
 
 NEIGHBOURS = {"Pedestrian": "person_sitting", "Car": "van", "Cyclist": None}
 """The classes, and the objects (lower case) that look so much like them that finding one is no error."""
-STRICT = {"Pedestrian": 0.5, "Car": 0.7, "Cyclist": 0.5}
-LOOSE = {"Pedestrian": 0.25, "Car": 0.5, "Cyclist": 0.25}
 
 MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)  # of easy, moderate and hard, as the next two
 MAX_OCCLUSION = (0, 1, 2)
@@ -46,29 +44,40 @@ class Scope:
         return cls((from_m <= truth) & (truth < to_m), (from_m <= detected) & (detected < to_m))
 
 
-def known_classes(classes: Sequence[str]) -> list[str]:
-    """The classes as KITTI spells them."""
-    spelling = {name.lower(): name for name in NEIGHBOURS}
+def strict_overlap(class_name: str) -> float:
+    """The least overlap of a hit: 0.7 for cars, 0.5 for every other class."""
+    return 0.7 if class_name == "Car" else 0.5
+
+
+def loose_overlap(class_name: str) -> float:
+    """KITTI's second, looser table from above and in 3D: 0.5 for cars, 0.25 for every other class."""
+    return 0.5 if class_name == "Car" else 0.25
+
+
+def known_classes(classes: Sequence[str], present: Iterable[str] = ()) -> list[str]:
+    """The classes as KITTI, or the objects that are `present`, spell them. Raises InputError for any other."""
+    names = list(dict.fromkeys([*NEIGHBOURS, *present]))
+    spelling = {name.lower(): name for name in reversed(names)}
     for name in classes:
         if name.lower() not in spelling:
-            raise InputError(f"classes: expected some of {', '.join(NEIGHBOURS)}, got '{name}': choose from these")
+            raise InputError(f"classes: expected some of {', '.join(names)}, got '{name}': choose from these")
     return list(dict.fromkeys(spelling[name.lower()] for name in classes))
 
 
 def contests(classes: Sequence[str]) -> Iterator[Contest]:
     """2D boxes at the strict overlap, bird's eye and 3D at the strict and the loose one."""
     for name in classes:
-        yield Contest(name, "bbox", STRICT[name])
+        yield Contest(name, "bbox", strict_overlap(name))
         for geometry in ("bev", "3d"):
-            yield Contest(name, geometry, STRICT[name])
-            yield Contest(name, geometry, LOOSE[name])
+            yield Contest(name, geometry, strict_overlap(name))
+            yield Contest(name, geometry, loose_overlap(name))
 
 
 def tallies(scene: Scene, contest: Contest, min_heights: tuple[float, float, float], scope: Scope) -> list[Tally]:
     """The counts of one contest for easy, moderate and hard."""
     truth = scene.truth.objects
     own = scene.truth.names == contest.class_name.lower()
-    alike = own | (scene.truth.names == NEIGHBOURS[contest.class_name])
+    alike = own | (scene.truth.names == NEIGHBOURS.get(contest.class_name))
     pairs = scene.pairs[contest.geometry]
     pairs = pairs[(pairs.overlap > contest.least_overlap) & alike[pairs.truth]]
     height_px = truth.boxes_2d[:, 3] - truth.boxes_2d[:, 1]

@@ -1,1 +1,1 @@
-"""Formulas; numpy and torch only."""
+"""Cameras, boxes and angles: formulas in numpy and torch."""

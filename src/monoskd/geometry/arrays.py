@@ -1,7 +1,7 @@
 """One formula for numpy arrays and torch tensors.
 
-The renderer and the depth maps work in numpy, the network in torch, and neither should repeat the other's geometry.
-Torch is imported only once a tensor is met, so that what needs no network starts without it.
+The renderer and the depth maps use numpy, the network uses torch; the geometry is written once for both. Torch is
+imported at the first tensor, so that code without a network starts without torch.
 """
 
 from types import ModuleType
@@ -16,7 +16,7 @@ Array: TypeAlias = "np.ndarray[Any, Any] | Tensor"
 
 
 def namespace(array: Any) -> ModuleType:
-    """`numpy` or `torch`, whichever made `array`; call its functions with positional arguments, which agree."""
+    """`numpy` or `torch`, whichever made `array`. Call functions with positional arguments: these agree in both."""
     if isinstance(array, np.ndarray | np.generic | float):
         return np
     import torch

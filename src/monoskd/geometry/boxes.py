@@ -6,7 +6,7 @@ from typing import Any
 from monoskd.geometry.arrays import namespace
 
 # Corners of the unit box in its own frame, as fractions of (length, height, width) along (x, y, z): the four of the
-# bottom face in order around it, then the four above them. The object faces +x.
+# bottom face in order around it, then the four above. The object faces +x.
 _CORNERS_LHW = [
     [0.5, 0.0, 0.5],
     [0.5, 0.0, -0.5],
@@ -44,7 +44,7 @@ class Boxes3D:
         return self.bottom - half
 
     def corners(self) -> Any:
-        """n x 8 x 3 [m]: bottom face in order around it, then the top; 0, 1, 4 and 5 are the front's."""
+        """n x 8 x 3 [m]: bottom face in order around it, then the top; 0, 1, 4 and 5 belong to the front."""
         xp = namespace(self.bottom)
         unit = xp.asarray(_CORNERS_LHW, dtype=self.bottom.dtype)
         if xp.__name__ == "torch":

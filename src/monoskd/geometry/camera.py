@@ -1,4 +1,4 @@
-"""The camera and the one image transform that moves pixels and camera together.
+"""The pinhole camera, and the image transform that moves pixels and camera together.
 
 Frames and units: x right, y down, z forward in metres (KITTI's rectified camera frame); u right, v down in pixels.
 An image of W x H pixels spans [0, W] x [0, H]: pixel (i, j) covers [i, i + 1) x [j, j + 1).
@@ -16,7 +16,7 @@ def project(P: Any, xyz: Any) -> Any:
     """Pixels of 3D points: uv = (P [xyz, 1])_{0,1} / (P [xyz, 1])_2.
 
     P: ... x 3 x 4 projection; xyz: ... x 3 [m], broadcast against P's leading axes. Returns ... x 2 [px].
-    A point in the camera's plane gives infinities; points behind it give the pixels of their mirror images.
+    A point in the camera's plane gives infinities. A point behind it gives the pixel of its mirror image.
     """
     homogeneous = (P[..., :3] * xyz[..., None, :]).sum(-1) + P[..., 3]
     return homogeneous[..., :2] / homogeneous[..., 2:]
@@ -25,7 +25,7 @@ def project(P: Any, xyz: Any) -> Any:
 def back_project(P: Any, uv: Any, z: Any) -> Any:
     """3D points on the pixels' rays at depth z: the inverse of `project` for a rectified P.
 
-    Rectified: no skew, and a last row of 0 0 1 p23.
+    Rectified: no skew, last row 0 0 1 p23.
 
     P: ... x 3 x 4; uv: ... x 2 [px]; z: ... [m], the point's third coordinate. Returns ... x 3 [m].
     """
@@ -61,7 +61,7 @@ class Camera:
 
     @classmethod
     def from_focal(cls, focal_px: float, *, width: int, height: int) -> "Camera":
-        """A camera with square pixels that looks through the middle of a width x height image."""
+        """A camera with square pixels whose principal point is the middle of a width x height image."""
         if not (math.isfinite(focal_px) and focal_px > 0):
             raise ValueError(f"focal length: expected a positive number of pixels, got {focal_px}")
         np = namespace(0.0)
@@ -104,7 +104,7 @@ class Letterbox:
     """Original pixels to network pixels: uv' = scale * uv + shift, one scale for both axes.
 
     scale: (...) ; shift: (...) x 2 [px]; numpy, torch or (scale) float. size: the network image's (width, height).
-    Crop and zoom of the augmentation are letterboxes too, so one object says where every pixel went, and exactly back.
+    Crop and zoom of the augmentation are letterboxes too: one object maps every pixel there and exactly back.
     """
 
     scale: Any
@@ -113,7 +113,7 @@ class Letterbox:
 
     @classmethod
     def fit(cls, *, width: int, height: int, size: tuple[int, int]) -> "Letterbox":
-        """The whole width x height image, as large as it goes, in the middle of `size` (width, height)."""
+        """The whole width x height image, as large as fits, in the middle of `size` (width, height)."""
         return cls.crop(centre=(width / 2, height / 2), scale=min(size[0] / width, size[1] / height), size=size)
 
     @classmethod
@@ -131,7 +131,7 @@ class Letterbox:
         return (uv - self._expand(self.shift, uv, 1)) / self._expand(self.scale, uv)[..., None]
 
     def camera(self, camera: Camera) -> Camera:
-        """The camera that projects straight to network pixels."""
+        """The camera that projects to network pixels."""
         xp = namespace(camera.P)
         focal_and_centre = self.scale[..., None, None] * camera.P[..., :2, :]
         moved = focal_and_centre + self.shift[..., :, None] * camera.P[..., 2:, :]
@@ -150,7 +150,7 @@ class Letterbox:
 
     @staticmethod
     def _expand(value: Any, uv: Any, trailing: int = 0) -> Any:
-        """`value` with axes added behind its batch axes until it broadcasts against the points of `uv`."""
+        """`value` with axes added after its batch axes, so that it broadcasts against the points of `uv`."""
         batch_axes = value.ndim - trailing
         for _ in range(uv.ndim - 1 - batch_axes):
             value = value[..., None] if trailing == 0 else value[..., None, :]
@@ -159,11 +159,11 @@ class Letterbox:
 
 @dataclass(frozen=True)
 class PublishedLetterbox(Letterbox):
-    """The original implementation's (`published`): `apply` enlarges both axes alike, `invert` each by its own ratio.
+    """The letterbox of the original implementation: `apply` scales both axes alike, `invert` each by its own ratio.
 
-    The two agree only where the region has the network's proportions: KITTI is up to 1.4 px off, a 16:9 photo over 300.
+    They agree only if the region has the network's aspect ratio: KITTI is up to 1.4 px off, a 16:9 photo over 300 px.
 
-    region: (...) x 2 x 2 [original px], the upper left and lower right corners of what the network is said to see.
+    region: (...) x 2 x 2 [original px], the upper left and lower right corners that `invert` assumes the network sees.
     """
 
     region: Any

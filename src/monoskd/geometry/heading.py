@@ -1,4 +1,4 @@
-"""Yaw and observation angle, and an angle as a bin with a residual. Angles in radians.
+"""Yaw and observation angle, and an angle as a bin and a residual. Angles in radians.
 
 Yaw `ry` turns about +y (down): 0 faces +x, -pi/2 faces away from the camera. The observation angle `alpha` is the yaw
 seen along the object's viewing ray, which is what a picture of the object shows.

@@ -1,4 +1,4 @@
-"""How wide the peak of an object is on a heat map."""
+"""The radius of an object's peak on a heat map."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ MIN_OVERLAP = 0.7
 def gaussian_radius(width: Any, height: Any) -> Any:
     """The radius around a box's centre within which a shifted box still counts as a hit, as CenterNet computes it.
 
-    CornerNet asks for the largest shift of the corners that keeps an overlap of 0.7, the least of the roots of three
-    quadratics. The implementations that followed divide each root by 2 instead of 2a; of those three,
+    CornerNet takes the largest shift of the corners that keeps an overlap of 0.7: the smallest root of three
+    quadratics. Later implementations divide each root by 2 instead of 2a. Of these three,
 
         r = (-b + sqrt(b^2 + 4 * 4o * (1 - o) w h)) / 2,    b = 2 o (w + h),    o = 0.7
 
-    is always the least: it is at most 0.14 (w + h), the others at least (w + h) / 2. About three times CornerNet's
-    radius, then, and every detector of this family was trained with it.
+    is always the smallest: it is at most 0.14 (w + h), the others at least (w + h) / 2. It is about three times
+    CornerNet's radius. Every detector of this family was trained with it.
 
     width, height: numpy or torch, in cells. Returns cells.
     """

@@ -1,10 +1,10 @@
 """Overlap of boxes: 2D, bird's-eye (rotated footprints) and 3D. Float64 numpy.
 
-Row by row: every function takes two sequences of equal length, or shapes that broadcast, and answers one value a row.
+Row by row: every function takes two sequences of equal length, or shapes that broadcast, and returns one value a row.
 For all pairs of n and m boxes see `pairwise`.
 
-The rotated overlap is right for identical, nested, touching and degenerate boxes, because no step asks on which side
-of a line a point lies: rounding moves the area by about 1e-15 of itself, never a vertex in or out.
+The rotated overlap is exact for identical, nested, touching and degenerate boxes, because no step tests on which side
+of a line a point lies. Rounding changes the area by about 1e-15 of itself; it never adds or drops a vertex.
 """
 
 from collections.abc import Callable
@@ -41,9 +41,9 @@ def iou_2d(a: Float, b: Float) -> Float:
 
 
 def intersection_bev(a: Boxes3D, b: Boxes3D) -> Float:
-    """Area [m^2] shared by the footprints of n boxes and n others; 0 where a box has no positive length and width.
+    """Area [m^2] shared by the footprints of n boxes and n others; 0 where a length or width is not positive.
 
-    Only rows whose circumscribed circles meet are worked out.
+    Computed only for rows whose circumscribed circles overlap.
     """
     radius_m = (np.hypot(a.dimensions[:, 1], a.dimensions[:, 2]) + np.hypot(b.dimensions[:, 1], b.dimensions[:, 2])) / 2
     distance_m = np.hypot(a.bottom[:, 0] - b.bottom[:, 0], a.bottom[:, 2] - b.bottom[:, 2])
@@ -64,7 +64,7 @@ def iou_bev(a: Boxes3D, b: Boxes3D, *, shared_footprint: Float | None = None) ->
 
 
 def iou_3d(a: Boxes3D, b: Boxes3D, *, shared_footprint: Float | None = None) -> Float:
-    """Intersection over union of the volumes of n boxes and n others, upright both.
+    """Intersection over union of the volumes of n boxes and n others, all upright.
 
     shared_footprint: `intersection_bev(a, b)` [m^2], if it is known already.
     """
@@ -82,17 +82,17 @@ def _shared_footprint(a: Boxes3D, b: Boxes3D) -> Float:
     """Area [m^2] shared by the footprints of n boxes and n others, all of positive size.
 
     In b's own frame its footprint is the rectangle |x| <= l / 2, |z| <= w / 2. Move every point of the plane to the
-    nearest point of this rectangle: a's outline then encloses exactly the part of it that lies in the rectangle, for
-    what is outside has collapsed onto the border and the winding number about an inner point cannot change. The moved
-    outline is a polygon whose corners are a's corners and its crossings of the four lines that bound the rectangle,
-    all clamped; the shoelace formula gives its area.
+    nearest point of this rectangle. What lies outside collapses onto the border, and the winding number about an inner
+    point does not change, so a's moved outline encloses exactly the shared part. It is a polygon whose corners are
+    a's corners and a's crossings of the four lines that bound the rectangle, all clamped to the rectangle. The shoelace
+    formula gives its area.
     """
     start = _corners_seen_from(a, b)  # n x 4 x 2
     edge = np.roll(start, -1, axis=1) - start
     half = b.dimensions[:, None, [2, 1]] / 2  # n x 1 x 2: l / 2, w / 2
     crossings = np.zeros((len(a), 4, 5))  # along each edge, as fractions of it; the first is the edge's start
     slanted = np.broadcast_to(edge != 0, edge.shape)
-    with np.errstate(over="ignore"):  # of an edge that is parallel but for rounding: clipped to its end
+    with np.errstate(over="ignore"):  # an edge that is parallel up to rounding; the clip below takes care of it
         np.divide(half - start, edge, out=crossings[..., 1:3], where=slanted)
         np.divide(-half - start, edge, out=crossings[..., 3:5], where=slanted)
     crossings = np.sort(np.clip(crossings, 0, 1), axis=-1)
@@ -104,7 +104,7 @@ def _shared_footprint(a: Boxes3D, b: Boxes3D) -> Float:
 
 
 def _corners_seen_from(a: Boxes3D, b: Boxes3D) -> Float:
-    """n x 4 x 2 [m]: the (x, z) corners of a's footprint in the frame in which b is centred and unturned."""
+    """n x 4 x 2 [m]: the (x, z) corners of a's footprint in the frame where b is at the origin with yaw 0."""
     offset = _turned(a.bottom[:, [0, 2]] - b.bottom[:, [0, 2]], -b.yaw)
     corners = _turned(_CORNERS_LW * a.dimensions[:, None, [2, 1]], (a.yaw - b.yaw)[:, None])
     return corners + offset[:, None]
@@ -117,7 +117,7 @@ def _turned(xz: Float, angle: Float) -> Float:
 
 
 def _shared_height(a: Boxes3D, b: Boxes3D) -> Float:
-    """Metres of height that both boxes fill; y points down, so a box reaches from y - h to y."""
+    """Height [m] that both boxes share; y points down, so a box reaches from y - h to y."""
     top = np.maximum(a.bottom[:, 1] - a.dimensions[:, 0], b.bottom[:, 1] - b.dimensions[:, 0])
     shared: Float = np.maximum(np.minimum(a.bottom[:, 1], b.bottom[:, 1]) - top, 0)
     return shared

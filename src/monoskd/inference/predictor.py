@@ -1,6 +1,5 @@
 """An image and its camera become boxes; so do folders and videos."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,16 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monoskd.data.kitti import make_sample
-from monoskd.data.transforms import Frame, PublishedData
+from monoskd.data.samples import make_sample
 from monoskd.errors import InputError
-from monoskd.files import read_text, write_atomically
+from monoskd.files import MOST_BYTES, read_json, write_atomically, write_json
 from monoskd.geometry.camera import Camera
 from monoskd.inference.draw import draw_scene
 from monoskd.kitti.io import read_calibration, read_image, write_objects
 from monoskd.models.weights import load_model
 from monoskd.objects import Objects
-from monoskd.structures import Batch, Detections, Detector, Sample
+from monoskd.structures import Batch, Detections, Detector, Frame, PublishedData, Sample
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -41,10 +39,9 @@ class Predictor:
 
     def __init__(self, model: str | Path | Detector, *, device: str | torch.device = "cpu") -> None:
         self.device = usable_device(device)
-        detector: Any = load_model(model) if isinstance(model, str | Path) else model
+        detector = load_model(model) if isinstance(model, str | Path) else model
         self.detector = detector.to(self.device).eval()
-        published = self.detector.config.geometry == "published"
-        self.published = PublishedData.all() if published else PublishedData()
+        self.published = PublishedData.all() if detector.published_input else PublishedData()
 
     @torch.inference_mode()
     def __call__(
@@ -59,9 +56,8 @@ class Predictor:
                 "model: a depth network needs a depth map beside each picture; train an rgb student to do without"
             )
         batch = Batch.collate([self.sample(Frame(image=image, camera=camera, depth_m=depth_m))]).to(self.device)
-        output = self.detector(batch.input(self.detector.modality), batch.cameras, batch.letterbox)
-        detections: Detections = self.detector.decode(output, batch.cameras, batch.letterbox)[0].to("cpu")
-        return detections
+        views = batch.views(self.detector.modality)
+        return self.detector.decode(self.detector(views), views)[0].to("cpu")
 
     def sample(self, frame: Frame) -> Sample:
         """A picture as the network wants it."""
@@ -150,7 +146,7 @@ def predict_source(
     finally:
         if done:
             images = [{"image": stem, "detections": entries[stem]} for stem in sorted(entries)]
-            write_atomically(document, (json.dumps({"schema": SCHEMA, "images": images}, indent=1) + "\n").encode())
+            write_json(document, {"schema": SCHEMA, "images": images})
     return Found(images=done, detections=found)
 
 
@@ -172,7 +168,7 @@ def _entries(path: Path) -> dict[str, Any]:
             )
         return {}
     try:
-        document = json.loads(read_text(path))
+        document = read_json(path, at_most=MOST_BYTES)
         if document["schema"] != SCHEMA:
             raise ValueError(document["schema"])
         return {one["image"]: one["detections"] for one in document["images"]}

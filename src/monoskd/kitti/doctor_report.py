@@ -1,27 +1,28 @@
-"""What the doctor found, and how it reads: text, JSON, HTML."""
+"""What the doctor found, as text, JSON and HTML."""
 
-import html
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from monoskd.files import write_atomically
+from monoskd.files import write_json
+from monoskd.report.markup import Tone
+from monoskd.report.page import Tile, bullets, facts, fold, page, paragraph, section, tiles, write_page
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-_SHOWN = 5  # findings of one kind that are spelled out; JSON holds them all
+_TONES: dict[Severity, Tone] = {"error": "bad", "warning": "warn", "note": "plain"}
+_SHOWN = 5  # findings of one kind that the text lists; JSON and HTML hold all of them
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing.
+    """One thing that is wrong or worth knowing.
 
-    check: a short name of what was checked, the same for all findings of a kind; file, line: where, if it is one place;
-    what: what was expected and what was found; advice: what to do.
+    check: a short name of what was checked, the same for all findings of a kind; file, line: where, if it is in one
+    place; what: what was expected and what was there; advice: what to do.
     """
 
     severity: Severity
@@ -38,12 +39,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known about a data set after an examination.
+    """What is known about a data set after it was examined.
 
-    files: kind of file to number of frames that have one; splits, classes: name to number of frames, of objects;
-    image_sizes: "width x height" to number of images. The medians are None where nothing could be measured:
-    projection_iou between each labelled 2D box and its projected 3D box; lidar_error_m, |depth - object z| of the
-    LiDAR returns inside 2D boxes.
+    files: number of frames by kind of file; splits: number of frames by split; classes: number of objects by class, in
+    all and by split; image_sizes: number of images by "width x height". projection_iou: median IoU of each labelled 2D
+    box with its projected 3D box; lidar_error_m: median distance of the LiDAR returns inside 2D boxes from the 3D
+    boxes, see `agreement`; both are None where nothing could be measured.
     """
 
     root: str
@@ -88,24 +89,31 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def to_html(self) -> str:
-        """The report as one page that needs nothing else."""
-        facts = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in self._facts())
-        groups = "".join(
-            f"<details class={severity} {'open' if len(findings) <= _SHOWN else ''}>"
-            f"<summary>{severity}: {html.escape(check)} ({len(findings)})</summary>"
-            f"<ul>{''.join(f'<li>{html.escape(str(finding))}</li>' for finding in findings)}</ul></details>"
+        """The report as one page that needs nothing else: the verdict, the findings, then what was counted."""
+        groups = [
+            fold(
+                f"{severity}: {check} ({len(findings)})",
+                bullets(map(str, findings)),
+                is_open=len(findings) <= _SHOWN,
+                tone=_TONES[severity],
+            )
             for severity, check, findings in self._groups()
+        ]
+        return page(
+            f"Data set {self.root}",
+            paragraph(self.verdict, kind="verdict", tone="good" if self.ok else "bad"),
+            tiles(self._tiles()),
+            section("Findings", *(groups or [paragraph("None.")])),
+            section("Counts", facts(self._facts())),
         )
-        root, verdict = html.escape(self.root), html.escape(self.verdict)
-        return _PAGE.format(root=root, verdict=verdict, state="ok" if self.ok else "error", facts=facts, groups=groups)
 
     def write_json(self, path: str | Path) -> None:
         """Write `to_json` to a file."""
-        write_atomically(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        write_json(path, self.to_json())
 
     def write_html(self, path: str | Path) -> None:
         """Write `to_html` to a file."""
-        write_atomically(path, self.to_html().encode())
+        write_page(path, self.to_html())
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         for name in ("files", "splits", "classes", "image_sizes"):
@@ -119,31 +127,17 @@ class Report:
             yield "LiDAR", f"returns in 2D boxes lie {self.lidar_error_m:.2f} m beside the 3D boxes (median)"
         yield "took", f"{self.seconds:.1f} s"
 
+    def _tiles(self) -> Iterator[Tile]:
+        for severity in _SEVERITIES:
+            count = self.count(severity)
+            yield Tile(f"{severity}s", str(count), tone=_TONES[severity] if count else "plain")
+        yield Tile("images", str(self.files.get("image_2", 0)), f"{self.files.get('label_2', 0)} with labels")
+        objects = sum(count for name, count in self.classes.items() if name != "DontCare")
+        yield Tile("labelled objects", str(objects), f"{len(self.classes.keys() - {'DontCare'})} classes")
+
     def _groups(self) -> Iterator[tuple[Severity, str, list[Finding]]]:
         def kind(finding: Finding) -> tuple[int, str]:
             return _SEVERITIES.index(finding.severity), finding.check
 
         for (rank, check), findings in groupby(sorted(self.findings, key=kind), kind):
             yield _SEVERITIES[rank], check, list(findings)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Data set report</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-h1 {{ font-size: 1.4rem; overflow-wrap: anywhere; }}
-th {{ text-align: left; vertical-align: top; padding-right: 1.5rem; font-weight: 600; }}
-details {{ border-left: 4px solid; padding: .2rem .8rem; margin: .6rem 0; background: #f7f7f7; }}
-summary {{ cursor: pointer; font-weight: 600; }}
-li {{ overflow-wrap: anywhere; }}
-.ok {{ color: #17733b; }} p.error {{ color: #b3261e; }}
-details.error {{ border-color: #b3261e; }} details.warning {{ border-color: #c77700; }}
-details.note {{ border-color: #5b7083; }}
-</style>
-<h1>{root}</h1>
-<p class="{state}">{verdict}</p>
-<table>{facts}</table>
-{groups}
-</html>
-"""

@@ -119,15 +119,20 @@ def _number(word: str, *, where: str, largest: float = LARGEST_NUMBER) -> float:
     return value
 
 
-def write_calibration(path: str | Path, calibration: Calibration) -> None:
-    """The inverse of `read_calibration`, as KITTI writes it: 13 significant digits."""
+def format_calibration(calibration: Calibration) -> str:
+    """The lines of a calibration file, as KITTI writes them: 13 significant digits."""
     matrices = {key: getattr(calibration, key) for key in _MATRIX_SHAPES}
     lines = (
         f"{key}: " + " ".join(f"{value:.12e}" for value in np.ravel(matrix))
         for key, matrix in matrices.items()
         if matrix is not None
     )
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write_calibration(path: str | Path, calibration: Calibration) -> None:
+    """The inverse of `read_calibration`; see `format_calibration`."""
+    write_text(path, format_calibration(calibration))
 
 
 # --- objects ----------------------------------------------------------------------------------------------------------
@@ -275,9 +280,14 @@ def read_split(path: str | Path) -> list[str]:
     return list(lines)
 
 
+def format_split(frames: Sequence[str]) -> str:
+    """The lines of a split's file."""
+    return "".join(f"{frame}\n" for frame in frames)
+
+
 def write_split(path: str | Path, frames: Sequence[str]) -> None:
     """The inverse of `read_split`."""
-    write_text(path, "".join(f"{frame}\n" for frame in frames))
+    write_text(path, format_split(frames))
 
 
 # --- depth maps, images, LiDAR sweeps ---------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ import torch
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
-from monoskd.structures import Detector, Targets
+from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.structures import Detector, Views
 
-RandomTargets = Callable[[int], Targets]
+RandomTargets = Callable[[int], DidM3DTargets]
 
 
 def images(modality: str = "rgb") -> torch.Tensor:
@@ -24,7 +25,7 @@ def test_it_is_a_detector(detector: DidM3D) -> None:
 
 
 def test_features_have_names_and_strides(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
-    features = detector(images(), cameras, letterbox).features
+    features = detector(Views(images(), cameras, letterbox)).features
     assert set(features) == {f"{part}.{stride}" for part in ("backbone", "neck") for stride in (4, 8, 16, 32)}
     for name, feature in features.items():
         stride = int(name.split(".")[1])
@@ -37,13 +38,13 @@ def test_a_hook_on_a_module_path_sees_the_feature_of_that_name(
 ) -> None:
     seen = {}
     detector.get_submodule(path).register_forward_hook(lambda _module, _inputs, output: seen.update(map=output))
-    assert detector(images(), cameras, letterbox).features[path] is seen["map"]
+    assert detector(Views(images(), cameras, letterbox)).features[path] is seen["map"]
 
 
 def test_inference_looks_at_the_best_cells_of_each_image(
     detector: DidM3D, cameras: Camera, letterbox: Letterbox
 ) -> None:
-    output = detector.eval()(images(), cameras, letterbox)
+    output = detector.eval()(Views(images(), cameras, letterbox))
     assert output.rois.image.tolist() == [0] * 10 + [1] * 10
     assert output.scores[0] == output.heads["heatmap"][0].sigmoid().max()
 
@@ -52,7 +53,7 @@ def test_training_looks_at_the_given_cells(
     detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
 ) -> None:
     targets = random_targets(5)
-    output = detector(images(), cameras, letterbox, targets.rois)
+    output = detector(Views(images(), cameras, letterbox), targets)
     assert output.heads["offset_3d"].shape == (5, 2)
     column, row = targets.cell[3]
     logit = output.heads["heatmap"][targets.image[3], targets.label[3], row, column]
@@ -63,7 +64,7 @@ def test_every_weight_learns(
     detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
 ) -> None:
     targets = random_targets(6)
-    losses = detector.loss(detector(images(), cameras, letterbox, targets.rois), targets)
+    losses = detector.loss(detector(Views(images(), cameras, letterbox), targets), targets)
     assert list(losses) == ["heatmap", "offset_2d", "size_2d", "offset_3d", "size_3d", "heading", "depth"]
     sum(losses.values()).backward()
     still = [name for name, weight in detector.named_parameters() if weight.grad is None or not weight.grad.any()]
@@ -77,7 +78,7 @@ def test_twenty_steps_on_one_batch_lower_every_loss(
     targets, optimizer = random_targets(6), torch.optim.Adam(detector.parameters(), 3e-3)
     history = []
     for _ in range(21):
-        losses = detector.loss(detector(images(), cameras, letterbox, targets.rois), targets)
+        losses = detector.loss(detector(Views(images(), cameras, letterbox), targets), targets)
         history.append({name: loss.detach() for name, loss in losses.items()})
         optimizer.zero_grad()
         sum(losses.values()).backward()
@@ -90,7 +91,7 @@ def test_a_batch_without_objects_gives_finite_zeros_with_a_gradient(
     detector: DidM3D, cameras: Camera, letterbox: Letterbox, random_targets: RandomTargets
 ) -> None:
     targets = random_targets(0)
-    losses = detector.loss(detector(images(), cameras, letterbox, targets.rois), targets)
+    losses = detector.loss(detector(Views(images(), cameras, letterbox), targets), targets)
     assert all(loss == 0 for name, loss in losses.items() if name != "heatmap")
     sum(losses.values()).backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in detector.parameters())
@@ -102,7 +103,7 @@ def test_points_without_visual_depth_give_finite_losses(
 ) -> None:
     targets = random_targets(3)
     targets = replace(targets, depth_mask=torch.zeros_like(targets.depth_mask))
-    loss = detector.loss(detector(images(), cameras, letterbox, targets.rois), targets)["depth"]
+    loss = detector.loss(detector(Views(images(), cameras, letterbox), targets), targets)["depth"]
     assert loss.isfinite()
 
 
@@ -116,15 +117,15 @@ def test_losses_do_not_depend_on_the_order_of_objects(
         **{name: value[order] for name, value in vars(targets).items() if len(value) == 6},
     )
     first, second = (
-        detector.loss(detector(images(), cameras, letterbox, one.rois), one) for one in (targets, shuffled)
+        detector.loss(detector(Views(images(), cameras, letterbox), one), one) for one in (targets, shuffled)
     )
     for name, loss in first.items():
         torch.testing.assert_close(loss, second[name])
 
 
-def test_rgb_is_normalised_as_imagenet(detector: DidM3D, letterbox: Letterbox) -> None:
+def test_rgb_is_normalised_as_imagenet(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-    assert detector.normalise(mean.expand(1, 3, 2, 2), letterbox).abs().max() == 0
+    assert detector.normalise(Views(mean.expand(1, 3, 2, 2), cameras, letterbox)).abs().max() == 0
 
 
 def test_depth_is_seen_apparent_in_units_of_80_metres(
@@ -132,27 +133,28 @@ def test_depth_is_seen_apparent_in_units_of_80_metres(
 ) -> None:
     teacher = DidM3D(replace(small_config, modality="depth")).eval()
     letterbox = replace(letterbox, scale=torch.tensor([0.5, 2.0]))
-    seen = teacher.normalise(images("depth"), letterbox)
+    views = Views(images("depth"), cameras, letterbox)
+    seen = teacher.normalise(views)
     assert seen.shape == (2, 3, 96, 160)
     torch.testing.assert_close(seen[0, 1], images("depth")[0, 0] / 40)  # half as large, so as if twice as far
     torch.testing.assert_close(seen[1, 1], images("depth")[1, 0] / 160)
     published = DidM3D(replace(small_config, modality="depth", geometry="published"))
-    torch.testing.assert_close(published.normalise(images("depth"), letterbox)[:, 1], images("depth")[:, 0] / 80)
-    output = teacher(images("depth"), cameras, letterbox)
-    assert torch.equal(output.heads["heatmap"], teacher.look(seen, cameras, letterbox).heads["heatmap"])
+    torch.testing.assert_close(published.normalise(views)[:, 1], images("depth")[:, 0] / 80)
+    output = teacher(views)
+    assert torch.equal(output.heads["heatmap"], teacher.forward_normalised(seen, views).heads["heatmap"])
 
 
 def test_an_untrained_network_says_20_metres_and_plausible_boxes(detector: DidM3D, cameras: Camera) -> None:
     plain = Letterbox(torch.ones(2), torch.zeros(2, 2), (160, 96))
-    output = detector.eval()(images(), cameras, plain)
+    output = detector.eval()(Views(images(), cameras, plain))
     torch.testing.assert_close(output.heads["depth"].median(), torch.tensor(20.0), rtol=0.05, atol=0)
     width, height = (output.boxes[:, 2:] - output.boxes[:, :2]).median(0).values
     torch.testing.assert_close(torch.stack([width, height]), torch.tensor([6.0, 4.0]), rtol=0.05, atol=0)
 
 
 def test_detections_are_best_first_in_original_pixels(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
-    output = detector.eval()(images(), cameras, letterbox)
-    found = detector.decode(output, cameras, letterbox)
+    output = detector.eval()(Views(images(), cameras, letterbox))
+    found = detector.decode(output, Views(images(), cameras, letterbox))
     assert len(found) == 2
     for image, detections in enumerate(found):
         assert (detections.scores.diff() <= 0).all()
@@ -161,15 +163,15 @@ def test_detections_are_best_first_in_original_pixels(detector: DidM3D, cameras:
 
 
 def test_boxes_with_a_negative_dimension_are_dropped(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
-    output = detector.eval()(images(), cameras, letterbox)
+    output = detector.eval()(Views(images(), cameras, letterbox))
     output.heads["size_3d"][:7, 1] = -50
-    first, second = detector.decode(output, cameras, letterbox)
+    first, second = detector.decode(output, Views(images(), cameras, letterbox))
     assert (len(first), len(second)) == (3, 10)
 
 
 def test_half_precision_layers_leave_positions_in_full(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        output = detector.eval()(images(), cameras, letterbox)
+        output = detector.eval()(Views(images(), cameras, letterbox))
     assert output.features["neck.4"].dtype == torch.bfloat16
     assert {head.dtype for head in output.heads.values()} == {torch.float32}
     assert output.boxes.dtype == torch.float32
@@ -217,8 +219,8 @@ def test_other_classes_and_sizes_are_configuration(small_config: DidM3DConfig, c
     config = replace(small_config, classes=("Tram",), mean_sizes={"Tram": (3.5, 2.6, 16.0)})
     detector = DidM3D(config).eval()
     plain = Letterbox(torch.ones(2), torch.zeros(2, 2), (160, 96))
-    output = detector(images(), cameras, plain)
+    output = detector(Views(images(), cameras, plain))
     assert output.heads["heatmap"].shape[1] == 1
-    found = detector.decode(output, cameras, plain)[0]
+    found = detector.decode(output, Views(images(), cameras, plain))[0]
     assert found.classes == ("Tram",)
     torch.testing.assert_close(found.boxes_3d.dimensions[0], torch.tensor([3.5, 2.6, 16.0]), rtol=0.1, atol=0)

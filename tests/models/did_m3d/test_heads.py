@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import maximum_filter
 
 from monoskd.geometry.camera import Camera, Letterbox
-from monoskd.models.did_m3d.heads import RegionalHeads, at_cells, boxes_at, peaks, ray_maps
-from monoskd.structures import Rois
+from monoskd.models.did_m3d.heads import RegionalHeads, boxes_at, ray_maps
+from monoskd.models.did_m3d.structures import Rois
+from monoskd.models.heatmap import at_cells, peaks
+from monoskd.structures import Views
 
 
 def rois_of(count: int) -> Rois:
@@ -16,7 +18,8 @@ def rois_of(count: int) -> Rois:
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
 def test_peaks_are_the_best_local_maxima(seed: int, count: int) -> None:
     heat = torch.rand(2, 3, 6, 9, generator=torch.Generator().manual_seed(seed))
-    rois, scores = peaks(heat, count=count)
+    rois = peaks(heat, count=count)
+    scores = rois.heat
     for image in range(2):
         array = heat[image].numpy()
         standing = np.where(maximum_filter(array, size=(1, 3, 3), mode="nearest") == array, array, 0)
@@ -28,7 +31,8 @@ def test_peaks_are_the_best_local_maxima(seed: int, count: int) -> None:
 
 
 def test_a_map_smaller_than_the_count_gives_what_it_has() -> None:
-    rois, scores = peaks(torch.rand(2, 1, 2, 3), count=50)
+    rois = peaks(torch.rand(2, 1, 2, 3), count=50)
+    scores = rois.heat
     assert len(scores) == len(rois.label) == 12
 
 
@@ -54,7 +58,7 @@ def heads_of(scale: float, boxes: torch.Tensor, *, shared: torch.Tensor) -> dict
     heads = RegionalHeads(inputs=4, hidden=8, classes=3, initial_depth_m=20.0).eval()
     P = torch.tensor([[[700.0, 0, 320, 0], [0, 700, 190, 0], [0, 0, 1, 0]]])
     letterbox = Letterbox(torch.tensor([scale]), torch.zeros(1, 2), (320, 192))
-    return heads(shared, rois=rois_of(len(boxes)), boxes=boxes, cameras=Camera(P), letterbox=letterbox)
+    return heads(shared, rois=rois_of(len(boxes)), boxes=boxes, views=Views(shared, Camera(P), letterbox))
 
 
 def test_visual_depth_starts_as_configured_and_follows_the_zoom() -> None:

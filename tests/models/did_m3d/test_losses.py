@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.distributions import Laplace
 
-from monoskd.models.did_m3d.losses import depth_loss, focal_loss, heading_loss, laplacian_loss
-from monoskd.structures import Targets
+from monoskd.models.did_m3d.losses import depth_loss, heading_loss, laplacian_loss
+from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.models.heatmap import focal_loss
 
 
 def test_focal_loss_is_cornernets_formula() -> None:
@@ -56,7 +57,7 @@ def test_heading_loss_looks_at_the_residual_of_the_true_bin_alone() -> None:
 
 
 def test_points_without_a_visual_depth_supervise_instance_depth_alone(
-    random_targets: Callable[[int], Targets],
+    random_targets: Callable[[int], DidM3DTargets],
 ) -> None:
     targets = random_targets(4)
     names = ["visual_depth", "attribute_depth", "depth"]

@@ -1,5 +1,6 @@
 """An encoder and its decoder: objects -> targets -> a network that says just that -> the objects again."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
-from monoskd.data.kitti import make_sample
-from monoskd.data.transforms import Draw, Frame, PublishedData
+from monoskd.data.samples import make_sample
+from monoskd.data.transforms import Draw
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, wrap
 from monoskd.kitti.io import read_calibration, read_image, read_objects
-from monoskd.models.did_m3d.decode import DecodedRegions, decode_regions
-from monoskd.models.did_m3d.heads import at_cells, boxes_at, peaks
-from monoskd.objects import Objects, is_supervised
-from monoskd.structures import KITTI_MEAN_SIZES, Batch, DetectorOutput, Targets
+from monoskd.models.did_m3d.decode import decode_regions
+from monoskd.models.did_m3d.heads import boxes_at
+from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
+from monoskd.models.did_m3d.targets import make_targets
+from monoskd.models.heatmap import at_cells, peaks
+from monoskd.objects import KITTI_MEAN_SIZES, Objects, is_supervised
+from monoskd.structures import Batch, Detections, Frame, PublishedData, TargetMaker
 
 CAMERA = Camera(
     np.array([[721.5377, 0, 609.5593, 44.85728], [0, 721.5377, 172.854, 0.2163791], [0, 0, 1, 0.002745884]])
@@ -29,7 +33,7 @@ draws = st.builds(
 )
 
 
-def perfect_output(targets: Targets) -> DetectorOutput:
+def perfect_output(targets: DidM3DTargets) -> DidM3DOutput:
     """What a network without error says, sure of itself."""
     batch, _, rows, columns = targets.heatmap.shape
     dense = {name: torch.zeros(batch, 2, rows, columns) for name in ("offset_2d", "size_2d")}
@@ -47,17 +51,29 @@ def perfect_output(targets: Targets) -> DetectorOutput:
     }
     rois = targets.rois
     boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
-    return DetectorOutput({}, heads, rois, boxes, torch.ones(len(targets.label)))
+    return DidM3DOutput({}, heads, rois, boxes, torch.ones(len(targets.label)))
 
 
-def there_and_back(frame: Frame, draw: Draw, published: PublishedData) -> tuple[Objects, DecodedRegions]:
+def targets_maker(published: PublishedData | None = None) -> TargetMaker:
+    """Of a detector of KITTI's three classes."""
+    return partial(
+        make_targets,
+        classes=tuple(KITTI_MEAN_SIZES),
+        mean_sizes=KITTI_MEAN_SIZES,
+        published=published or PublishedData(),
+    )
+
+
+def there_and_back(frame: Frame, draw: Draw, published: PublishedData) -> tuple[Objects, Detections]:
     """The supervised objects as the sample has them, and what comes back."""
-    sample = make_sample("", frame, draw=draw, input_size=INPUT_SIZE, published=published)
+    sample = make_sample(
+        "", frame, draw=draw, input_size=INPUT_SIZE, targets=targets_maker(published), published=published
+    )
     assert sample.objects is not None
     batch = Batch.collate([sample])
     assert batch.targets is not None
     regions = decode_regions(
-        perfect_output(batch.targets), cameras=batch.cameras, letterbox=batch.letterbox, mean_sizes=MEAN_SIZES
+        perfect_output(batch.targets), batch.views("rgb"), classes=tuple(KITTI_MEAN_SIZES), mean_sizes=MEAN_SIZES
     )
     asked = sample.objects[is_supervised(sample.objects, tuple(KITTI_MEAN_SIZES))]
     centres = sample.letterbox.apply(sample.camera.project(torch.from_numpy(asked.boxes_3d.centres).float()))
@@ -82,7 +98,7 @@ def make_frame(bottom: np.ndarray, yaw: np.ndarray) -> Frame:
     return Frame(image=np.zeros((375, 1242, 3), np.uint8), camera=CAMERA, objects=objects)
 
 
-def assert_same(found: DecodedRegions, expected: Objects) -> None:
+def assert_same(found: Detections, expected: Objects) -> None:
     assert len(found.alpha) == len(expected) > 0
     np.testing.assert_allclose(found.boxes_3d.bottom, expected.bottom, atol=3e-3)
     np.testing.assert_allclose(found.boxes_3d.dimensions, expected.dimensions, atol=1e-5)
@@ -109,9 +125,10 @@ def test_the_peaks_of_a_perfect_heat_map_are_the_objects() -> None:
     frame = make_frame(
         np.array([[-4.0, 1.6, 12.0], [0.0, 1.7, 20.0], [5.0, 1.5, 28.0], [-9.0, 1.6, 30.0]]), np.zeros(4)
     )
-    targets = make_sample("", frame, input_size=INPUT_SIZE).targets
+    targets = make_sample("", frame, input_size=INPUT_SIZE, targets=targets_maker()).targets
     assert targets is not None
-    rois, scores = peaks(targets.heatmap, count=4)
+    rois = peaks(targets.heatmap, count=4)
+    scores = rois.heat
     assert scores.tolist() == [1, 1, 1, 1]
     found = {(*cell, label) for cell, label in zip(rois.cell.tolist(), rois.label.tolist(), strict=True)}
     assert found == {(*cell, label) for cell, label in zip(targets.cell.tolist(), targets.label.tolist(), strict=True)}

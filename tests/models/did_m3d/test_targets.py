@@ -6,12 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monoskd.data.transforms import PublishedData
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import decode_heading, wrap, yaw_from_alpha
-from monoskd.models.did_m3d.targets import draw_heatmap, make_targets, visual_depth
-from monoskd.objects import Objects, has_3d_box, is_supervised
-from monoskd.structures import KITTI_MEAN_SIZES, Targets
+from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.models.did_m3d.targets import make_targets, visual_depth
+from monoskd.models.heatmap import draw_heatmap
+from monoskd.objects import KITTI_MEAN_SIZES, Objects, has_3d_box, is_supervised
+from monoskd.structures import PublishedData
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")
 CAMERA = Camera(
@@ -48,7 +49,7 @@ def join(*objects: Objects) -> Objects:
     )
 
 
-def targets_of(objects: Objects, **changes: object) -> Targets:
+def targets_of(objects: Objects, **changes: object) -> DidM3DTargets:
     arguments = {
         "camera": CAMERA,
         "letterbox": FITTED,
@@ -172,7 +173,7 @@ def test_a_frame_without_objects_has_empty_targets() -> None:
     assert targets.visual_depth.shape == (0, 7, 7)
     assert targets.size_3d.shape == (0, 3)
     assert not targets.heatmap.any()
-    both = Targets.collate([targets, targets_of(make_object())])
+    both = DidM3DTargets.collate([targets, targets_of(make_object())])
     assert both.image.tolist() == [1]
 
 

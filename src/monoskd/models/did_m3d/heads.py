@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS
-from monoskd.structures import HEAD_STRIDE, ROI_CELLS, Rois
+from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, Rois
+from monoskd.structures import Views
 
 HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
 
@@ -58,8 +59,7 @@ class RegionalHeads(nn.Module):
         *,
         rois: Rois,
         boxes: Float[Tensor, "n 4"],
-        cameras: Camera,
-        letterbox: Letterbox,
+        views: Views,
     ) -> dict[str, Tensor]:
         """`offset_3d` n x 2, `size_3d` n x 3, `heading` n x 24; depths [m] and their log-variances n x 7 x 7.
 
@@ -67,8 +67,8 @@ class RegionalHeads(nn.Module):
         image, which the features cannot see. Instance depth = visual + attribute depth; its log-variance is the
         logsumexp of theirs.
         """
-        corners_px = letterbox[rois.image].invert(boxes.reshape(-1, 2, 2) * HEAD_STRIDE).to(boxes)
-        rays = ray_maps(corners_px, Camera(cameras.P[rois.image].to(boxes)))
+        corners_px = views.letterbox[rois.image].invert(boxes.reshape(-1, 2, 2) * HEAD_STRIDE).to(boxes)
+        rays = ray_maps(corners_px, Camera(views.cameras.P[rois.image].to(boxes)))
         one_hot = nn.functional.one_hot(rois.label, self.classes)[:, :, None, None].expand(-1, -1, ROI_CELLS, ROI_CELLS)
         patches = roi_align(shared, torch.cat([rois.image[:, None].to(boxes), boxes], 1), ROI_CELLS)
         joined = torch.cat([patches, rays.to(patches), one_hot.to(patches)], 1)
@@ -95,26 +95,10 @@ def ray_maps(corners_px: Float[Tensor, "n 2 2"], cameras: Camera) -> Float[Tenso
     return torch.stack([x[:, None, :].expand(-1, ROI_CELLS, -1), y[:, :, None].expand(-1, -1, ROI_CELLS)], 1)
 
 
-def at_cells(dense: Float[Tensor, "b k v u"], rois: Rois) -> Float[Tensor, "n k"]:
-    """The values of a dense head at the regions' cells."""
-    return dense[rois.image, :, rois.cell[:, 1], rois.cell[:, 0]]
-
-
 def boxes_at(offset_2d: Float[Tensor, "n 2"], size_2d: Float[Tensor, "n 2"], rois: Rois) -> Float[Tensor, "n 4"]:
     """2D boxes (left, top, right, bottom) of the regions' cells: cell + offset -/+ size / 2."""
     centre = rois.cell + offset_2d
     return torch.cat([centre - size_2d / 2, centre + size_2d / 2], 1)
-
-
-def peaks(heat: Float[Tensor, "b c v u"], *, count: int) -> tuple[Rois, Float[Tensor, " n"]]:
-    """The `count` best cells of each image that no neighbour (3 x 3, same class) beats, and their heat; best first."""
-    images, _, rows, columns = heat.shape
-    highest = nn.functional.max_pool2d(heat, 3, stride=1, padding=1)
-    standing = torch.where(heat == highest, heat, 0).flatten(1)
-    scores, index = standing.topk(min(count, standing.shape[1]))
-    image = torch.arange(images, device=heat.device)[:, None].expand_as(index)
-    cell = torch.stack([index % columns, index // columns % rows], -1)
-    return Rois(image.flatten(), cell.flatten(0, 1), (index // (rows * columns)).flatten()), scores.flatten()
 
 
 def _zoom(*, boxes: Tensor, corners_px: Tensor) -> Tensor:

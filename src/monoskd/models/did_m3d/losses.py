@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from monoskd.geometry.heading import BINS
-from monoskd.models.did_m3d.heads import at_cells
-from monoskd.structures import Targets
+from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.models.heatmap import at_cells, focal_loss
 
 
-def task_losses(heads: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+def task_losses(heads: dict[str, Tensor], targets: DidM3DTargets) -> dict[str, Tensor]:
     """Every task loss by name, from the heads of a forward pass at `targets.rois`."""
     return {"heatmap": focal_loss(heads["heatmap"], targets.heatmap), **object_losses(heads, targets)}
 
 
-def object_losses(heads: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+def object_losses(heads: dict[str, Tensor], targets: DidM3DTargets) -> dict[str, Tensor]:
     """The task losses of what is said of each object: all but the heat map's, each object's times its weight."""
     rois, weight = targets.rois, targets.weight
     return {
@@ -34,30 +34,6 @@ def object_losses(heads: dict[str, Tensor], targets: Targets) -> dict[str, Tenso
         ),
         "depth": depth_loss(heads, targets),
     }
-
-
-def focal_loss(logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"]) -> Float[Tensor, ""]:
-    """CornerNet's focal loss (Law and Deng, ECCV 2018), summed and divided by the number of peaks.
-
-    With p = sigmoid(logits): -(1 - p)^2 log p where heat = 1, else -(1 - heat)^4 p^2 log(1 - p).
-    """
-    p = logits.sigmoid()
-    peak = heat == 1
-    at_peaks = -((1 - p) ** 2) * functional.logsigmoid(logits)
-    elsewhere = -((1 - heat) ** 4) * p**2 * functional.logsigmoid(-logits)
-    return torch.where(peak, at_peaks, elsewhere).sum() / peak.sum().clamp(min=1)
-
-
-def quality_focal_loss(
-    logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"], *, objects: int
-) -> Float[Tensor, ""]:
-    """Focal loss for a heat that is a degree of certainty (Li et al., "Generalized Focal Loss", NeurIPS 2020).
-
-    With p = sigmoid(logits): |heat - p|^2 times the cross-entropy -heat log p - (1 - heat) log(1 - p), summed, over
-    the number of objects. Least where p = heat: what the teacher half believes, the student shall half believe.
-    """
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, heat, reduction="none")
-    return ((heat - logits.sigmoid()) ** 2 * cross_entropy).sum() / max(objects, 1)
 
 
 def l1_loss(
@@ -81,7 +57,7 @@ def heading_loss(
     return _mean(cross_entropy * weight) + _mean((residual - residuals).abs() * weight)
 
 
-def depth_loss(heads: dict[str, Tensor], targets: Targets) -> Float[Tensor, ""]:
+def depth_loss(heads: dict[str, Tensor], targets: DidM3DTargets) -> Float[Tensor, ""]:
     """Visual and attribute depth where a visual target exists, plus instance depth on all 49 points of each object."""
     known, weight = targets.depth_mask, targets.weight[:, None, None]
     visual = laplacian_loss(heads["visual_depth"], targets.visual_depth, heads["visual_log_variance"])

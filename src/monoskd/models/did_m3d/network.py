@@ -7,22 +7,26 @@ Fed with depth maps instead of images, the same network is the teacher.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from monoskd.errors import InputError
-from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.backbone import STRIDES, Backbone
-from monoskd.models.did_m3d.decode import decode_regions, detections_by_image
-from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads, at_cells, boxes_at, peaks
+from monoskd.models.did_m3d.decode import decode_regions, merge_depth
+from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads, boxes_at
 from monoskd.models.did_m3d.losses import task_losses
+from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput, DidM3DTargets, Rois
+from monoskd.models.did_m3d.targets import make_targets
+from monoskd.models.heatmap import at_cells, peaks
 from monoskd.models.neck import DLAUp
-from monoskd.structures import HEAD_STRIDE, KITTI_MEAN_SIZES, Detections, DetectorOutput, Modality, Rois, Targets
+from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
+from monoskd.structures import Detections, Detector, Modality, PublishedData, TargetMaker, Views
 
 FAR_M = 80.0  # depth maps are divided by this
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -116,8 +120,22 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-class DidM3D(nn.Module):
-    """The detector; meets `monoskd.structures.Detector`. Features are called `backbone.4` .. `neck.32` by stride."""
+class DidM3D(Detector):
+    """The detector. Its features are called `backbone.4` .. `backbone.32` and `neck.4` .. `neck.32` by stride.
+
+    task_graph: Lu et al., GUPNet, ICCV 2021, figure 4.
+    """
+
+    input_multiple = STRIDES[-1]
+    task_graph = {  # noqa: RUF012 - never written to
+        "offset_2d": (),
+        "size_2d": (),
+        "depth": ("size_2d", "size_3d", "offset_2d"),
+        "offset_3d": ("size_2d", "offset_2d"),
+        "size_3d": ("size_2d", "offset_2d"),
+        "heading": ("size_2d", "offset_2d"),
+        "heatmap": (),
+    }
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -127,7 +145,8 @@ class DidM3D(nn.Module):
         super().__init__()
         config = config or DidM3DConfig()
         self.config = replace(config, pretrained=False)  # from here on the weights are the module's own
-        self.modality: Modality = config.modality
+        self.modality = config.modality
+        self.published_input = config.geometry == "published"
         self.classes = tuple(config.classes)
         self.input_size = config.input_size
         self.backbone = Backbone(
@@ -155,57 +174,75 @@ class DidM3D(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
-    def forward(
-        self, images: Tensor, cameras: Camera, letterbox: Letterbox, rois: Rois | None = None
-    ) -> DetectorOutput:
-        """Look at images: b x 3 x h x w RGB in [0, 1], or b x 1 x h x w depth [m], warped by `letterbox`.
+    def forward(self, views: Views, at: DidM3DTargets | None = None) -> DidM3DOutput:
+        """Look at pictures or depth maps; the regional heads at the objects of `at`, or at the heat map's peaks."""
+        return self.forward_normalised(self.normalise(views), views, rois=None if at is None else at.rois)
 
-        cameras project to original pixels. The regional heads look at `rois` if given, else at the best peaks.
-        """
-        return self.look(self.normalise(images, letterbox), cameras, letterbox, rois)
-
-    def normalise(self, images: Tensor, letterbox: Letterbox) -> Float[Tensor, "b 3 h w"]:
+    def normalise(self, views: Views) -> Float[Tensor, "b 3 h w"]:
         """What the first layer sees: RGB by ImageNet's mean and spread; apparent depth / 80 m in all three channels.
 
         Apparent depth is depth / zoom: how far away an object of this many network pixels would be, had the image not
         been zoomed. It is what the visual depth head has to say before its own zoom, and nothing else tells the network
         about the zoom.
         """
-        if self.modality == "depth":
-            published = self.config.geometry == "published"  # whose data pipeline accounts for the zoom, or nobody
-            zoom = 1 if published else torch.as_tensor(letterbox.scale).to(images).reshape(-1, 1, 1, 1)
-            return (images / zoom / FAR_M).expand(-1, 3, -1, -1)
-        return (images - self.pixel_mean) / self.pixel_std
+        if self.modality == "rgb":
+            return (views.images - self.pixel_mean) / self.pixel_std
+        # The published data pipeline scales depth maps itself.
+        scale = 1 if self.published_input else torch.as_tensor(views.letterbox.scale).to(views.images)
+        zoom = torch.as_tensor(scale).reshape(-1, 1, 1, 1)
+        return (views.images / zoom / FAR_M).expand(-1, 3, -1, -1)
 
-    def look(
-        self, inputs: Float[Tensor, "b 3 h w"], cameras: Camera, letterbox: Letterbox, rois: Rois | None = None
-    ) -> DetectorOutput:
-        """`forward` for inputs that are normalised already."""
+    def forward_normalised(
+        self, inputs: Float[Tensor, "b 3 h w"], views: Views, *, rois: Rois | None = None
+    ) -> DidM3DOutput:
+        """`forward` for inputs that are normalised already; of `views` only cameras and letterbox are read."""
         backbone = self.backbone(inputs)
         neck = self.neck(backbone)
-        shared = neck[str(HEAD_STRIDE)]
-        dense = self.dense(shared)
-
+        dense = self.dense(neck[str(HEAD_STRIDE)])
         heat = dense["heatmap"].sigmoid()
         if rois is None:
-            rois, scores = peaks(heat, count=self.config.top_k)
+            best = peaks(heat, count=self.config.top_k)
+            rois, scores = Rois(best.image, best.cell, best.label), best.heat
         else:
             scores = at_cells(heat, rois).gather(1, rois.label[:, None]).squeeze(1)
-        boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
-        regional = self.regional(shared, rois=rois, boxes=boxes, cameras=cameras, letterbox=letterbox)
         features = {f"backbone.{stride}": x for stride, x in backbone.items()}
         features |= {f"neck.{stride}": x for stride, x in neck.items()}
-        return DetectorOutput(features, dense | regional, rois, boxes, scores)
+        boxes, regional = self.look_at(rois, features=features, dense=dense, views=views)
+        return DidM3DOutput(features, dense | regional, rois, boxes, scores)
 
-    def loss(self, output: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
+    def look_at(
+        self, rois: Rois, *, features: Mapping[str, Tensor], dense: Mapping[str, Tensor], views: Views
+    ) -> tuple[Float[Tensor, "n 4"], dict[str, Tensor]]:
+        """The 2D boxes [cells] that the dense heads give at these regions, and what the regional heads say there."""
+        boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
+        return boxes, self.regional(features[f"neck.{HEAD_STRIDE}"], rois=rois, boxes=boxes, views=views)
+
+    def loss(self, output: DidM3DOutput, targets: DidM3DTargets) -> dict[str, Tensor]:
         """Task losses by name: heatmap, offset_2d, size_2d, offset_3d, size_3d, heading, depth.
 
-        `output` is that of a forward pass at `targets.rois`.
+        `output` is that of a forward pass at `targets`.
         """
         return task_losses(output.heads, targets)
 
-    def decode(self, output: DetectorOutput, cameras: Camera, letterbox: Letterbox) -> list[Detections]:
+    def decode(self, output: DidM3DOutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
-        regions = decode_regions(output, cameras=cameras, letterbox=letterbox, mean_sizes=self.mean_sizes)
-        images = len(output.heads["heatmap"])
-        return detections_by_image(regions, output, classes=self.classes, images=images)
+        regions = decode_regions(output, views, classes=self.classes, mean_sizes=self.mean_sizes)
+        return regions.by_image(output.rois.image, images=len(views))
+
+    def target_maker(
+        self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None
+    ) -> TargetMaker:
+        """`make_targets` for these classes; `published`: the quirks of cells and of visual depth."""
+        return partial(
+            make_targets,
+            classes=self.classes,
+            mean_sizes=dict(self.config.mean_sizes),
+            min_height_px=min_height_px,
+            published=published or PublishedData(),
+        )
+
+    def metrics(self, output: DidM3DOutput, targets: DidM3DTargets, views: Views) -> dict[str, Tensor]:
+        """depth_error_m: |z - true z| at the labelled objects' cells, n. Only the regional heads run again."""
+        _, heads = self.look_at(targets.rois, features=output.features, dense=output.heads, views=views)
+        depth_m, _ = merge_depth(heads["depth"], heads["depth_log_variance"])
+        return {"depth_error_m": (depth_m - targets.depth).abs()}

@@ -20,7 +20,8 @@ from monoskd.errors import InputError
 from monoskd.models.checkpoints import read_checkpoint
 from monoskd.models.did_m3d.network import DidM3D, DidM3DConfig
 from monoskd.models.weights import save_model
-from monoskd.structures import KITTI_MEAN_SIZES, Modality
+from monoskd.objects import KITTI_MEAN_SIZES
+from monoskd.structures import Modality
 
 Part: TypeAlias = Literal["student", "teacher"]
 

@@ -1,4 +1,4 @@
-"""Labelled objects -> what the network should say of them (`Targets`). The inverse is the detector's decoding."""
+"""Labelled objects -> what the network should say of them. The inverse is the detector's decoding."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torchvision.ops import roi_align
 
-from monoskd.data.transforms import DepthMap, PublishedData
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import alpha_from_yaw, encode_heading
-from monoskd.geometry.heatmap import gaussian_radius
+from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, DidM3DTargets
+from monoskd.models.heatmap import draw_heatmap
 from monoskd.objects import MIN_HEIGHT_PX, Objects, class_index, is_supervised
-from monoskd.structures import HEAD_STRIDE, ROI_CELLS, Targets
+from monoskd.structures import DepthMap, PublishedData
 
 # A visual depth belongs to the object if it is this near to the object's own.
 MAX_DEPTH_GAP_M = 3
@@ -29,10 +29,10 @@ def make_targets(
     classes: Sequence[str],
     mean_sizes: Mapping[str, tuple[float, float, float]],
     depth_m: DepthMap | None,
-    published: PublishedData,
-    min_height_px: float = MIN_HEIGHT_PX,
     soft: bool = False,
-) -> Targets:
+    min_height_px: float = MIN_HEIGHT_PX,
+    published: PublishedData,
+) -> DidM3DTargets:
     """The targets of one image (all with image index 0).
 
     objects, camera: in original pixels; letterbox: to network pixels; mean_sizes: (h, w, l) [m] of each class;
@@ -58,7 +58,7 @@ def make_targets(
     gap = depth[:, None, None] - visual
     mask = known & (gap.abs() < MAX_DEPTH_GAP_M)
     weight = np.ones(len(kept)) if kept.scores is None or not soft else kept.scores.clip(0, 1)
-    return Targets(
+    return DidM3DTargets(
         heatmap=draw_heatmap(cell, label, size, height=weight, shape=(len(classes), rows, columns))[None],
         image=torch.zeros(len(kept), dtype=torch.int64),
         cell=torch.from_numpy(cell.astype(np.int64)),
@@ -78,26 +78,6 @@ def make_targets(
         weight=_float(weight),
         labelled=torch.tensor([not soft]),
     )
-
-
-def draw_heatmap(
-    cell: NDArray[Any], label: NDArray[Any], size: NDArray[Any], *, height: NDArray[Any], shape: tuple[int, int, int]
-) -> Tensor:
-    """classes x rows x columns: at each object's cell a Gaussian in the map of its class, the higher wins.
-
-    cell: n x 2 (column, row); label: n; size: n x 2 (width, height) of the 2D boxes, in cells; height: n, of the peaks.
-    A peak reaches as far as whole cells of `gaussian_radius` go, which is three standard deviations.
-    """
-    heatmap = np.zeros(shape)
-    reach = np.maximum(gaussian_radius(size[:, 0], size[:, 1]).astype(int), 0)
-    for (column, row), channel, radius, top in zip(cell.astype(int), label, reach, height, strict=True):
-        rows = np.arange(max(row - radius, 0), min(row + radius + 1, shape[1]))
-        columns = np.arange(max(column - radius, 0), min(column + radius + 1, shape[2]))
-        sigma = (2 * radius + 1) / 6
-        peak = top * np.exp(-((rows[:, None] - row) ** 2 + (columns - column) ** 2) / (2 * sigma**2))
-        window = heatmap[channel, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        np.maximum(window, peak, out=window)
-    return _float(heatmap)
 
 
 def visual_depth(depth_m: DepthMap | None, *, boxes: Tensor, fill_unknown: bool) -> tuple[Tensor, Tensor]:

@@ -10,20 +10,21 @@ from torch.testing import assert_close
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 from monoskd.models.did_m3d.teaching.head import HeadLoss
 from monoskd.models.did_m3d.teaching.masks import centre_squares
-from monoskd.structures import DetectorOutput, Targets
+from monoskd.structures import Views
 
 DEPTHS = ("visual_depth", "attribute_depth", "depth")
 
 
-def error(student: DetectorOutput, teacher: DetectorOutput, name: str) -> Tensor:
+def error(student: DidM3DOutput, teacher: DidM3DOutput, name: str) -> Tensor:
     return (student.heads[name] - teacher.heads[name]).abs()
 
 
 @pytest.mark.parametrize("published", [False, True])
 def test_each_part_is_the_mean_that_its_name_says(
-    published: bool, student: DetectorOutput, teacher: DetectorOutput, targets: Targets
+    published: bool, student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets
 ) -> None:
     loss = HeadLoss(published=published)
     parts = loss.parts(student=student, teacher=teacher, targets=targets)
@@ -40,7 +41,7 @@ def test_each_part_is_the_mean_that_its_name_says(
 
 
 def test_heading_is_the_relative_entropy_of_bins_and_the_residual_of_the_true_one(
-    student: DetectorOutput, teacher: DetectorOutput, targets: Targets
+    student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets
 ) -> None:
     p, q = (output.heads["heading"][:, :12].softmax(1).numpy() for output in (teacher, student))
     divergence = stats.entropy(p, q, axis=1).mean() / 12  # over bins, too
@@ -52,9 +53,9 @@ def test_heading_is_the_relative_entropy_of_bins_and_the_residual_of_the_true_on
 
 
 def test_a_relative_depth_error_is_the_same_near_and_far(
-    student: DetectorOutput, teacher: DetectorOutput, targets: Targets
+    student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets
 ) -> None:
-    def scaled(output: DetectorOutput) -> DetectorOutput:
+    def scaled(output: DidM3DOutput) -> DidM3DOutput:
         return replace(output, heads=output.heads | {name: 3 * output.heads[name] for name in DEPTHS})
 
     farther = replace(targets, depth=3 * targets.depth)
@@ -66,7 +67,7 @@ def test_a_relative_depth_error_is_the_same_near_and_far(
 
 
 def test_a_relative_depth_error_pulls_all_distances_alike(
-    student: DetectorOutput, teacher: DetectorOutput, targets: Targets
+    student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets
 ) -> None:
     raw = torch.zeros(3, 7, 7, requires_grad=True)
     visual = torch.exp(-raw) * targets.depth[:, None, None]  # how the detector makes it, with the right factor
@@ -78,20 +79,20 @@ def test_a_relative_depth_error_pulls_all_distances_alike(
 
 
 def test_only_published_distils_objects_without_supervision(
-    student: DetectorOutput, teacher: DetectorOutput, targets: Targets
+    student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets
 ) -> None:
     dense = student.heads["offset_2d"].clone()
     dense[1, :, 0, 0] += 100
     other = replace(student, heads=student.heads | {"offset_2d": dense})
 
-    def parts(loss: HeadLoss, output: DetectorOutput) -> Tensor:
+    def parts(loss: HeadLoss, output: DidM3DOutput) -> Tensor:
         return loss.parts(student=output, teacher=teacher, targets=targets)["head_offset2d"]
 
     assert parts(HeadLoss(), other) == parts(HeadLoss(), student)
     assert parts(HeadLoss(published=True), other) > parts(HeadLoss(published=True), student) + 0.1
 
 
-def test_only_the_student_gets_a_gradient(student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> None:
+def test_only_the_student_gets_a_gradient(student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets) -> None:
     both = [{name: value.clone().requires_grad_() for name, value in x.heads.items()} for x in (student, teacher)]
     HeadLoss()(
         student=replace(student, heads=both[0]), teacher=replace(teacher, heads=both[1]), targets=targets
@@ -100,25 +101,21 @@ def test_only_the_student_gets_a_gradient(student: DetectorOutput, teacher: Dete
     assert all(value.grad is None for value in both[1].values())
 
 
-def test_no_objects_cost_nothing(student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> None:
-    rows = {name: getattr(targets, name)[:0] for name in ("image", "cell", "label", "box_2d", "heading_bin", "depth")}
-    empty = replace(targets, **rows, unsupervised=torch.zeros(3, dtype=torch.int64))
+def test_no_objects_cost_nothing(student: DidM3DOutput, teacher: DidM3DOutput, no_objects: DidM3DTargets) -> None:
     dense = ("offset_2d", "size_2d")
     heads = {name: value if name in dense else value[:0] for name, value in student.heads.items()}
     heads = {name: value.clone().requires_grad_() for name, value in heads.items()}
-    value = HeadLoss()(student=replace(student, heads=heads), teacher=replace(teacher, heads=heads), targets=empty)
+    value = HeadLoss()(student=replace(student, heads=heads), teacher=replace(teacher, heads=heads), targets=no_objects)
     value.backward()
     assert value == 0
     assert all(head.grad is not None and not head.grad.any() for head in heads.values())
 
 
 def test_both_networks_must_look_at_the_same_regions(
-    student: DetectorOutput, teacher: DetectorOutput, targets: Targets
+    student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets
 ) -> None:
     fewer = {name: value if value.ndim == 4 else value[:2] for name, value in teacher.heads.items()}
-    with pytest.raises(
-        InputError, match=r"teacher: expected one region for each of the 3 objects, got 2.*targets\.rois"
-    ):
+    with pytest.raises(InputError, match=r"teacher: expected one region for each of the 3 objects, got 2.*at=targets"):
         HeadLoss()(student=student, teacher=replace(teacher, heads=fewer), targets=targets)
 
 
@@ -134,7 +131,7 @@ def test_options_that_contradict_are_refused(options: dict[str, object], message
         HeadLoss(**options)
 
 
-def test_depth_in_metres_drowns_the_other_parts_and_relative_depth_does_not(targets: Targets) -> None:
+def test_depth_in_metres_drowns_the_other_parts_and_relative_depth_does_not(targets: DidM3DTargets) -> None:
     def network(seed: int) -> DidM3D:
         torch.manual_seed(seed)
         slim = {"channels": (8, 8, 8, 16, 16, 16)}
@@ -144,7 +141,7 @@ def test_depth_in_metres_drowns_the_other_parts_and_relative_depth_does_not(targ
     letterbox = Letterbox(torch.ones(3), torch.zeros(3, 2), (96, 64))
     images = torch.rand(3, 3, 64, 96)
     targets = replace(targets, heatmap=torch.zeros(3, 3, 16, 24))
-    learner, expert = (network(seed)(images, camera, letterbox, targets.rois) for seed in (0, 1))
+    learner, expert = (network(seed)(Views(images, camera, letterbox), targets) for seed in (0, 1))
     pull = {}
     for unit in ("relative", "metres"):
         parts = HeadLoss(depth=unit).parts(student=learner, teacher=expert, targets=targets)

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from monoskd.errors import InputError
+from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 from monoskd.models.did_m3d.teaching import ObjectLoss
-from monoskd.structures import DetectorOutput, Targets
 
 
 @pytest.fixture
-def answer(teacher: DetectorOutput, targets: Targets) -> DetectorOutput:
+def answer(teacher: DidM3DOutput, targets: DidM3DTargets) -> DidM3DOutput:
     """A teacher that is right about the first object, and 5 % and 10 % off on the others."""
     off = 1 + torch.tensor([0.0, 0.05, 0.10])
     depth = (targets.depth * off)[:, None, None].repeat(1, 7, 7)
@@ -22,7 +22,7 @@ def maps(seed: int, n: int = 3, channels: int = 4) -> Tensor:
 
 
 def test_without_weights_it_is_half_the_squared_difference_in_the_teachers_spreads(
-    targets: Targets, answer: DetectorOutput
+    targets: DidM3DTargets, answer: DidM3DOutput
 ) -> None:
     student, teacher = maps(0), 5 * maps(1) + 3
     loss = ObjectLoss(quality=False, importance=False)
@@ -32,14 +32,14 @@ def test_without_weights_it_is_half_the_squared_difference_in_the_teachers_sprea
     torch.testing.assert_close(value, expected)
 
 
-def test_an_object_counts_as_far_as_the_teacher_is_right_about_it(targets: Targets, answer: DetectorOutput) -> None:
+def test_an_object_counts_as_far_as_the_teacher_is_right_about_it(targets: DidM3DTargets, answer: DidM3DOutput) -> None:
     student, teacher = maps(0).requires_grad_(), maps(1)
     ObjectLoss(importance=False)(student=student, teacher=teacher, targets=targets, teacher_output=answer).backward()
     pull = (student.grad / (student.detach() - teacher)).mean((1, 2, 3))
     torch.testing.assert_close(pull / pull[0], torch.tensor([0.0, -1.0, -2.0]).exp())
 
 
-def test_on_frames_without_labels_the_score_is_the_quality(targets: Targets, answer: DetectorOutput) -> None:
+def test_on_frames_without_labels_the_score_is_the_quality(targets: DidM3DTargets, answer: DidM3DOutput) -> None:
     soft = replace(targets, weight=torch.tensor([0.9, 0.6, 0.3]), labelled=torch.zeros(3, dtype=torch.bool))
     student, teacher = maps(0).requires_grad_(), maps(1)
     ObjectLoss(importance=False)(student=student, teacher=teacher, targets=soft, teacher_output=answer).backward()
@@ -47,7 +47,7 @@ def test_on_frames_without_labels_the_score_is_the_quality(targets: Targets, ans
     torch.testing.assert_close(pull / pull[0], soft.weight / 0.9)
 
 
-def test_the_channel_that_carries_the_depth_counts_most(targets: Targets, answer: DetectorOutput) -> None:
+def test_the_channel_that_carries_the_depth_counts_most(targets: DidM3DTargets, answer: DidM3DOutput) -> None:
     teacher = maps(1)
     carried = answer.heads["depth"][:, 0, 0].log()
     teacher[:, 2] = carried[:, None, None] + 0.01 * teacher[:, 2]
@@ -63,7 +63,7 @@ def test_the_channel_that_carries_the_depth_counts_most(targets: Targets, answer
     torch.testing.assert_close(pull / pull.sum(), correlation / correlation.sum(), rtol=1e-2, atol=1e-3)
 
 
-def test_moments_are_learned_in_training_alone(targets: Targets, answer: DetectorOutput) -> None:
+def test_moments_are_learned_in_training_alone(targets: DidM3DTargets, answer: DidM3DOutput) -> None:
     loss = ObjectLoss()
     loss(student=maps(0), teacher=maps(1), targets=targets, teacher_output=answer)
     before = {name: value.clone() for name, value in loss.state_dict().items()}
@@ -73,7 +73,7 @@ def test_moments_are_learned_in_training_alone(targets: Targets, answer: Detecto
     assert not torch.equal(loss.state_dict()["moments.level_0"], before["moments.level_0"])
 
 
-def test_no_objects_cost_nothing(targets: Targets, answer: DetectorOutput) -> None:
+def test_no_objects_cost_nothing(targets: DidM3DTargets, answer: DidM3DOutput) -> None:
     none = targets.of(torch.tensor([False, False, True]))
     assert not len(none.label)
     student = maps(0)[:0].requires_grad_()
@@ -82,7 +82,7 @@ def test_no_objects_cost_nothing(targets: Targets, answer: DetectorOutput) -> No
     loss.backward()
 
 
-def test_dead_channels_and_single_objects_give_finite_losses(targets: Targets, answer: DetectorOutput) -> None:
+def test_dead_channels_and_single_objects_give_finite_losses(targets: DidM3DTargets, answer: DidM3DOutput) -> None:
     first = torch.tensor([True, False, False])
     one = targets.of(first).of(torch.ones(1, dtype=torch.bool))
     teacher = torch.zeros(len(one.label), 4, 7, 7)
@@ -93,7 +93,7 @@ def test_dead_channels_and_single_objects_give_finite_losses(targets: Targets, a
     assert loss.isfinite()
 
 
-def test_maps_of_images_instead_of_objects_are_an_error(targets: Targets, answer: DetectorOutput) -> None:
+def test_maps_of_images_instead_of_objects_are_an_error(targets: DidM3DTargets, answer: DidM3DOutput) -> None:
     with pytest.raises(InputError, match=r"expected two maps of 3 objects, n x c x h x w, got .2, 4, 7, 7.*tap a reg"):
         ObjectLoss()(student=maps(0, n=2), teacher=maps(1, n=2), targets=targets, teacher_output=answer)
     with pytest.raises(InputError, match="tolerance: expected more than 0, a share of the depth, got 0"):

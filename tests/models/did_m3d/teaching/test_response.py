@@ -7,20 +7,22 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.did_m3d import DidM3D
-from monoskd.models.did_m3d.losses import object_losses, quality_focal_loss
+from monoskd.models.did_m3d.losses import object_losses
+from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 from monoskd.models.did_m3d.teaching.response import ResponseLoss
-from monoskd.structures import DetectorOutput, Targets
+from monoskd.models.heatmap import quality_focal_loss
+from monoskd.structures import Views
 
-RandomTargets = Callable[[int], Targets]
-
-
-@pytest.fixture
-def output(detector: DidM3D, cameras: Camera, letterbox: Letterbox, targets: Targets) -> DetectorOutput:
-    return detector(torch.rand(2, 3, 96, 160), cameras, letterbox, targets.rois)
+RandomTargets = Callable[[int], DidM3DTargets]
 
 
 @pytest.fixture
-def targets(random_targets: RandomTargets) -> Targets:
+def output(detector: DidM3D, cameras: Camera, letterbox: Letterbox, targets: DidM3DTargets) -> DidM3DOutput:
+    return detector(Views(torch.rand(2, 3, 96, 160), cameras, letterbox), targets)
+
+
+@pytest.fixture
+def targets(random_targets: RandomTargets) -> DidM3DTargets:
     """Six objects in two images; the first image is labelled, the second has a teacher's detections."""
     both = random_targets(6)
     image = torch.tensor([0, 1, 0, 1, 1, 0])
@@ -39,7 +41,7 @@ def test_quality_focal_loss_is_the_papers_formula_and_least_at_the_heat() -> Non
     assert quality_focal_loss(heat.logit(), heat, objects=1).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_labelled_images_do_not_count(output: DetectorOutput, targets: Targets) -> None:
+def test_labelled_images_do_not_count(output: DidM3DOutput, targets: DidM3DTargets) -> None:
     heads = {name: value.detach().clone().requires_grad_() for name, value in output.heads.items()}
     ResponseLoss()(student=replace(output, heads=heads), targets=targets).backward()
     for name in ("heatmap", "offset_2d", "size_2d"):
@@ -50,7 +52,7 @@ def test_labelled_images_do_not_count(output: DetectorOutput, targets: Targets) 
         assert heads[name].grad[targets.image == 1].flatten(1).any(1).all()
 
 
-def test_an_object_pulls_as_hard_as_its_score(output: DetectorOutput, targets: Targets) -> None:
+def test_an_object_pulls_as_hard_as_its_score(output: DidM3DOutput, targets: DidM3DTargets) -> None:
     heads = {name: value.detach().clone().requires_grad_() for name, value in output.heads.items()}
     answer = replace(output, heads=heads)
     full = ResponseLoss().parts(student=answer, targets=replace(targets, weight=torch.ones(6)))
@@ -60,7 +62,7 @@ def test_an_object_pulls_as_hard_as_its_score(output: DetectorOutput, targets: T
         torch.testing.assert_close(half[name], value / 2)
 
 
-def test_parts_of_a_batch_are_the_batch_of_the_parts(output: DetectorOutput, targets: Targets) -> None:
+def test_parts_of_a_batch_are_the_batch_of_the_parts(output: DidM3DOutput, targets: DidM3DTargets) -> None:
     chosen = torch.tensor([False, True])
     part, soft = output.of(chosen), targets.of(chosen)
     assert soft.image.tolist() == [0, 0, 0]
@@ -74,7 +76,7 @@ def test_parts_of_a_batch_are_the_batch_of_the_parts(output: DetectorOutput, tar
 
 
 def test_without_frames_to_answer_for_the_loss_is_a_zero_that_hangs_on_the_graph(
-    output: DetectorOutput, targets: Targets
+    output: DidM3DOutput, targets: DidM3DTargets
 ) -> None:
     loss = ResponseLoss()(student=output, targets=replace(targets, labelled=torch.ones(2, dtype=torch.bool)))
     assert loss.item() == 0
@@ -95,7 +97,7 @@ def test_frames_on_which_the_teacher_finds_nothing_do_not_drown_the_others(
 ) -> None:
     nothing = random_targets(0)
     nothing = replace(nothing, heatmap=0 * nothing.heatmap, labelled=torch.zeros(2, dtype=torch.bool))
-    answer = detector(torch.rand(2, 3, 96, 160), cameras, letterbox, nothing.rois)
+    answer = detector(Views(torch.rand(2, 3, 96, 160), cameras, letterbox), nothing)
     parts = ResponseLoss().parts(student=answer, targets=nothing)
     whole = quality_focal_loss(answer.heads["heatmap"], nothing.heatmap, objects=1)
     torch.testing.assert_close(parts["heatmap"], whole / 2)

@@ -9,8 +9,8 @@ from torch.nn.functional import kl_div
 
 from monoskd.errors import InputError
 from monoskd.geometry.heading import BINS
+from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 from monoskd.models.did_m3d.teaching.masks import centre_squares
-from monoskd.structures import DetectorOutput, Targets
 
 DepthUnit: TypeAlias = Literal["relative", "metres"]
 
@@ -33,7 +33,7 @@ class HeadLoss(nn.Module):
 
     published: the original's term: metres, and see `centre_squares`. Excludes `depth`.
 
-    Both networks must have looked at the same regions (`rois=targets.rois`). Means run over the objects of the batch,
+    Both networks must have looked at the same regions (`at=targets`). Means run over the objects of the batch,
     so the value of a batch is not the mean of its halves' values when these hold different numbers of objects.
     """
 
@@ -46,11 +46,11 @@ class HeadLoss(nn.Module):
         self.published = published
         self.depth: DepthUnit = depth or ("metres" if published else "relative")
 
-    def forward(self, *, student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> Float[Tensor, ""]:
+    def forward(self, *, student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets) -> Float[Tensor, ""]:
         """The sum of the parts."""
         return torch.stack(list(self.parts(student=student, teacher=teacher, targets=targets).values())).sum()
 
-    def parts(self, *, student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
+    def parts(self, *, student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets) -> dict[str, Tensor]:
         """The scalars of the table above by name; zero where there is nothing to compare."""
         _check_regions(student, teacher, targets)
         s, t = student.heads, {name: value.detach() for name, value in teacher.heads.items()}
@@ -70,7 +70,9 @@ class HeadLoss(nn.Module):
         }
 
 
-def _heading(student: Float[Tensor, "n 24"], teacher: Float[Tensor, "n 24"], targets: Targets) -> Float[Tensor, ""]:
+def _heading(
+    student: Float[Tensor, "n 24"], teacher: Float[Tensor, "n 24"], targets: DidM3DTargets
+) -> Float[Tensor, ""]:
     """Mean over objects *and* bins of t ln(t / s), plus the L1 of the true bin's residual."""
     log_s, log_t = student[:, :BINS].log_softmax(1), teacher[:, :BINS].log_softmax(1)
     divergence = kl_div(log_s, log_t, reduction="none", log_target=True)
@@ -90,11 +92,11 @@ def _mean(values: Tensor) -> Float[Tensor, ""]:
     return values.sum() / max(values.numel(), 1)
 
 
-def _check_regions(student: DetectorOutput, teacher: DetectorOutput, targets: Targets) -> None:
+def _check_regions(student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets) -> None:
     counts = {"student": len(student.heads["depth"]), "teacher": len(teacher.heads["depth"])}
     for who, count in counts.items():
         if count != len(targets.label):
             raise InputError(
                 f"HeadLoss: {who}: expected one region for each of the {len(targets.label)} objects, got {count}: "
-                "call the network with rois=targets.rois"
+                "call the network with at=targets"
             )

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from monoskd.distill.maps import Maps
 from monoskd.geometry.heatmap import gaussian_radius
-from monoskd.structures import Targets
+from monoskd.models.did_m3d.structures import DidM3DTargets
 
 
 def foreground_masks(
-    targets: Targets, sizes: Sequence[tuple[int, int]], *, published: bool = False
+    targets: DidM3DTargets, sizes: Sequence[tuple[int, int]], *, published: bool = False
 ) -> list[Bool[Tensor, "b 1 _h _w"]]:
     """For maps of the given (height, width): the cells that lie under a 2D box.
 
@@ -30,7 +30,7 @@ def foreground_masks(
     return masks
 
 
-def centre_squares(targets: Targets, *, published: bool = False) -> Bool[Tensor, "b 1 v u"]:
+def centre_squares(targets: DidM3DTargets, *, published: bool = False) -> Bool[Tensor, "b 1 v u"]:
     """The cells of the head map within r of a 2D box's centre cell, r the box's Gaussian radius in whole cells.
 
     A square of 2 r + 1 cells. published: in an image with objects that are listed but not supervised the cell (0, 0)
@@ -57,7 +57,7 @@ class Foreground(nn.Module):
         self.loss = loss
         self.published = published
 
-    def forward(self, *, student: Maps, teacher: Maps, targets: Targets) -> Float[Tensor, ""]:
+    def forward(self, *, student: Maps, teacher: Maps, targets: DidM3DTargets) -> Float[Tensor, ""]:
         """The loss inside the 2D boxes of `targets`."""
         levels = [student] if isinstance(student, Tensor) else student
         masks = foreground_masks(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from monoskd.distill.center import RunningMean
 from monoskd.distill.maps import MOMENTUM
 from monoskd.errors import InputError
-from monoskd.structures import DetectorOutput, Targets
+from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 
 
 class ObjectLoss(nn.Module):
@@ -51,8 +51,8 @@ class ObjectLoss(nn.Module):
         *,
         student: Float[Tensor, "n c h w"],
         teacher: Float[Tensor, "n c h w"],
-        targets: Targets,
-        teacher_output: DetectorOutput,
+        targets: DidM3DTargets,
+        teacher_output: DidM3DOutput,
     ) -> Float[Tensor, ""]:
         """The loss; 0, with a gradient of 0, without objects."""
         if student.shape != teacher.shape or len(student) != len(targets.label):
@@ -78,7 +78,7 @@ class ObjectLoss(nn.Module):
             self.moments.learn([now])
         return self.moments.mean(0, now)
 
-    def _quality(self, depth_m: Float[Tensor, " n"], targets: Targets) -> Float[Tensor, " n"]:
+    def _quality(self, depth_m: Float[Tensor, " n"], targets: DidM3DTargets) -> Float[Tensor, " n"]:
         error = (depth_m - targets.depth).abs() / (self.tolerance * targets.depth)
         return torch.where(targets.labelled[targets.image], torch.exp(-error), targets.weight)
 

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monoskd.models.did_m3d.losses import object_losses, quality_focal_loss
-from monoskd.structures import DetectorOutput, Targets
+from monoskd.models.did_m3d.losses import object_losses
+from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
+from monoskd.models.heatmap import quality_focal_loss
 
 
 class ResponseLoss(nn.Module):
@@ -23,11 +24,11 @@ class ResponseLoss(nn.Module):
     is 0.
     """
 
-    def forward(self, *, student: DetectorOutput, targets: Targets) -> Float[Tensor, ""]:
+    def forward(self, *, student: DidM3DOutput, targets: DidM3DTargets) -> Float[Tensor, ""]:
         """The sum of the parts."""
         return torch.stack(list(self.parts(student=student, targets=targets).values())).sum()
 
-    def parts(self, *, student: DetectorOutput, targets: Targets) -> dict[str, Tensor]:
+    def parts(self, *, student: DidM3DOutput, targets: DidM3DTargets) -> dict[str, Tensor]:
         """The losses by name, as scalars."""
         heads, soft = student.of(~targets.labelled).heads, targets.of(~targets.labelled)
         answers = max(len(soft.label), len(soft.heatmap))

@@ -1,4 +1,5 @@
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from monoskd.data.kitti import KittiDataset
-from monoskd.data.transforms import Augmentation, Draw, PublishedData
-from monoskd.errors import InputError
+from monoskd.data.samples import Samples
+from monoskd.data.transforms import Augmentation, Draw
 from monoskd.geometry.camera import PublishedLetterbox
 from monoskd.kitti.io import Calibration, write_calibration, write_depth, write_objects, write_split
-from monoskd.objects import Objects
-from monoskd.structures import Batch, Sample
+from monoskd.kitti.source import KittiFrames
+from monoskd.models.did_m3d.targets import make_targets
+from monoskd.objects import KITTI_MEAN_SIZES, Objects
+from monoskd.structures import Batch, PublishedData, Sample, TargetMaker
 
 P2 = np.array([[110.0, 0, 93.0, 4.5], [0, 110.0, 25.0, 0.02], [0, 0, 1, 0.0027]])
 CAR = Objects(
@@ -46,8 +48,19 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def open_dataset(root: Path, **options: object) -> KittiDataset:
-    return KittiDataset(root, "train", **{"input_size": (192, 64), **options})
+def target_maker(published: PublishedData | None = None) -> TargetMaker:
+    return partial(
+        make_targets,
+        classes=tuple(KITTI_MEAN_SIZES),
+        mean_sizes=KITTI_MEAN_SIZES,
+        published=published or PublishedData(),
+    )
+
+
+def open_samples(root: Path, *, depth: bool = True, labels: bool = True, **options: object) -> Samples:
+    source = KittiFrames(root, "train", depth=depth, labels=labels)
+    published = options.get("published")
+    return Samples(source, **{"input_size": (192, 64), "targets": target_maker(published), **options})
 
 
 def assert_same(first: Sample, second: Sample) -> None:
@@ -58,7 +71,7 @@ def assert_same(first: Sample, second: Sample) -> None:
 
 
 def test_a_sample_is_what_its_docstring_says(root: Path) -> None:
-    sample = open_dataset(root)[0]
+    sample = open_samples(root)[0]
     assert sample.frame == "000000"
     assert sample.image.shape == (3, 64, 192)
     assert 0 <= sample.image.min() < 0.1 < 0.9 < sample.image.max() <= 1
@@ -71,7 +84,7 @@ def test_a_sample_is_what_its_docstring_says(root: Path) -> None:
 
 
 def test_samples_of_a_batch_stand_side_by_side(root: Path) -> None:
-    batch = Batch.collate([open_dataset(root)[index] for index in range(3)])
+    batch = Batch.collate([open_samples(root)[index] for index in range(3)])
     assert batch.image.shape == (3, 3, 64, 192)
     assert batch.targets.image.tolist() == [0, 2]
     assert batch.letterbox.scale.shape == (3,)
@@ -79,7 +92,7 @@ def test_samples_of_a_batch_stand_side_by_side(root: Path) -> None:
 
 
 def test_a_published_letterbox_is_batched_with_its_region(root: Path) -> None:
-    dataset = open_dataset(root, published=PublishedData(per_axis_decoding=True))
+    dataset = open_samples(root, published=PublishedData(per_axis_decoding=True))
     batch = Batch.collate([dataset[0], dataset[1]])
     assert isinstance(batch.letterbox, PublishedLetterbox)
     assert batch.letterbox.region.shape == (2, 2, 2)
@@ -92,20 +105,20 @@ def test_a_published_letterbox_is_batched_with_its_region(root: Path) -> None:
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(root: Path) -> None:
-    dataset = open_dataset(root, augmentation=Augmentation(), seed=3)
+    dataset = open_samples(root, augmentation=Augmentation(), seed=3)
     dataset.set_epoch(2)
     alone = [dataset[index] for index in range(3)]
     loaded = list(DataLoader(dataset, batch_size=None, num_workers=2))
     for first, second in zip(alone, loaded, strict=True):
         assert_same(first, second)
-    again = open_dataset(root, augmentation=Augmentation(), seed=3)
+    again = open_samples(root, augmentation=Augmentation(), seed=3)
     again.set_epoch(2)
     assert_same(again[1], alone[1])
 
 
 def test_epochs_frames_and_seeds_differ(root: Path) -> None:
-    dataset = open_dataset(root, augmentation=Augmentation(crop_probability=1))
-    other = open_dataset(root, augmentation=Augmentation(crop_probability=1), seed=1)
+    dataset = open_samples(root, augmentation=Augmentation(crop_probability=1))
+    other = open_samples(root, augmentation=Augmentation(crop_probability=1), seed=1)
     shifts = [dataset[0].letterbox.shift, dataset[2].letterbox.shift, other[0].letterbox.shift]
     dataset.set_epoch(1)
     shifts.append(dataset[0].letterbox.shift)
@@ -113,7 +126,7 @@ def test_epochs_frames_and_seeds_differ(root: Path) -> None:
 
 
 def test_workers_that_outlive_an_epoch_see_the_next_one(root: Path) -> None:
-    dataset = open_dataset(root, augmentation=Augmentation(crop_probability=1))
+    dataset = open_samples(root, augmentation=Augmentation(crop_probability=1))
     loader = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
     first = [sample.letterbox.shift for sample in loader]
     dataset.set_epoch(1)
@@ -126,7 +139,7 @@ def test_workers_that_outlive_an_epoch_see_the_next_one(root: Path) -> None:
 
 @pytest.mark.parametrize("draw", [Draw(), Draw(flip=True), Draw(flip=True, scale=0.8, shift=(0.1, -0.05))])
 def test_objects_camera_and_letterbox_agree_with_the_targets(root: Path, draw: Draw) -> None:
-    sample = open_dataset(root).sample("000000", draw)
+    sample = open_samples(root).sample("000000", draw)
     box = sample.letterbox
     centres = torch.from_numpy(sample.objects.boxes_3d.centres).float()
     cells = box.apply(sample.camera.project(centres)) / 4
@@ -136,8 +149,8 @@ def test_objects_camera_and_letterbox_agree_with_the_targets(root: Path, draw: D
 
 
 def test_the_published_teacher_sees_hardly_anything(root: Path) -> None:
-    metres = open_dataset(root).sample("000000", Draw(scale=0.8))
-    quirk = open_dataset(root, published=PublishedData(double_depth_scale=True)).sample("000000", Draw(scale=0.8))
+    metres = open_samples(root).sample("000000", Draw(scale=0.8))
+    quirk = open_samples(root, published=PublishedData(double_depth_scale=True)).sample("000000", Draw(scale=0.8))
     torch.testing.assert_close(quirk.depth, metres.depth / 256 * 0.8)
     torch.testing.assert_close(quirk.targets.visual_depth, metres.targets.visual_depth)
 
@@ -148,70 +161,22 @@ def test_the_published_teacher_sees_hardly_anything(root: Path) -> None:
 def test_prediction_needs_an_image_and_a_camera(root: Path) -> None:
     shutil.rmtree(root / "training" / "label_2")
     shutil.rmtree(root / "training" / "depth_2")
-    sample = open_dataset(root, depth=False, labels=False)[0]
+    sample = open_samples(root, depth=False, labels=False)[0]
     assert sample.depth is None
     assert sample.targets is None
     assert sample.objects is None
     batch = Batch.collate([sample, sample])
     with pytest.raises(ValueError, match="run `monoskd prepare`"):
-        batch.input("depth")
+        batch.views("depth")
 
 
 def test_labels_without_depth_have_targets_without_visual_depth(root: Path) -> None:
     shutil.rmtree(root / "training" / "depth_2")
-    assert not open_dataset(root, depth=False)[0].targets.depth_mask.any()
-
-
-@pytest.mark.parametrize("kind", ["image_2", "calib", "label_2", "depth_2"])
-def test_a_missing_file_is_named_before_anything_is_read(root: Path, kind: str) -> None:
-    next((root / "training" / kind).glob("000002.*")).unlink()
-    with pytest.raises(
-        InputError, match=rf"{kind}: expected a file for each .* got none for 1 \(the first is 000002\)"
-    ):
-        open_dataset(root)
-
-
-def test_missing_depth_maps_can_be_prepared(root: Path) -> None:
-    shutil.rmtree(root / "training" / "depth_2")
-    with pytest.raises(InputError, match=r"3 frames, got none for 3 .*: run `monoskd prepare`"):
-        open_dataset(root)
-
-
-def test_an_empty_split_is_refused(root: Path) -> None:
-    write_split(root / "ImageSets" / "train.txt", [])
-    with pytest.raises(InputError, match=r"train\.txt: expected at least one frame"):
-        open_dataset(root)
-
-
-def test_a_missing_split_is_named(root: Path) -> None:
-    with pytest.raises(InputError, match=r"ImageSets/val\.txt"):
-        KittiDataset(root, "val")
-
-
-def test_a_depth_map_of_another_size_is_refused(root: Path) -> None:
-    write_depth(root / "training" / "depth_2" / "000000.png", np.ones((58, 191)))
-    with pytest.raises(InputError, match=r"000000\.png: expected the image's size 190 x 58, got 191 x 58"):
-        open_dataset(root)[0]
-
-
-def test_an_input_size_that_the_network_cannot_halve_is_refused(root: Path) -> None:
-    with pytest.raises(InputError, match=r"input_size: expected positive multiples of 32 .* got \(200, 64\)"):
-        open_dataset(root, input_size=(200, 64))
-
-
-def test_a_class_without_a_mean_size_is_named(root: Path) -> None:
-    with pytest.raises(InputError, match="mean_sizes: expected one for every class, got none for Van"):
-        open_dataset(root, classes=("Car", "Van"))
-
-
-def test_the_test_split_lies_in_testing(root: Path) -> None:
-    (root / "training").rename(root / "testing")
-    write_split(root / "ImageSets" / "test.txt", ["000000"])
-    assert KittiDataset(root, "test", input_size=(192, 64), depth=False, labels=False)[0].frame == "000000"
+    assert not open_samples(root, depth=False)[0].targets.depth_mask.any()
 
 
 def test_a_cached_frame_is_read_once(root: Path) -> None:
-    dataset = open_dataset(root, cache=True)
+    dataset = open_samples(root, cache=True)
     first = dataset[0]
     shutil.rmtree(root / "training")
     assert_same(first, dataset[0])
@@ -222,7 +187,7 @@ def test_a_cached_frame_is_read_once(root: Path) -> None:
 
 @pytest.mark.kitti
 def test_real_boxes_lie_where_the_labels_say_under_augmentation(kitti: Path) -> None:
-    dataset = KittiDataset(kitti, "trainval", input_size=(640, 192), augmentation=Augmentation(), depth=False)
+    dataset = Samples(KittiFrames(kitti, "trainval", depth=False), input_size=(640, 192), augmentation=Augmentation())
     overlaps = []
     for index in range(len(dataset)):
         sample = dataset[index]

@@ -1,0 +1,31 @@
+"""`monoskd demo`: the main job on rendered data, end to end."""
+
+import argparse
+from pathlib import Path
+
+from monoskd.cli.parser import Commands, add_command, count, size
+from monoskd.cli.terminal import say
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "demo",
+        run=run,
+        help_="the main job on rendered data, end to end",
+        example="--out demo --seed 1",
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("demo"), help="folder for data, runs and report")
+    add("--frames", type=count, default=360, help="rendered frames; 200 of 360 are held out")
+    add("--seed", type=int, default=0, help="of the scenes and of every training")
+    add("--size", type=size, default=(320, 96), metavar="WxH", help="size of the pictures")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Render, train and evaluate; say where the report is."""
+    from monoskd.demo.story import demo
+
+    report = demo(options.out, frames=options.frames, seed=options.seed, size=options.size, say=say)
+    say(f"report: {report}")

@@ -1,0 +1,75 @@
+"""`monoskd evaluate`: KITTI average precision of result files or of a model."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monoskd.cli.parser import Commands, add_command, count, heights, names
+from monoskd.cli.reports import add_reports, check_reports
+from monoskd.cli.terminal import progress_of, say
+from monoskd.errors import InputError
+
+if TYPE_CHECKING:
+    from monoskd.evaluation.results import Evaluation
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        run=run,
+        help_="KITTI average precision",
+        example="--labels label_2 --predictions out/kitti",
+    )
+    add = parser.add_argument
+    add("--labels", type=Path, default=None, help="folder of label_2 files")
+    add("--predictions", type=Path, default=None, help="folder of result files")
+    add("--model", type=Path, default=None, help="model file: predict first (with --data)")
+    add("--data", type=Path, default=None, help="data set to predict on, in KITTI layout")
+    add("--split", default=None, help="with --labels a file of frame names, with --data a name in ImageSets [val]")
+    add("--classes", type=names, default=("Pedestrian", "Car", "Cyclist"), help="comma-separated")
+    add(
+        "--min-heights",
+        type=heights,
+        default=(40.0, 25.0, 25.0),
+        metavar="EASY,MODERATE,HARD",
+        help="2D heights [px] that objects must exceed; scale them with pictures smaller than KITTI's",
+    )
+    add_reports(parser, json="write the table as JSON", html="write a page with precision-recall curves")
+    add("--bootstrap", type=count, default=None, metavar="N", help="95 %% intervals from N resamplings of the frames")
+    add("--distances", action="store_true", help="also by distance: 0-20, 20-40, 40+ m")
+    add("--anatomy", action="store_true", help="also with parts of each detection replaced by the truth")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluate; write the files, then print."""
+    from monoskd.engine.evaluation_report import text, write_html, write_json
+
+    folders, model = (options.labels, options.predictions), (options.model, options.data)
+    if not ((all(folders) and not any(model)) or (all(model) and not any(folders))):
+        raise InputError("evaluate: expected either --labels and --predictions, or --model and --data")
+    check_reports(options)
+    evaluation = _evaluation(options)
+    if options.json:
+        write_json(evaluation, options.json)
+    if options.html:
+        write_html(evaluation, options.html)
+    say(text(evaluation))
+
+
+def _evaluation(options: argparse.Namespace) -> "Evaluation":
+    wanted: dict[str, Any] = {
+        name: getattr(options, name) for name in ("classes", "min_heights", "bootstrap", "distances", "anatomy")
+    }
+    if options.labels is not None:
+        from monoskd.engine.evaluate import evaluate_folders
+
+        split = Path(options.split) if options.split else None
+        return evaluate_folders(labels=options.labels, predictions=options.predictions, split=split, **wanted)
+    from monoskd.engine.measure import evaluate_model
+
+    with progress_of("predicting") as progress:
+        return evaluate_model(
+            options.model, root=options.data, split=options.split or "val", progress=progress, **wanted
+        )

@@ -1,0 +1,100 @@
+"""Building blocks of the command line's grammar: the parser, one command of it, and the types of arguments."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import shtab
+
+from monoskd.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises its complaints as InputError: one line, like every other."""
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """As argparse; a shell completes an argument of type Path with file names."""
+        action = super().add_argument(*names, **options)
+        if action.type is Path:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        return action
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the complaint."""
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+"""Where commands are added."""
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    *,
+    run: Callable[[argparse.Namespace], None],
+    help_: str,
+    example: str,
+    takes_overrides: bool = False,
+) -> Parser:
+    """Add the command `name` and return its parser, which still needs its arguments.
+
+    run: does the work. example: the words after `monoskd NAME` in the help. takes_overrides: whether unknown words are
+    passed on in `options.overrides`; otherwise they are an error.
+    """
+    parser = commands.add_parser(
+        name,
+        help=help_,
+        description=help_,
+        epilog=f"example: monoskd {name} {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, takes_overrides=takes_overrides)
+    return parser
+
+
+def count(text: str) -> int:
+    """A positive whole number."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """`WIDTHxHEIGHT`."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT such as 416x128, got {text!r}")
+    return int(width), int(height)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Comma-separated names."""
+    parts = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not parts:
+        raise argparse.ArgumentTypeError(f"expected comma-separated names, got {text!r}")
+    return parts
+
+
+def heights(text: str) -> tuple[float, ...]:
+    """Three heights above 0."""
+    try:
+        values = tuple(float(height) for height in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(0 < value < float("inf") for value in values):
+        raise argparse.ArgumentTypeError(f"expected three heights above 0 px such as 40,25,25, got {text!r}")
+    return values

@@ -1,0 +1,26 @@
+"""The options `--json` and `--html` of the commands that write their results as files too."""
+
+import argparse
+from pathlib import Path
+
+from monoskd.cli.parser import Parser
+from monoskd.errors import InputError
+from monoskd.files import check_report
+
+SUFFIXES = {"json": ".json", "html": ".html"}
+
+
+def add_reports(parser: Parser, *, json: str, html: str) -> None:
+    """Add both options with their help texts."""
+    parser.add_argument("--json", type=Path, default=None, help=json)
+    parser.add_argument("--html", type=Path, default=None, help=html)
+
+
+def check_reports(options: argparse.Namespace) -> None:
+    """Raise InputError where one of the files cannot be written. Called before the work starts."""
+    for name, suffix in SUFFIXES.items():
+        path = getattr(options, name)
+        if path is not None:
+            check_report(path, suffix=suffix)
+    if options.json is not None and options.json == options.html:
+        raise InputError(f"{options.command}: expected --json and --html to differ, got {options.json} for both")

@@ -1,0 +1,34 @@
+"""`monoskd train`: train a teacher, a student, or a student with a teacher."""
+
+import argparse
+from pathlib import Path
+
+from monoskd.cli.parser import Commands, add_command
+from monoskd.cli.terminal import say
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "train",
+        run=run,
+        help_="train a teacher, a student, or a student with a teacher",
+        example="kitti/teacher.yaml --data.root data/kitti",
+        takes_overrides=True,
+    )
+    parser.add_argument(
+        "config",
+        type=Path,
+        metavar="CONFIG.yaml",
+        help="a file, or a shipped one such as kitti/monoskd.yaml; then --a.b VALUE to override",
+    )
+    parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="run folder to continue")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, and say where the run folder is."""
+    from monoskd.engine.config import load_config
+    from monoskd.engine.run import train
+
+    say(f"run folder: {train(load_config(options.config, options.overrides), resume=options.resume)}")

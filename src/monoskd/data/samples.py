@@ -1,0 +1,143 @@
+"""Frames of any recording as samples for a network: frame -> augmentation -> input and targets."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from monoskd.data.transforms import (
+    Augmentation,
+    Draw,
+    draw_letterbox,
+    flip,
+    jitter,
+    warp_depth,
+    warp_image,
+    warp_published,
+    without_p23,
+)
+from monoskd.geometry.camera import Camera
+from monoskd.structures import Frame, FrameSource, PublishedData, Sample, TargetMaker
+
+
+class Samples(Dataset[Sample]):
+    """The frames of a source, each a `Sample`.
+
+    input_size: (width, height) of the network's input. targets: makes the targets of frames that have objects; None for
+    none. augmentation: None for none. soft: the objects are a teacher's detections, which their scores weigh. cache:
+    keep the decoded frames in memory (of each worker). published: quirks; none by default.
+
+    What a sample looks like depends on seed, epoch and index alone, not on the number of workers.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        input_size: tuple[int, int],
+        targets: TargetMaker | None = None,
+        augmentation: Augmentation | None = None,
+        soft: bool = False,
+        cache: bool = False,
+        seed: int = 0,
+        published: PublishedData | None = None,
+    ) -> None:
+        self.source = source
+        self.input_size = input_size
+        self.targets = targets
+        self.augmentation = augmentation
+        self.soft = soft
+        self.seed = seed
+        self.published = published or PublishedData()
+        self._cache: dict[str, Frame] | None = {} if cache else None
+        self._epoch = _shared_number()
+
+    def __len__(self) -> int:
+        return len(self.source.names)
+
+    def set_epoch(self, epoch: int) -> None:
+        """From now on, draw this epoch's augmentation."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Frame `index` under the current epoch's augmentation."""
+        draw = Draw()
+        if self.augmentation is not None:
+            draw = self.augmentation.draw(np.random.default_rng([self.seed, int(self._epoch), index]))
+        return self.sample(self.source.names[index], draw)
+
+    def sample(self, name: str, draw: Draw) -> Sample:
+        """The frame of this name under this augmentation."""
+        return make_sample(
+            name,
+            self.read(name),
+            draw=draw,
+            input_size=self.input_size,
+            targets=self.targets,
+            soft=self.soft,
+            published=self.published,
+        )
+
+    def read(self, name: str) -> Frame:
+        """The frame of this name as the source has it."""
+        if self._cache is None:
+            return self.source.read(name)
+        if name not in self._cache:
+            self._cache[name] = self.source.read(name)
+        return self._cache[name]
+
+
+def make_sample(
+    name: str,
+    frame: Frame,
+    *,
+    input_size: tuple[int, int],
+    targets: TargetMaker | None = None,
+    draw: Draw | None = None,
+    soft: bool = False,
+    published: PublishedData | None = None,
+) -> Sample:
+    """What a network sees of a frame and, with `targets`, what it should say about the frame's objects.
+
+    soft: the frame's objects are a teacher's detections, which their scores weigh.
+    """
+    draw, published = draw or Draw(), published or PublishedData()
+    if published.divide_by_z:
+        frame = replace(frame, camera=without_p23(frame.camera))
+    if draw.flip:
+        frame = flip(frame)
+    letterbox = draw_letterbox(
+        size=frame.size, draw=draw, input_size=input_size, per_axis_decoding=published.per_axis_decoding
+    )
+    warp_rgb, warp_metres = (warp_published, warp_published) if published.plain_bilinear else (warp_image, warp_depth)
+    image = warp_rgb(jitter(frame.image, draw), letterbox)
+    depth_m = None if frame.depth_m is None else warp_metres(frame.depth_m, letterbox)
+    made = None
+    if targets is not None and frame.objects is not None:
+        made = targets(frame.objects, camera=frame.camera, letterbox=letterbox, depth_m=depth_m, soft=soft)
+    if depth_m is not None and published.double_depth_scale:
+        depth_m = depth_m / np.float32(256 / draw.scale)
+    return Sample(
+        frame=name,
+        image=torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)).div_(255),
+        camera=Camera(_float(frame.camera.P)),
+        letterbox=letterbox.map(_float),
+        size=frame.size,
+        depth=None if depth_m is None else _float(depth_m)[None],
+        targets=made,
+        objects=frame.objects,
+    )
+
+
+def _shared_number() -> Tensor:
+    """A zero that loader processes which outlive an epoch see changing."""
+    number = torch.zeros((), dtype=torch.int64)
+    number.untyped_storage().share_memory_()
+    return number
+
+
+def _float(array: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(array, np.float32))

@@ -1,0 +1,164 @@
+"""The networks that do not learn: how they are kept, what they are given and how they run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
+
+from monoskd.distill.ema import EmaTeacher
+from monoskd.distill.probes import Probe, watched
+from monoskd.distill.traps import copied, tensors, unwritten
+from monoskd.errors import InputError
+
+ONLY = "teacher"  # the name of a teacher that came without one
+
+T = TypeVar("T")
+PerTeacher: TypeAlias = T | Mapping[str, T] | None
+
+
+class Inputs(NamedTuple):
+    """What a network is called with."""
+
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+
+class Teachers:
+    """Frozen networks by name.
+
+    Not a module, so that a module that holds it has their weights in neither `parameters()` nor `state_dict()`.
+
+    networks: by name. dtypes: autocast of a teacher's pass in this type; float32 switches autocast off. devices: where
+    a teacher stays, whatever `.to()` is called on. batch_statistics: see `Distiller`.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        *,
+        dtypes: PerTeacher[torch.dtype] = None,
+        devices: PerTeacher[str | torch.device] = None,
+        batch_statistics: bool = False,
+    ) -> None:
+        self.networks = dict(networks)
+        self.dtypes = _by_name("teacher_dtype", dtypes, self.networks)
+        self.devices = {
+            name: torch.device(device)  # type: ignore[call-overload]
+            for name, device in _by_name("teacher_device", devices, self.networks).items()
+        }
+        for name, dtype in self.dtypes.items():
+            if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+                raise InputError(f"teacher_dtype: {name}: expected a type such as torch.bfloat16, got {dtype!r}")
+        for name, device in self.devices.items():
+            self.networks[name].to(device)
+        self.batch_statistics = batch_statistics
+        self.freeze()
+
+    @property
+    def averages(self) -> dict[str, EmaTeacher]:
+        """Those that follow the student."""
+        return {name: one for name, one in self.networks.items() if isinstance(one, EmaTeacher)}
+
+    def freeze(self) -> None:
+        """Eval mode, whatever was called on the teachers since."""
+        for network in self.networks.values():
+            network.eval()
+            if self.batch_statistics:
+                for module in network.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.train()
+
+    def apply(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> None:
+        """Let `.to()` and the like reach the teachers that have no device of their own."""
+        for name, network in self.networks.items():
+            if name not in self.devices:
+                network._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def inputs(self, student: Inputs, given: Any) -> dict[str, Inputs]:
+        """What each teacher is called with: the student's inputs, unless `given` says otherwise (see `Distiller`)."""
+        if given is None:
+            return dict.fromkeys(self.networks, student)
+        if isinstance(given, Mapping) and set(given) & set(self.networks) and ONLY not in self.networks:
+            if unknown := set(given) - set(self.networks):
+                raise InputError(
+                    f"teacher_inputs: expected inputs by teacher ({', '.join(self.networks)}), got "
+                    f"{', '.join(sorted(map(str, unknown)))} as well"
+                )
+            return {name: as_inputs(given[name]) if name in given else student for name in self.networks}
+        return dict.fromkeys(self.networks, as_inputs(given))
+
+    def ask(self, name: str, inputs: Mapping[str, Inputs], *, student: Inputs, probes: Sequence[Probe]) -> Any:
+        """One teacher's pass, without gradient, its maps left in `probes`; on another device, the output comes back."""
+        network, role = self.networks[name], self.role(name)
+        others = [student, *(one for other, one in inputs.items() if other != name)]
+        own = copied(inputs[name])
+        if device := self.devices.get(name):
+            own = moved(own, device)
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if dtype := self.dtypes.get(name):
+                kind = (device or _device(network)).type
+                stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32))
+            stack.enter_context(unwritten(others, role=role))
+            stack.enter_context(watched(network, probes, role=role))
+            output = network(*own.args, **own.keywords)
+        return output if device is None else moved(output, home(student))
+
+    def role(self, name: str) -> str:
+        """What errors call a teacher."""
+        return "teacher" if name == ONLY else f'teacher "{name}"'
+
+
+def teachers_by_name(teacher: nn.Module | None, teachers: Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:
+    """One teacher without a name, or several with names. Raises InputError where both or none is given."""
+    if (teacher is None) == (not teachers):
+        raise InputError('expected either a teacher or teachers={"name": network, ...}, got both or none')
+    networks = dict(teachers) if teachers else {ONLY: teacher}
+    for name, network in networks.items():
+        if not isinstance(network, nn.Module) or not isinstance(name, str) or not name or "." in name:
+            raise InputError(
+                f"teachers: expected modules by names without dots, got {name!r}: {type(network).__name__}"
+            )
+    if teachers and ONLY in networks and len(networks) > 1:
+        raise InputError(f'teachers: "{ONLY}" cannot be the name of one of several')
+    return networks  # type: ignore[return-value]
+
+
+def moved(tree: T, device: torch.device | None) -> T:
+    """`tree` with its tensors on `device`."""
+    if device is None:
+        return tree
+    result: T = tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
+    return result
+
+
+def home(student: Inputs) -> torch.device | None:
+    """The device of the student's inputs, where terms are evaluated."""
+    given = tensors(student)
+    return given[0].device if given else None
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((x.device for x in network.parameters()), torch.device("cpu"))
+
+
+def as_inputs(given: Any) -> Inputs:
+    """A tuple holds positional inputs, a mapping keyword inputs; anything else is the one input."""
+    if isinstance(given, Mapping):
+        return Inputs((), {str(key): value for key, value in given.items()})
+    return Inputs(given if isinstance(given, tuple) else (given,), {})
+
+
+def _by_name(option: str, value: PerTeacher[T], networks: Mapping[str, nn.Module]) -> dict[str, T]:
+    """An option of the teachers: one value for all, or values by name."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(networks, value)
+    if unknown := [name for name in value if name not in networks]:
+        raise InputError(f"{option}: expected names of teachers ({', '.join(networks)}), got {', '.join(unknown)}")
+    return dict(value)

@@ -1,0 +1,99 @@
+"""The first step of a run: everything that can be wrong with it, before a network is made or a file is written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from monoskd.engine.config import LoadedConfig, RunConfig
+from monoskd.engine.resume import Past
+from monoskd.engine.sources import Sources
+from monoskd.errors import Complaints, InputError
+from monoskd.files import check_writable
+from monoskd.models.weights import describe_model
+from monoskd.workers import cores
+
+_RUN_FILES = ("checkpoints", "model.safetensors", "config.yaml", "metrics.csv", "manifest.json")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may begin. past: what an interrupted run has done, if this one goes on with it."""
+
+    loaded: LoadedConfig
+    sources: Sources
+    past: Past | None
+
+
+def check(loaded: LoadedConfig, *, resume: Path | None = None) -> Plan:
+    """Look at folders, devices, model files and data. Raises one InputError with all that is wrong."""
+    settings = loaded.settings()
+    complaints = Complaints()
+    past = complaints.attempt(Past.of, resume, config=loaded.text) if resume else None
+    complaints.attempt(_check_folder, settings.out, resume=resume)
+    complaints.attempt(_check_apart, settings)
+    complaints.attempt(_check_devices, settings)
+    complaints.attempt(_check_networks, loaded)
+    sources = complaints.attempt(_open, settings)
+    complaints.raise_any()
+    assert sources is not None, "a missing source is a complaint"
+    return Plan(loaded, sources, past)
+
+
+def on_cuda(config: RunConfig) -> bool:
+    """Whether the run uses GPUs."""
+    return config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def _check_folder(out: Path, *, resume: Path | None) -> None:
+    """Never write over a run, except to go on with it."""
+    check_writable(out)
+    if resume is not None and resume.resolve() == out.resolve():
+        return
+    if (out / "checkpoints" / "last.ckpt").exists():
+        raise InputError(f"{out}: holds a run; go on with `--resume {out}` or choose another `--out`")
+    if held := [name for name in _RUN_FILES if (out / name).exists()]:
+        raise InputError(
+            f"{out}: expected a new folder, got one with {held[0]}, as a run leaves that ended before its first whole "
+            "epoch; choose another `--out`"
+        )
+
+
+def _check_apart(config: RunConfig) -> None:
+    """The run folder must not lie among the frames."""
+    root, out = config.data.root.resolve(), config.out.resolve()
+    if root == out or (root / "training") in (out, *out.parents):
+        raise InputError(f"{config.out}: expected a folder outside the data set, got one in it; choose another `--out`")
+
+
+def _check_devices(config: RunConfig) -> None:
+    """Lightning counts GPUs itself, but would start any number of processes on a CPU."""
+    if not on_cuda(config) and config.devices > cores():
+        raise InputError(
+            f"devices: expected at most {cores()}, the cores of this machine without a GPU in use, got "
+            f"{config.devices}; lower `--devices`"
+        )
+    if config.data.batch_size % config.devices:
+        raise InputError(
+            f"data.batch_size: expected a whole number of images for each of {config.devices} devices, got "
+            f"{config.data.batch_size} in all; change either"
+        )
+
+
+def _check_networks(loaded: LoadedConfig) -> None:
+    """There is a student, a teacher where one is needed, and their model files can be read."""
+    namespace = loaded.namespace
+    if namespace.detector is None and namespace.start is None:
+        raise InputError("config: expected `detector` (a new network) or `start` (a model file), got neither")
+    if namespace.data.unlabelled is not None and namespace.distillation is None:
+        raise InputError("config: data.unlabelled: expected `distillation`, whose teacher answers for them, got none")
+    if namespace.start is not None:
+        describe_model(namespace.start)
+    if namespace.distillation is not None:
+        describe_model(namespace.distillation.teacher)
+
+
+def _open(config: RunConfig) -> Sources:
+    if not config.data.root.is_dir():
+        raise InputError(f"{config.data.root}: no such data set; set `--data.root` to its folder")
+    return Sources.open(config.data, devices=config.devices)

@@ -1,0 +1,69 @@
+"""The recordings of a run: one source of frames for each split, opened before any network is made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from monoskd.engine.config import DataConfig, source_class
+from monoskd.errors import InputError
+from monoskd.objects import is_supervised
+from monoskd.structures import Detector, FrameSource
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The splits of a run.
+
+    Training frames come with depth maps even for a network that sees none: targets and terms read them. val: opens the
+    validation frames, with depth maps or without. unlabelled: frames without labels, if the run has any.
+    """
+
+    train: FrameSource
+    val: Callable[..., FrameSource]
+    unlabelled: FrameSource | None
+
+    @classmethod
+    def open(cls, data: DataConfig, *, devices: int = 1) -> "Sources":
+        """Raises InputError where files are missing, and where the splits do not fit the run."""
+        source = source_class(data.dataset)
+        sources = cls(
+            train=source(data.root, split=data.train, depth=True, labels=True),
+            val=lambda *, depth: source(data.root, split=data.val, depth=depth, labels=True),
+            unlabelled=None
+            if data.unlabelled is None
+            else source(data.root, split=data.unlabelled.split, depth=True, labels=False),
+        )
+        sources._check(data, devices=devices)
+        return sources
+
+    def _check(self, data: DataConfig, *, devices: int) -> None:
+        if len(self.train.names) < data.batch_size:
+            raise InputError(
+                f"{data.root}: expected at least one batch of {data.batch_size} frames in split {data.train}, "
+                f"got {len(self.train.names)} frames; lower `--data.batch_size`"
+            )
+        val = self.val(depth=False)
+        if data.train != data.val and (both := {*self.train.names} & {*val.names}):
+            raise InputError(
+                f"{data.root}: expected no frame of split {data.train} in split {data.val}, got {len(both)} "
+                f"(the first is {min(both)}): take them out of one, or say so with `--data.val {data.train}`"
+            )
+        if data.unlabelled is not None and self.unlabelled is not None:
+            self.unlabelled.check_unlabelled(mapping=data.unlabelled.mapping)
+            labelled = max(data.batch_size // devices, 1)
+            if (count := labelled * data.unlabelled.ratio) != max(round(count), 1):
+                raise InputError(
+                    f"data.unlabelled.ratio: expected a whole number of frames without labels beside the {labelled} "
+                    f"labelled ones of a step, got {count:g}: change it or the batch"
+                )
+
+    def check_supervised(self, data: DataConfig, student: Detector) -> None:
+        """Raise InputError where no object of the training split would be a target."""
+        for name in self.train.names:
+            objects = self.train.objects(name)
+            if objects is not None and is_supervised(objects, student.classes, min_height_px=data.min_height_px).any():
+                return
+        raise InputError(
+            f"{data.root}: expected objects to train on in split {data.train}, got none of the classes "
+            f"{', '.join(student.classes)} visible, labelled in 3D and at least {data.min_height_px:g} px tall: "
+            "check the labels, or lower `--data.min_height_px`"
+        )

@@ -1,0 +1,49 @@
+"""What validation asks of a metric, and KITTI's answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from monoskd.evaluation.kitti_ap import evaluate_kitti
+from monoskd.evaluation.results import Evaluation
+from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS, strict_overlap
+from monoskd.objects import Objects
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """A metric: detections against labels, frame by frame."""
+
+    def summary(self, truth: Sequence[Objects], detections: Sequence[Objects]) -> dict[str, float]:
+        """Numbers for a log by name; those that do not exist are left out."""
+        ...
+
+
+@dataclass(frozen=True)
+class KittiEvaluator:
+    """KITTI's average precision.
+
+    Args:
+        classes: the classes in the log; any names.
+        min_heights_px: least 2D heights of easy, moderate and hard objects; scale them for small images.
+    """
+
+    classes: tuple[str, ...] = tuple(NEIGHBOURS)
+    min_heights_px: tuple[float, float, float] = MIN_HEIGHTS_PX
+
+    def evaluate(self, truth: Sequence[Objects], detections: Sequence[Objects]) -> Evaluation:
+        """The whole table; without the classes that no label names."""
+        present = {name.lower() for objects in truth for name in objects.names.tolist()} | {*map(str.lower, NEIGHBOURS)}
+        classes = [name for name in self.classes if name.lower() in present]
+        return evaluate_kitti(truth, detections, classes=classes, min_heights=self.min_heights_px)
+
+    def summary(self, truth: Sequence[Objects], detections: Sequence[Objects]) -> dict[str, float]:
+        """Moderate AP|R40 at the strict overlap, in 3D and from above: `Car_3d`, `Car_bev`, ... [percent]."""
+        return {
+            f"{row['class']}_{row['metric']}": row["moderate"]
+            for row in self.evaluate(truth, detections).rows()
+            if row["recall"] == "R40"
+            and row["metric"] in ("bev", "3d")
+            and row["iou"] == strict_overlap(row["class"])
+            and row["moderate"] is not None
+        }

@@ -1,0 +1,238 @@
+"""KITTI's raw drives with `tracklet_labels.xml`, which is also what labelling tools such as CVAT write for 3D boxes.
+
+SOURCE/2011_09_26/calib_cam_to_cam.txt, calib_velo_to_cam.txt, calib_imu_to_velo.txt (the last may be missing)
+SOURCE/2011_09_26/2011_09_26_drive_0001_sync/{image_02,image_03,velodyne_points}/data, tracklet_labels.xml
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from monoskd.errors import InputError
+from monoskd.files import read_bytes
+from monoskd.images import read_image_size
+from monoskd.importers.boxes import Floats, OrientedBoxes, label, tilt_deg
+from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
+from monoskd.kitti.io import Calibration, read_split
+from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.leakage import Fingerprints, drive_of, validation_drives
+from monoskd.kitti.raw import read_raw_calibration
+
+TRACKLETS = "tracklet_labels.xml"
+CLASSES: dict[str, str | None] = {
+    **{name: name for name in ("Car", "Van", "Truck", "Pedestrian", "Cyclist", "Tram", "Misc")},
+    "Person (sitting)": "Person_sitting",
+}
+CAMERAS = {"image_02": "P2", "image_03": "P3"}  # the colour cameras
+UNKNOWN_OCCLUSION = 3
+OUT_OF_PICTURE = (2, 99)  # truncation states: outside the picture, behind the camera
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_POSE_FIELDS = ("tx", "ty", "tz", "rx", "ry", "rz")
+
+
+class Tracklet(NamedTuple):
+    """An object in one frame. size_hwl [m]; bottom: x, y, z [m] of the LiDAR's frame; angles: rx, ry, rz [rad]."""
+
+    category: str
+    size_hwl: tuple[float, ...]
+    bottom: tuple[float, ...]
+    angles: tuple[float, ...]
+    occlusion: int
+    truncation: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RawPicture(Picture):
+    """A picture of a drive. calibration: with P2 of this camera."""
+
+    calibration: Calibration
+    tracklets: Sequence[Tracklet]
+
+    def read(self, classes: ClassMap) -> Frame:
+        """Move the tracklets from the LiDAR's frame to the camera's and project them."""
+        velo_to_camera = np.eye(4)
+        velo_to_camera[:3] = self.calibration.R0_rect @ self.calibration.Tr_velo_to_cam  # type: ignore[operator]
+        tracklets = [one for one in self.tracklets if one.truncation not in OUT_OF_PICTURE]
+        labels = label(
+            _boxes(tracklets).moved(velo_to_camera),
+            [(one.category,) for one in tracklets],
+            np.array([one.occlusion for one in tracklets], np.int64),
+            classes=classes,
+            camera=self.calibration.camera,
+            size=read_image_size(self.image),
+        )
+        return Frame(self.calibration, labels.objects, tilt_deg(velo_to_camera[:3, 2]), labels.left_out)
+
+
+def read_kitti_raw(
+    source: str | Path, *, mapping: str | Path | None = None, kitti: str | Path | None = None
+) -> Recording:
+    """The drives under `source`, as KITTI lays them out.
+
+    mapping: the folder of the object benchmark's train_mapping.txt and train_rand.txt; kitti: a data set with
+    `ImageSets/val.txt`. With both, the drives that hold validation frames become the split val, all others train;
+    pictures and sweeps of validation frames in other drives are refused.
+
+    Raises InputError for drives of other names, and where files are missing or damaged.
+    """
+    if (mapping is None) != (kitti is None):
+        raise InputError(
+            "kitti-raw: expected both the devkit's mapping and a KITTI data set, got one: give --mapping and --kitti"
+        )
+    folders = sorted(path for path in Path(source).glob("*/*drive*") if path.is_dir())
+    if not folders:
+        raise InputError(
+            f"{source}: expected drives such as 2011_09_26/2011_09_26_drive_0001_sync, got none: check the path"
+        )
+    reasons = {folder: _why_not(folder) for folder in folders}
+    drives = [folder for folder, reason in reasons.items() if reason is None]
+    splits, warnings = dict[str, str](), [_UNKNOWN_DRIVES]
+    if mapping is not None and kitti is not None:
+        splits, warnings = _splits(drives, mapping=mapping, layout=KittiLayout(Path(kitti))), []
+    calibrations = {date: read_raw_calibration(date) for date in sorted({drive.parent for drive in drives})}
+    pictures = [picture for drive in drives for picture in _pictures(drive, calibrations[drive.parent])]
+    return Recording(
+        format="kitti-raw",
+        pictures=pictures,
+        classes=CLASSES,
+        categories={*CLASSES, *(one.category for picture in pictures for one in picture.tracklets)},
+        splits=splits,
+        left_out={folder.name: reason for folder, reason in reasons.items() if reason is not None},
+        default_cameras=("image_02",),
+        warnings=warnings,
+    )
+
+
+_UNKNOWN_DRIVES = (
+    "nobody says which drives hold frames of KITTI's validation split: give --mapping and --kitti before you compare "
+    "with numbers on that split"
+)
+
+
+def read_tracklets(path: str | Path) -> dict[int, list[Tracklet]]:
+    """The objects of each frame of a drive. Raises InputError where the file is damaged."""
+    try:
+        root = ElementTree.fromstring(read_bytes(path))
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path}: expected XML, got a damaged file ({error}): copy it again") from error
+    frames: dict[int, list[Tracklet]] = defaultdict(list)
+    items = root.findall("tracklets/item")
+    if root.find("tracklets") is None:
+        raise InputError(f"{path}: expected an element 'tracklets', got none: is it a tracklet_labels.xml?")
+    for number, item in enumerate(items):
+        where = f"{path}, tracklet {number}"
+        category = item.findtext("objectType")
+        if not category:
+            raise InputError(f"{where}: expected an objectType, got none: correct the file")
+        size = tuple(_number(item, key, where=where) for key in ("h", "w", "l"))
+        if min(size) <= 0:
+            raise InputError(f"{where}: expected a size above 0, got h, w, l = {size}: correct the file")
+        first = int(_number(item, "first_frame", where=where))
+        for index, pose in enumerate(item.findall("poses/item")):
+            at = f"{where}, pose {index}"
+            values = tuple(_number(pose, key, where=at) for key in _POSE_FIELDS)
+            occlusion, truncation = (int(_number(pose, key, where=at)) for key in ("occlusion", "truncation"))
+            occlusion = occlusion if occlusion in (0, 1, 2) else UNKNOWN_OCCLUSION
+            one = Tracklet(category, size, values[:3], values[3:], occlusion, truncation)
+            frames[first + index].append(one)
+    return frames
+
+
+def _number(element: ElementTree.Element, key: str, *, where: str) -> float:
+    text = element.findtext(key)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise InputError(f"{where}, {key}: expected a finite number, got {text!r}: correct the file")
+    return value
+
+
+def _boxes(tracklets: Sequence[Tracklet]) -> OrientedBoxes:
+    """The boxes in the LiDAR's frame; a tracklet's place is its bottom centre, z points up."""
+    if not tracklets:
+        return OrientedBoxes(np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 3)))
+    axes = np.array([_rotation(*one.angles) for one in tracklets])
+    sizes = np.array([one.size_hwl for one in tracklets])
+    return OrientedBoxes(np.array([one.bottom for one in tracklets]) + sizes[:, :1] / 2 * axes[:, :, 2], axes, sizes)
+
+
+def _rotation(rx: float, ry: float, rz: float) -> Floats:
+    """Rz Ry Rx."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos([rx, ry, rz]), np.sin([rx, ry, rz])
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    rotation: Floats = about_z @ about_y @ about_x
+    return rotation
+
+
+def _pictures(drive: Path, calibration: Calibration) -> list[RawPicture]:
+    """Frame by frame, camera by camera."""
+    tracklets = read_tracklets(drive / TRACKLETS)
+    images = {
+        (path.stem, camera): path
+        for camera in CAMERAS
+        for path in (drive / camera / "data").glob("*.*")
+        if path.suffix.lower() in _IMAGE_SUFFIXES and path.stem.isdecimal()
+    }
+    of_camera = {camera: replace(calibration, P2=getattr(calibration, key)) for camera, key in CAMERAS.items()}
+    pictures = []
+    for stem, camera in sorted(images):
+        sweep = drive / "velodyne_points" / "data" / f"{stem}.bin"
+        pictures.append(
+            RawPicture(
+                image=images[stem, camera],
+                origin=f"{drive.parent.name}/{drive.name}/{camera}/{stem}",
+                scene=drive.name,
+                camera=camera,
+                sweep=sweep if sweep.is_file() else None,
+                calibration=of_camera[camera],
+                tracklets=tracklets.get(int(stem), []),
+            )
+        )
+    return pictures
+
+
+def _why_not(drive: Path) -> str | None:
+    """Why the drive is left out, if it is."""
+    if drive_of(Path(drive.name)) is None:
+        raise InputError(
+            f"{drive}: expected a name such as 2011_09_26_drive_0001_sync, got '{drive.name}': give it such a name"
+        )
+    if drive.name.endswith("_extract"):
+        return "drives that are not rectified (their _sync download is)"
+    if not (drive / TRACKLETS).is_file():
+        return f"drives without {TRACKLETS} (`monoskd prepare --raw` adds them as frames without labels)"
+    return None
+
+
+def _splits(drives: Sequence[Path], *, mapping: str | Path, layout: KittiLayout) -> dict[str, str]:
+    """val for the drives that hold frames of the object benchmark's validation, train for all others."""
+    validation = read_split(layout.split("val"))
+    forbidden = validation_drives(validation, mapping)
+    splits = {}
+    fingerprints = Fingerprints(layout, validation)
+    for drive in drives:
+        names = {drive_of(Path(drive.name)), drive_of(Path(drive.resolve().name))} - {None}
+        splits[drive.name] = "val" if names & forbidden.keys() else "train"
+        if splits[drive.name] == "train":
+            _refuse_validation(drive, fingerprints)
+    return splits
+
+
+def _refuse_validation(drive: Path, fingerprints: Fingerprints) -> None:
+    for path in sorted(
+        path for folder in ("image_02", "velodyne_points") for path in (drive / folder / "data").glob("*")
+    ):
+        if frame := fingerprints.same(path):
+            raise InputError(
+                f"{path}: expected nothing of validation, got what frame {frame} has: the drive is one of validation "
+                "under another name, remove it"
+            )

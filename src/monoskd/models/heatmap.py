@@ -1,0 +1,95 @@
+"""Heat maps of object centres, shared by the detectors that have one: drawn, compared, read as peaks."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from monoskd.geometry.heatmap import gaussian_radius
+
+
+class AtCells(Protocol):
+    """Anything that says of n objects in which image and cell (column, row) they are."""
+
+    @property
+    def image(self) -> Tensor:
+        """n."""
+
+    @property
+    def cell(self) -> Tensor:
+        """n x 2."""
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The best cells of b heat maps, laid flat; those of one image stand together, best first."""
+
+    image: Int64[Tensor, " n"]
+    cell: Int64[Tensor, "n 2"]  # (column, row)
+    label: Int64[Tensor, " n"]
+    heat: Float[Tensor, " n"]
+
+
+def peaks(heat: Float[Tensor, "b c v u"], *, count: int) -> Peaks:
+    """The `count` best cells of each image that no neighbour (3 x 3, same class) beats."""
+    images, _, rows, columns = heat.shape
+    highest = nn.functional.max_pool2d(heat, 3, stride=1, padding=1)
+    standing = torch.where(heat == highest, heat, 0).flatten(1)
+    scores, index = standing.topk(min(count, standing.shape[1]))
+    image = torch.arange(images, device=heat.device)[:, None].expand_as(index)
+    cell = torch.stack([index % columns, index // columns % rows], -1)
+    return Peaks(image.flatten(), cell.flatten(0, 1), (index // (rows * columns)).flatten(), scores.flatten())
+
+
+def at_cells(dense: Float[Tensor, "b k v u"], where: AtCells) -> Float[Tensor, "n k"]:
+    """The values of a dense head at the objects' cells."""
+    return dense[where.image, :, where.cell[:, 1], where.cell[:, 0]]
+
+
+def draw_heatmap(
+    cell: NDArray[Any], label: NDArray[Any], size: NDArray[Any], *, height: NDArray[Any], shape: tuple[int, int, int]
+) -> Tensor:
+    """classes x rows x columns: at each object's cell a Gaussian in the map of its class, the higher wins.
+
+    cell: n x 2 (column, row); label: n; size: n x 2 (width, height) of the 2D boxes, in cells; height: n, of the peaks.
+    A peak reaches as far as whole cells of `gaussian_radius` go, which is three standard deviations.
+    """
+    heatmap = np.zeros(shape)
+    reach = np.maximum(gaussian_radius(size[:, 0], size[:, 1]).astype(int), 0)
+    for (column, row), channel, radius, top in zip(cell.astype(int), label, reach, height, strict=True):
+        rows = np.arange(max(row - radius, 0), min(row + radius + 1, shape[1]))
+        columns = np.arange(max(column - radius, 0), min(column + radius + 1, shape[2]))
+        sigma = (2 * radius + 1) / 6
+        peak = top * np.exp(-((rows[:, None] - row) ** 2 + (columns - column) ** 2) / (2 * sigma**2))
+        window = heatmap[channel, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        np.maximum(window, peak, out=window)
+    return torch.from_numpy(heatmap.astype(np.float32))
+
+
+def focal_loss(logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"]) -> Float[Tensor, ""]:
+    """CornerNet's focal loss (Law and Deng, ECCV 2018), summed and divided by the number of peaks.
+
+    With p = sigmoid(logits): -(1 - p)^2 log p where heat = 1, else -(1 - heat)^4 p^2 log(1 - p).
+    """
+    p = logits.sigmoid()
+    peak = heat == 1
+    at_peaks = -((1 - p) ** 2) * functional.logsigmoid(logits)
+    elsewhere = -((1 - heat) ** 4) * p**2 * functional.logsigmoid(-logits)
+    return torch.where(peak, at_peaks, elsewhere).sum() / peak.sum().clamp(min=1)
+
+
+def quality_focal_loss(
+    logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"], *, objects: int
+) -> Float[Tensor, ""]:
+    """Focal loss for a heat that is a degree of certainty (Li et al., "Generalized Focal Loss", NeurIPS 2020).
+
+    With p = sigmoid(logits): |heat - p|^2 times the cross-entropy -heat log p - (1 - heat) log(1 - p), summed, over
+    the number of objects. Least where p = heat: the student learns the teacher's doubt, too.
+    """
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, heat, reduction="none")
+    return ((heat - logits.sigmoid()) ** 2 * cross_entropy).sum() / max(objects, 1)
