@@ -1,7 +1,6 @@
 """The demo's results as a page to read and as JSON to compute with."""
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,8 +266,8 @@ def read_curves(path: Path, *, smoothing: int = _SMOOTHING) -> dict[str, Line]:
         for name, words in row.items():
             if words and name not in ("step", "epoch"):
                 xs, ys = points.setdefault(name, ([], []))
-                    xs.append(float(row["step"]))
-                    ys.append(float(words))
+                xs.append(float(row["step"]))
+                ys.append(float(words))
     return {name: Line(xs, _running_mean(ys, smoothing)) for name, (xs, ys) in points.items()}
 
 
