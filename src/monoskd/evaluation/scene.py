@@ -1,4 +1,4 @@
-"""All frames laid end to end, and the pairs of a true object and a detection that overlap."""
+"""All frames in one table, and the pairs of a true object and a detection that overlap."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -71,7 +71,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is, what was detected, and which of them overlap; independent of class, difficulty and threshold.
+    """True objects, detections, and which of them overlap; independent of class, difficulty and threshold.
 
     pairs: for each of "bbox", "bev" and "3d" the pairs whose intersection over union exceeds LEAST_OVERLAP.
     dont_care_share: for each detection, the largest share of its 2D box that lies in one DontCare box.
@@ -109,8 +109,8 @@ class Scene:
         share = np.zeros(len(detections))
         for row, column in _same_frame(truth, detections, frames=frames):
             dont_care = truth.names[row] == "dontcare"
-            found = _overlapping(truth.objects, detections.objects, row[~dont_care], column[~dont_care])
-            for geometry, part in found.items():
+            overlapping = _overlapping(truth.objects, detections.objects, row[~dont_care], column[~dont_care])
+            for geometry, part in overlapping.items():
                 pairs[geometry].append(part)
                 if sum(map(len, pairs[geometry])) > MOST_PAIRS:
                     raise InputError(

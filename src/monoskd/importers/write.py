@@ -18,7 +18,7 @@ from monoskd.importers.plan import Planned, make_plan
 from monoskd.importers.recording import ClassMap, Recording
 from monoskd.kitti.io import format_calibration, format_objects, format_split, write_velodyne
 from monoskd.kitti.layout import KittiLayout
-from monoskd.workers import each
+from monoskd.workers import map_in_processes
 
 RECORD, SCHEMA = "import.json", "monoskd/import/1"
 FRAMES = "frames.csv"
@@ -106,7 +106,7 @@ def import_recording(
     )
     task = partial(_import_picture, layout, ClassMap(recording.classes, classes or {}))
     results: list[_Done] = []
-    for result in each(task, todo, workers=workers):
+    for result in map_in_processes(task, todo, workers=workers):
         results.append(result)
         if progress is not None:
             progress(len(results), len(todo))
