@@ -78,8 +78,8 @@ def _check_mode(path: str | Path, image: "Image", mode: Mode) -> None:
         if image.mode != mode:
             raise InputError(f"{path}: expected a 16-bit grey PNG, got mode {image.mode}: replace the file")
         return
-    tile: Any = getattr(image, "tile", None)  # of pictures from files alone
-    codec, raw = (tile[0].codec_name, str(tile[0].args)) if tile else ("", "")
+    tiles: Any = getattr(image, "tile", None)  # how the pixels are stored, where Pillow says so
+    codec, raw = (tiles[0][0], str(tiles[0][3])) if tiles else ("", "")
     deep_colour = ";16" in raw or codec.upper() == "SGI16" or (codec == "ppm" and "65535" in raw)
     if image.mode in _DEEP or deep_colour:
         kind = image.mode if image.mode in _DEEP else f"16 bits ({image.mode})"

@@ -7,6 +7,7 @@ import pytest
 from monoskd.engine.evaluate import evaluate_folders
 from monoskd.errors import InputError
 
+OTHERS_ABSENT = "no object of Pedestrian, Cyclist is labelled: 0 says nothing about the detector there"
 CAR = "Car 0.00 0 0.00 100.00 100.00 200.00 200.00 1.50 1.60 4.00 0.00 1.60 20.00 0.00"
 
 
@@ -30,7 +31,7 @@ def cars_3d(labels: Path, predictions: Path, split: Path | None = None) -> float
 def test_every_labelled_frame_is_evaluated(folders: tuple[Path, Path]) -> None:
     evaluation = evaluate_folders(*folders)
     assert evaluation.frames == 3
-    assert evaluation.notes == ()
+    assert evaluation.notes == (OTHERS_ABSENT,)
     assert cars_3d(*folders) == pytest.approx(100 * 2 / 40)
 
 
@@ -38,10 +39,10 @@ def test_a_missing_result_is_an_empty_one_and_is_said(folders: tuple[Path, Path]
     labels, predictions = folders
     (predictions / "000001.txt").unlink()
     missing = evaluate_folders(labels, predictions)
-    assert missing.notes == ("1 of 3 frames have no result file and count as frames without detections",)
+    assert missing.notes[1:] == ("1 of 3 frames have no result file and count as frames without detections",)
     (predictions / "000001.txt").write_text("")
     empty = evaluate_folders(labels, predictions)
-    assert empty.notes == ()
+    assert empty.notes == (OTHERS_ABSENT,)
     assert missing.rows() == empty.rows()
     assert cars_3d(labels, predictions) == pytest.approx(100 * 1 / 40)
 
@@ -51,7 +52,7 @@ def test_a_split_chooses_the_frames(folders: tuple[Path, Path], tmp_path: Path) 
     split.write_text("000002\n000000\n")
     evaluation = evaluate_folders(*folders, split=split)
     assert evaluation.frames == 2
-    assert evaluation.notes == ("1 result files belong to frames outside the split and were left out",)
+    assert evaluation.notes[1:] == ("1 result files belong to frames outside the split and were left out",)
     assert cars_3d(*folders, split=split) == pytest.approx(100 * 1 / 40)
 
 
@@ -95,6 +96,43 @@ def test_a_result_needs_a_score(folders: tuple[Path, Path]) -> None:
 def test_labels_may_carry_a_score(folders: tuple[Path, Path]) -> None:
     labels, predictions = folders
     assert evaluate_folders(predictions, predictions).rows() == evaluate_folders(labels, predictions).rows()
+
+
+def test_a_class_without_an_object_is_named(folders: tuple[Path, Path]) -> None:
+    assert evaluate_folders(*folders, classes=["car"]).notes == ()
+    (folders[0] / "000001.txt").write_text(CAR.replace("Car", "CYCLIST"))
+    assert evaluate_folders(*folders).notes == (OTHERS_ABSENT.replace("Pedestrian, Cyclist", "Pedestrian"),)
+
+
+def test_no_result_at_all_is_an_error_that_looks_one_folder_deeper(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    labels, predictions = folders
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "log").mkdir()
+    with pytest.raises(InputError, match=r"out: expected a \.txt file for each frame with a result, got none: check"):
+        evaluate_folders(labels, tmp_path / "out")
+    predictions.rename(tmp_path / "out" / "data")
+    with pytest.raises(InputError, match=r"got none: .*out/data holds 3 \.txt files, give that folder"):
+        evaluate_folders(labels, tmp_path / "out")
+    with pytest.raises(InputError, match=r"for each frame with a label, got none: .*label_2 holds 3 \.txt files"):
+        evaluate_folders(labels.parent, tmp_path / "out" / "data")
+
+
+def test_hidden_files_marks_cases_and_other_names_change_nothing(folders: tuple[Path, Path]) -> None:
+    before = evaluate_folders(*folders).rows()
+    for folder in folders:
+        for path in list(folder.iterdir()):
+            text = path.read_text().replace("Car", "cAR").replace("\n", "\r\n")
+            path.with_name(f"frame {path.name}").write_bytes(b"\xef\xbb\xbf" + text.encode())
+            path.unlink()
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7Mac")
+    assert evaluate_folders(*folders).rows() == before
+
+
+def test_only_the_order_of_scores_matters(folders: tuple[Path, Path]) -> None:
+    before = evaluate_folders(*folders).rows()
+    for index, path in enumerate(sorted(folders[1].iterdir())):
+        path.write_text(f"{CAR} {-(10.0 ** (10 + index))}\n")
+    assert evaluate_folders(*folders).rows() == before
 
 
 def test_starts_without_torch() -> None:

@@ -1,6 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from monoskd.errors import InputError
+from monoskd.evaluation import scene as scene_module
+from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.scene import LEAST_OVERLAP, Scene
 from monoskd.geometry.iou import iou_2d, iou_3d, iou_bev
 from monoskd.objects import Objects
@@ -33,3 +38,34 @@ def test_rows_know_their_frame(street: Street) -> None:
     scene = Scene.of(*street)
     for index, truth in enumerate(street[0]):
         np.testing.assert_array_equal(scene.truth.objects[scene.truth.frame == index].yaw, truth.yaw)
+
+
+def test_pairs_do_not_depend_on_how_many_are_looked_at_at_once(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Scene.of(*street)
+    monkeypatch.setattr(scene_module, "PAIRS_AT_ONCE", 7)
+    parts = Scene.of(*street)
+    np.testing.assert_array_equal(parts.dont_care_share, whole.dont_care_share)
+    for geometry, pairs in whole.pairs.items():
+        for name in ("truth", "detection", "overlap"):
+            np.testing.assert_array_equal(getattr(parts.pairs[geometry], name), getattr(pairs, name))
+
+
+def test_a_crowd_in_one_place_is_refused_before_it_fills_the_memory(
+    street: Street, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene_module, "MOST_PAIRS", 50)
+    with pytest.raises(InputError, match=r"frame \d+: expected objects apart from each other, got more than 50 pairs"):
+        Scene.of(*street)
+
+
+def test_labels_of_2d_boxes_only_count_in_2d_and_divide_by_nothing(street: Street) -> None:
+    for value in (0.0, -1.0):
+        flat = [
+            replace(truth, dimensions=np.full((len(truth), 3), value), bottom=np.zeros((len(truth), 3)))
+            for truth in street[0]
+        ]
+        scene = Scene.of(flat, street[1])
+        assert len(scene.pairs["bbox"]) == len(Scene.of(*street).pairs["bbox"]) > 50
+        assert len(scene.pairs["bev"]) == len(scene.pairs["3d"]) == 0
+        evaluation = evaluate_kitti(flat, street[1], distances=True, anatomy=True)
+        assert all(result.curves.max() == 0 for result in evaluation.results if result.metric == "3d")

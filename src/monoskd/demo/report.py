@@ -1,7 +1,6 @@
 """The demo's results as a page to read and as JSON to compute with."""
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.evaluation.results import DIFFICULTIES
+from monoskd.files import read_json, read_text
 from monoskd.inference.draw import draw_scene
 from monoskd.report.chart import Line, line_chart
 from monoskd.report.markup import Html
@@ -180,7 +180,7 @@ def _precision_table(report: Report, name: str) -> Html:
 
 def _labels(report: Report) -> Iterator[Html]:
     """How good the teacher's detections are as labels, by class and distance."""
-    record = json.loads((report.runs["monoskd_unlabelled"].folder / "detections.json").read_text())
+    record = read_json(report.runs["monoskd_unlabelled"].folder / "detections.json")
     yield paragraph(
         f"monoskd_unlabelled learns from the teacher's detections with a score of at least {record['threshold']:g} on "
         f"{record['frames']} frames. Measured on: {record['measured_on']}. A detection is right if its 2D box "
@@ -262,13 +262,12 @@ def _scene(scene: Scene) -> Html:
 def read_curves(path: Path, *, smoothing: int = _SMOOTHING) -> dict[str, Line]:
     """The columns of a `metrics.csv` over its steps, as running means of `smoothing` points."""
     points: dict[str, tuple[list[float], list[float]]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, words in row.items():
-                if words and name not in ("step", "epoch"):
-                    xs, ys = points.setdefault(name, ([], []))
-                    xs.append(float(row["step"]))
-                    ys.append(float(words))
+    for row in csv.DictReader(read_text(path).splitlines()):
+        for name, words in row.items():
+            if words and name not in ("step", "epoch"):
+                xs, ys = points.setdefault(name, ([], []))
+                xs.append(float(row["step"]))
+                ys.append(float(words))
     return {name: Line(xs, _running_mean(ys, smoothing)) for name, (xs, ys) in points.items()}
 
 

@@ -22,7 +22,7 @@ from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.errors import InputError
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
-from monoskd.files import read_text, write_atomically
+from monoskd.files import read_json, read_text, write_json
 from monoskd.kitti.io import read_calibration, read_image, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
@@ -79,7 +79,7 @@ def demo(
         train_side_by_side(todo, out=out, seed=seed, size=size, say=say)
     say("5/5 evaluating on held-out frames")
     report = examine(out, data=data, seed=seed, size=size, started=started)
-    write_atomically(out / "report.json", (json.dumps(report.to_json(), indent=2) + "\n").encode())
+    write_json(out / "report.json", report.to_json())
     return write_report(report, out / "report.html")
 
 
@@ -97,7 +97,7 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
             folder=folder,
             results=evaluator.evaluate(measurement.truth, measurement.detections).rows(),
             depth_error_m=measurement.depth_error_m(),
-            manifest=json.loads((folder / "manifest.json").read_text()),
+            manifest=read_json(folder / "manifest.json"),
         )
         pairs = zip(measurement.detections, measurement.truth, strict=True)
         found[name] = [one[: _countable(truth)] for one, truth in pairs]  # detections come best first
@@ -129,7 +129,7 @@ def train_side_by_side(
         folder = out / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
         folder.mkdir(parents=True)
-        output = (folder / "log.txt").open("w")
+        output = (folder / "log.txt").open("wb")
         command = train_command(name, out=out, seed=seed, size=size)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         processes[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -137,14 +137,14 @@ def train_side_by_side(
         for name, process in processes.items():
             if process.wait() != 0:
                 log = out / "runs" / name / "log.txt"
-                last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+                last = (read_text(log).strip().splitlines() or ["no output"])[-1]
                 hint = (
                     "; so few frames teach the teacher too little, raise `--frames`" if "find something" in last else ""
                 )
                 raise InputError(
                     f"training {name} stopped with exit code {process.returncode}: {last}; see {log}{hint}"
                 )
-            manifest = json.loads((out / "runs" / name / "manifest.json").read_text())
+            manifest = read_json(out / "runs" / name / "manifest.json")
             say(f"    {name}: {manifest['steps']} steps in {manifest['train_seconds']:.0f} s")
     finally:
         for process in processes.values():
@@ -192,7 +192,7 @@ def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
 def _finished(run: Path) -> bool:
     """Whether this run of the demo went to its end."""
     try:
-        return bool(json.loads(read_text(run / "manifest.json"))["finished"])
+        return bool(read_json(run / "manifest.json")["finished"])
     except (InputError, ValueError, KeyError, TypeError):  # not there, or damaged
         return False
 

@@ -1,14 +1,15 @@
 """A flight recorder: how much each term weighs beside the task, and what a student that ignores the image would get."""
 
 import csv
-import json
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from monoskd import files
 from monoskd.distill.distiller import Distilled, Distiller
 from monoskd.distill.losses import SpearmanLoss
 from monoskd.distill.probes import Origin
@@ -91,14 +92,15 @@ class FlightRecorder:
     def write_csv(self, path: Path | str) -> None:
         """One row a reading; a value that a reading lacks stays empty."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with Path(path).open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns or ["step"])
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = StringIO(newline="")
+        writer = csv.DictWriter(text, columns or ["step"])
+        writer.writeheader()
+        writer.writerows(self.rows)
+        files.write_text(path, text.getvalue())
 
     def write_json(self, path: Path | str) -> None:
         """The same, as `monoskd/flight/1`."""
-        Path(path).write_text(json.dumps({"schema": SCHEMA, "readings": self.rows}, indent=1) + "\n")
+        files.write_json(path, {"schema": SCHEMA, "readings": self.rows})
 
     @torch.no_grad()
     def _state(self, distilled: Distilled) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Folders of label and result files to an evaluation."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +8,12 @@ from monoskd.errors import InputError
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.results import Evaluation
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
+from monoskd.files import visible
 from monoskd.kitti.bulk import read_objects_folder
 from monoskd.kitti.io import read_split
 from monoskd.objects import Objects
+
+_SUFFIX = ".txt"
 
 
 def evaluate_folders(
@@ -26,24 +28,25 @@ def evaluate_folders(
     distances: bool = False,
     anatomy: bool = False,
 ) -> Evaluation:
-    """KITTI average precision of `predictions/NNNNNN.txt` against `labels/NNNNNN.txt`; options as `evaluate_kitti`.
+    """KITTI average precision of `predictions/<frame>.txt` against `labels/<frame>.txt`; options as `evaluate_kitti`.
 
-    split: file with the frames to evaluate, one a line; every labelled frame if not given. All of them count: one
-    without a result file is one without detections. Results of labelled frames outside the split are left out. Notes
-    on the evaluation say how many there were of either.
+    split: file with the frames to evaluate, one name a line; every labelled frame if None. All of them count: a frame
+    without a result file is a frame without detections. Results of labelled frames outside the split are left out.
+    Notes on the evaluation say how many there were of both, and which classes have no labelled object.
 
-    Raises InputError where a folder, a label or the split is missing, where a file is damaged, and for a result
-    without a label.
+    Raises InputError where a folder, a label or the split is missing, where there is no label or no result at all,
+    where a file is damaged, and for a result without a label.
     """
-    labelled, predicted = _frames_in(labels), _frames_in(predictions)
+    labelled, predicted = _frames_in(labels, what="label"), _frames_in(predictions, what="result")
     frames = sorted(labelled) if split is None else read_split(split)
     _check_labelled(predicted, labelled, what="result", folder=predictions, labels=labels)
     _check_labelled(set(frames), labelled, what="frame", folder=split or labels, labels=labels)
-    found = [frame for frame in frames if frame in predicted]
-    detections = dict(zip(found, read_objects_folder(predictions, found, scored=True), strict=True))
+    with_result = [frame for frame in frames if frame in predicted]
+    detections = dict(zip(with_result, read_objects_folder(predictions, with_result, scored=True), strict=True))
     nothing = Objects.empty(scored=True)
+    truth = read_objects_folder(labels, frames, scored=False)
     evaluation = evaluate_kitti(
-        read_objects_folder(labels, frames),
+        truth,
         [detections.get(frame, nothing) for frame in frames],
         classes=classes,
         min_heights=min_heights,
@@ -52,28 +55,36 @@ def evaluate_folders(
         distances=distances,
         anatomy=anatomy,
     )
-    notes = _notes(frames=len(frames), found=len(found), predicted=len(predicted))
+    notes = _notes(frames=len(frames), with_result=len(with_result), predicted=len(predicted))
     return replace(evaluation, notes=(*evaluation.notes, *notes))
 
 
-def _notes(*, frames: int, found: int, predicted: int) -> tuple[str, ...]:
+def _notes(*, frames: int, with_result: int, predicted: int) -> tuple[str, ...]:
     notes = []
-    if found < frames:
-        notes.append(f"{frames - found} of {frames} frames have no result file and count as frames without detections")
-    if found < predicted:
-        notes.append(f"{predicted - found} result files belong to frames outside the split and were left out")
+    if with_result < frames:
+        notes.append(
+            f"{frames - with_result} of {frames} frames have no result file and count as frames without detections"
+        )
+    if with_result < predicted:
+        notes.append(f"{predicted - with_result} result files belong to frames outside the split and were left out")
     return tuple(notes)
 
 
-def _frames_in(folder: Path) -> set[str]:
+def _frames_in(folder: Path, *, what: str) -> set[str]:
+    """The frames that have a .txt file in the folder. Raises InputError where there is none, and looks one deeper."""
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]
+        files = visible(folder.iterdir())
     except OSError as error:
         raise InputError(
             f"{folder}: expected a folder of .txt files, got '{error.strerror}': check the path"
         ) from error
-    return {name.removesuffix(".txt") for name in names if name.endswith(".txt") and not name.startswith(".")}
+    frames = {path.name[: -len(_SUFFIX)] for path in files if path.name.endswith(_SUFFIX)}
+    if not frames:
+        deeper = {path: len(list(path.glob(f"[!.]*{_SUFFIX}"))) for path in files if path.is_dir()}
+        best = max(deeper, key=lambda path: deeper[path], default=folder)
+        advice = f"{best} holds {deeper[best]} .txt files, give that folder" if deeper.get(best) else "check the path"
+        raise InputError(f"{folder}: expected a .txt file for each frame with a {what}, got none: {advice}")
+    return frames
 
 
 def _check_labelled(frames: set[str], labelled: set[str], *, what: str, folder: Path, labels: Path) -> None:

@@ -1,15 +1,14 @@
 """An evaluation as tables for a terminal, as JSON and as a page. Needs no torch."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from monoskd import files
 from monoskd.evaluation.curves import POINTS, RECALLS
 from monoskd.evaluation.results import DIFFICULTIES, Evaluation, Result
 from monoskd.evaluation.rules import strict_overlap
-from monoskd.files import write_atomically
 from monoskd.report.chart import Line, line_chart
 from monoskd.report.markup import Html
 from monoskd.report.page import Tile, fold, grid, page, paragraph, section, tiles, write_page
@@ -36,7 +35,7 @@ def text(evaluation: Evaluation) -> str:
 
 def write_json(evaluation: Evaluation, path: Path) -> None:
     """Write the schema `monoskd/evaluation/1`; makes the folder if there is none."""
-    write_atomically(path, (json.dumps(evaluation.to_json(), indent=1) + "\n").encode())
+    files.write_json(path, evaluation.to_json())
 
 
 def write_html(evaluation: Evaluation, path: Path) -> None:

@@ -17,7 +17,7 @@ from monoskd.engine.config import DataConfig, UnlabelledConfig
 from monoskd.engine.sources import Sources
 from monoskd.errors import InputError
 from monoskd.evaluation.quality import label_quality
-from monoskd.files import read_text, write_atomically
+from monoskd.files import read_json, write_json
 from monoskd.kitti.io import write_objects
 from monoskd.objects import Objects
 from monoskd.structures import Batch, Detector, FrameSource, Sample
@@ -38,7 +38,7 @@ def detect_unlabelled(teacher: Detector, data: DataConfig, sources: Sources, out
     assert frames is not None
     folder, record = out / FOLDER, out / RECORD
     made_of = _made_of(teacher, frames.names, unlabelled)
-    if keep and record.is_file() and json.loads(read_text(record)).get("made_of") == made_of:
+    if keep and record.is_file() and read_json(record).get("made_of") == made_of:
         return folder
     detections = detect(teacher, data, frames)
     if not any(map(len, detections)):
@@ -65,7 +65,7 @@ def detect_unlabelled(teacher: Detector, data: DataConfig, sources: Sources, out
         "measured_on": measured_on,
         "quality": [row.to_json() for row in rows],
     }
-    write_atomically(record, (json.dumps(document, indent=1) + "\n").encode())
+    write_json(record, document)
     return folder
 
 

@@ -67,7 +67,16 @@ def evaluate_kitti(
         }
         parts = {name: evaluate_scope(other, whole, names, min_heights) for name, other in mended.items()}
         evaluation = replace(evaluation, anatomy=parts)
-    return evaluation if tuple(min_heights) == MIN_HEIGHTS_PX else replace(evaluation, notes=(_heights(min_heights),))
+    return replace(evaluation, notes=tuple(_notes(scene, names, min_heights)))
+
+
+def _notes(scene: Scene, classes: Sequence[str], min_heights: Sequence[float]) -> Iterator[str]:
+    """What a reader of the numbers should know."""
+    if tuple(min_heights) != MIN_HEIGHTS_PX:
+        yield _heights(min_heights)
+    labelled = set(scene.truth.names.tolist())
+    if absent := [name for name in classes if name.lower() not in labelled]:
+        yield f"no object of {', '.join(absent)} is labelled: 0 says nothing about the detector there"
 
 
 def _heights(min_heights: Sequence[float]) -> str:

@@ -1,6 +1,6 @@
 """All frames laid end to end, and the pairs of a true object and a detection that overlap."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -17,6 +17,8 @@ Bool: TypeAlias = NDArray[np.bool_]
 
 LEAST_OVERLAP = 0.25
 """No class asks for less, so pairs that overlap no more than this are not kept."""
+PAIRS_AT_ONCE = 2**19
+MOST_PAIRS = 2_000_000  # that overlap; 123 000 real detections on 7480 frames have 20 000
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,13 @@ class Pairs:
     def __getitem__(self, index: Any) -> "Pairs":
         return Pairs(self.truth[index], self.detection[index], self.overlap[index])
 
+    @classmethod
+    def joined(cls, parts: Sequence["Pairs"]) -> "Pairs":
+        """The pairs of all parts, in order."""
+        none = np.zeros(0, np.int64)
+        parts = [cls(none, none, np.zeros(0)), *parts]
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -96,15 +105,21 @@ class Scene:
     @classmethod
     def joined(cls, frames: int, truth: Rows, detections: Rows) -> "Scene":
         """The scene of two tables."""
-        row, column = _same_frame(truth, detections, frames=frames)
-        dont_care = truth.names[row] == "dontcare"
-        return cls(
-            frames=frames,
-            truth=truth,
-            detections=detections,
-            pairs=_overlapping(truth.objects, detections.objects, row[~dont_care], column[~dont_care]),
-            dont_care_share=_share_in(truth.objects, detections.objects, row[dont_care], column[dont_care]),
-        )
+        pairs: dict[str, list[Pairs]] = {geometry: [] for geometry in ("bbox", "bev", "3d")}
+        share = np.zeros(len(detections))
+        for row, column in _same_frame(truth, detections, frames=frames):
+            dont_care = truth.names[row] == "dontcare"
+            found = _overlapping(truth.objects, detections.objects, row[~dont_care], column[~dont_care])
+            for geometry, part in found.items():
+                pairs[geometry].append(part)
+                if sum(map(len, pairs[geometry])) > MOST_PAIRS:
+                    raise InputError(
+                        f"frame {truth.frame[row[-1]]}: expected objects apart from each other, got more than "
+                        f"{MOST_PAIRS} pairs of a true object and a detection that overlap: are boxes repeated?"
+                    )
+            _add_share(share, truth.objects, detections.objects, row[dont_care], column[dont_care])
+        joined = {geometry: Pairs.joined(parts) for geometry, parts in pairs.items()}
+        return cls(frames=frames, truth=truth, detections=detections, pairs=joined, dont_care_share=share)
 
     @property
     def scores(self) -> Float:
@@ -126,14 +141,20 @@ def _check_finite(rows: Rows, *, what: str) -> None:
         )
 
 
-def _same_frame(truth: Rows, detected: Rows, *, frames: int) -> tuple[Int, Int]:
-    """Rows of every true object with every detection of its frame, both in file order."""
+def _same_frame(truth: Rows, detected: Rows, *, frames: int) -> Iterator[tuple[Int, Int]]:
+    """Rows of every true object with every detection of its frame, both in file order.
+
+    In parts of about `PAIRS_AT_ONCE`, so that memory does not grow with the square of a crowd.
+    """
     per_frame = np.bincount(detected.frame, minlength=frames)
     first = np.cumsum(per_frame) - per_frame
     partners = per_frame[truth.frame]
-    rows = np.repeat(np.arange(len(truth)), partners)
-    nth_partner = np.arange(len(rows)) - np.repeat(np.cumsum(partners) - partners, partners)
-    return rows, first[truth.frame[rows]] + nth_partner
+    part = np.cumsum(partners) // PAIRS_AT_ONCE
+    for rows in np.split(np.arange(len(truth)), np.flatnonzero(np.diff(part)) + 1):
+        counts = partners[rows]
+        row = np.repeat(rows, counts)
+        nth_partner = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        yield row, first[truth.frame[row]] + nth_partner
 
 
 def _overlapping(truth: Objects, detected: Objects, row: Int, column: Int) -> dict[str, Pairs]:
@@ -148,11 +169,9 @@ def _overlapping(truth: Objects, detected: Objects, row: Int, column: Int) -> di
     return {geometry: Pairs(row[k], column[k], overlaps[geometry][k]) for geometry, k in kept.items()}
 
 
-def _share_in(truth: Objects, detected: Objects, row: Int, column: Int) -> Float:
-    """For each detection the largest share of its 2D box that one of the paired true boxes covers."""
-    share = np.zeros(len(detected))
+def _add_share(share: Float, truth: Objects, detected: Objects, row: Int, column: Int) -> None:
+    """Raise each detection's share to the largest part of its 2D box that one of the paired true boxes covers."""
     boxes = detected.boxes_2d[column]
     shared = intersection_2d(boxes, truth.boxes_2d[row])
     covered = np.flatnonzero(shared)
     np.maximum.at(share, column[covered], shared[covered] / area_2d(boxes[covered]))
-    return share

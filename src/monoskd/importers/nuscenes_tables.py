@@ -11,6 +11,7 @@ from monoskd.errors import InputError
 from monoskd.files import read_text
 from monoskd.importers.boxes import Floats
 
+_MOST_BYTES = 4 * 2**30  # of a table; the largest of the full data set has about 1 GiB
 _FIELDS = {
     "scene": ("name",),
     "sample": ("timestamp", "scene_token"),
@@ -56,7 +57,7 @@ class Tables:
     def _read(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / f"{name}.json"
         try:
-            rows = json.loads(read_text(path))
+            rows = json.loads(read_text(path, at_most=_MOST_BYTES))
         except ValueError as error:
             if isinstance(error, InputError):
                 raise

@@ -1,6 +1,5 @@
 """An image and its camera become boxes; so do folders and videos."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from monoskd.data.samples import make_sample
 from monoskd.errors import InputError
-from monoskd.files import read_text, write_atomically
+from monoskd.files import MOST_BYTES, read_json, write_atomically, write_json
 from monoskd.geometry.camera import Camera
 from monoskd.inference.draw import draw_scene
 from monoskd.kitti.io import read_calibration, read_image, write_objects
@@ -147,7 +146,7 @@ def predict_source(
     finally:
         if done:
             images = [{"image": stem, "detections": entries[stem]} for stem in sorted(entries)]
-            write_atomically(document, (json.dumps({"schema": SCHEMA, "images": images}, indent=1) + "\n").encode())
+            write_json(document, {"schema": SCHEMA, "images": images})
     return Found(images=done, detections=found)
 
 
@@ -169,7 +168,7 @@ def _entries(path: Path) -> dict[str, Any]:
             )
         return {}
     try:
-        document = json.loads(read_text(path))
+        document = read_json(path, at_most=MOST_BYTES)
         if document["schema"] != SCHEMA:
             raise ValueError(document["schema"])
         return {one["image"]: one["detections"] for one in document["images"]}

@@ -33,7 +33,6 @@ _OUTSIDE_TOLERANCE_PX = 2
 _MAX_TRUNCATION = 0.1  # a truncated object's 2D box is clipped, so it says little about the projection
 _MIN_PROJECTION_DEPTH_M = 3  # nearer boxes reach behind the camera
 _BAD_FRAME_IOU = 0.3  # of a frame's median box; among the 7481 KITTI frames the lowest is 0.38
-_LARGELY_HIDDEN = 2  # an occlusion: the returns inside such a 2D box are from what hides the object
 _MIN_VISIBLE_SHARE = 0.01  # of a sweep's points inside the image; KITTI's have 0.16
 
 
@@ -239,4 +238,4 @@ def _sweep_points(
             what = f"expected more than {_MIN_VISIBLE_SHARE:.0%} of the points inside the image, got {share:.1%}"
             facts.note("error", "LiDAR", path, what, "check Tr_velo_to_cam and R0_rect in the calibration")
         if objects is not None:
-            facts.lidar_errors_m = depth_errors(sparse, objects[objects.occlusion != _LARGELY_HIDDEN])
+            facts.lidar_errors_m = depth_errors(sparse, objects)

@@ -1,13 +1,12 @@
 """What the doctor found, as text, JSON and HTML."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from monoskd.files import write_atomically
+from monoskd.files import write_json
 from monoskd.report.markup import Tone
 from monoskd.report.page import Tile, bullets, facts, fold, page, paragraph, section, tiles, write_page
 
@@ -42,10 +41,10 @@ class Finding:
 class Report:
     """What is known about a data set after it was examined.
 
-    files: number of frames by kind of file; splits: number of frames by split; classes: number of objects by class;
-    image_sizes: number of images by "width x height". projection_iou: median IoU of each labelled 2D box with its
-    projected 3D box; lidar_error_m: median |depth - object z| of the LiDAR returns inside 2D boxes; both are None where
-    nothing could be measured.
+    files: number of frames by kind of file; splits: number of frames by split; classes: number of objects by class, in
+    all and by split; image_sizes: number of images by "width x height". projection_iou: median IoU of each labelled 2D
+    box with its projected 3D box; lidar_error_m: median distance of the LiDAR returns inside 2D boxes from the 3D
+    boxes, see `agreement`; both are None where nothing could be measured.
     """
 
     root: str
@@ -110,7 +109,7 @@ class Report:
 
     def write_json(self, path: str | Path) -> None:
         """Write `to_json` to a file."""
-        write_atomically(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        write_json(path, self.to_json())
 
     def write_html(self, path: str | Path) -> None:
         """Write `to_html` to a file."""

@@ -6,7 +6,6 @@ it keeps as `config`.
 """
 
 import json
-import os
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from monoskd import __version__
 from monoskd.errors import InputError
+from monoskd.files import write_atomically
 from monoskd.structures import Detector
 
 SCHEMA = "monoskd/model/1"
@@ -51,16 +51,9 @@ def save_model(detector: Detector, path: str | Path, *, provenance: Mapping[str,
             "keep the provenance short"
         )
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"{target}: expected a file to write the model to, got a folder; give a file name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(save(state, metadata={"format": "pt", "monoskd": description}))
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    if Path(path).is_dir():
+        raise InputError(f"{path}: expected a file to write the model to, got a folder; give a file name")
+    write_atomically(path, save(state, metadata={"format": "pt", "monoskd": description}))
 
 
 def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> Detector:
