@@ -11,13 +11,13 @@ from monoskd import __version__
 from monoskd.cli import convert, demo, doctor, evaluate, import_, predict, prepare, synth, train
 from monoskd.cli.parser import Parser
 from monoskd.cli.signals import ignore_stops, interrupt_on_stop
-from monoskd.cli.terminal import close_stdout, open_streams, warn
+from monoskd.cli.terminal import BROKEN_PIPE, USAGE_ERROR, close_stdout, open_streams, warn
 from monoskd.errors import InputError
 
 COMMANDS = (demo, synth, import_, prepare, doctor, train, evaluate, predict, convert)
 """In the order of the help."""
 
-USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,20 +30,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_streams()
     interrupt_on_stop()
     try:
-        return _run(sys.argv[1:])
+        code = _run(sys.argv[1:])
+    except SystemExit as stop:  # after --help and the like
+        code = int(stop.code or 0)
     finally:
         ignore_stops()
-        close_stdout()
+    closed = close_stdout()
+    return code or closed
 
 
 def _run(argv: Sequence[str]) -> int:
     debug = "--debug" in argv
-    command = "monoskd"
+    where = "stdout"  # until a command runs, only help is written
     try:
         options, rest = build_parser().parse_known_args([word for word in argv if word != "--debug"])
-        command = options.command
+        where = options.command
         if rest and not options.takes_overrides:
-            raise InputError(f"unknown option {rest[0]!r}; see `monoskd {command} --help`")
+            raise InputError(f"unknown option {rest[0]!r}; see `monoskd {where} --help`")
         options.overrides = rest
         options.run(options)
     except InputError as error:
@@ -54,7 +57,7 @@ def _run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         return BROKEN_PIPE
     except OSError as error:
-        return _complain(f"{error.filename or command}: {error.strerror or error}", debug)
+        return _complain(f"{error.filename or where}: {error.strerror or error}", debug)
     return 0
 
 

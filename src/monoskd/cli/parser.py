@@ -7,6 +7,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import shtab
 
+from monoskd.cli.terminal import say
 from monoskd.errors import InputError
 
 
@@ -19,6 +20,10 @@ class Parser(argparse.ArgumentParser):
         if action.type is Path:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
         return action
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Print help or version. argparse would drop them without a word where stdout takes nothing."""
+        say(message)
 
     def error(self, message: str) -> NoReturn:
         """Raise the complaint."""

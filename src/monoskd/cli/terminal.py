@@ -8,6 +8,9 @@ from contextlib import contextmanager, suppress
 
 from monoskd.errors import InputError
 
+USAGE_ERROR, BROKEN_PIPE = 2, 141
+"""Exit codes; the second is what a shell reports for a command that SIGPIPE ends."""
+
 
 def open_streams() -> None:
     """Make stdout and stderr usable: a closed one goes nowhere, and no character is one too many for an encoding."""
@@ -31,9 +34,7 @@ def say(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise InputError(
-            f"stdout: expected to write the result, got '{error.strerror}': redirect it elsewhere"
-        ) from error
+        raise InputError(_unwritable(error)) from error
 
 
 def warn(line: str) -> None:
@@ -42,13 +43,21 @@ def warn(line: str) -> None:
         sys.stderr.write(line + "\n")
 
 
-def close_stdout() -> None:
-    """Write what is left in stdout's buffer. Where that fails drop it, so that Python does not complain at exit."""
+def close_stdout() -> int:
+    """Write what is left in stdout's buffer, or drop it, so that Python does not complain at exit; the exit code."""
     try:
         sys.stdout.flush()
-    except (OSError, ValueError):
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
+        warn(f"monoskd: {_unwritable(error)}")
+        return USAGE_ERROR
+    return 0
+
+
+def _unwritable(error: OSError) -> str:
+    return f"stdout: expected to write the result, got '{error.strerror}': redirect it to where there is room"
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import json
 import platform
+import signal
 import subprocess
 import sys
+import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +33,21 @@ class ConfigFile(pl.Callback):
         """Keep what the run is made of."""
         if trainer.is_global_zero:
             write_atomically(self.path, self.text.encode())
+
+
+class StopSignal(pl.Callback):
+    """Lets SIGTERM do in a training what it did before, if that was a handler: on the command line it is Ctrl-C.
+
+    Lightning puts a handler of its own in front, in which the end of a loader's worker can raise first.
+    """
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the handler back; Lightning has registered its own by now."""
+        if callable(self.handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
 
 
 class ModelFile(pl.Callback):

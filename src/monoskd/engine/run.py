@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from monoskd.distill import Distiller, FlightRecorder
-from monoskd.engine.callbacks import ConfigFile, Manifest, ModelFile, PlainLines, WholeCheckpoints
+from monoskd.engine.callbacks import ConfigFile, Manifest, ModelFile, PlainLines, StopSignal, WholeCheckpoints
 from monoskd.engine.check import Plan, check, on_cuda
 from monoskd.engine.config import LoadedConfig, RunConfig
 from monoskd.engine.frames import Frames
@@ -166,6 +166,7 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             ),
+            StopSignal(),
             ConfigFile(out, text),
             ModelFile(out, provenance),
             Manifest(out, seed=config.seed, frames=frames.counts(), step_images=frames.labelled + frames.further),

@@ -1,8 +1,8 @@
 """What validation asks of a metric, and KITTI's answer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.results import Evaluation
@@ -10,17 +10,16 @@ from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS, strict_overlap
 from monoskd.objects import Objects
 
 
-@runtime_checkable
-class Evaluator(Protocol):
+class Evaluator(ABC):
     """A metric: detections against labels, frame by frame."""
 
+    @abstractmethod
     def summary(self, truth: Sequence[Objects], detections: Sequence[Objects]) -> dict[str, float]:
         """Numbers for a log by name; those that do not exist are left out."""
-        ...
 
 
 @dataclass(frozen=True)
-class KittiEvaluator:
+class KittiEvaluator(Evaluator):
     """KITTI's average precision.
 
     Args:
