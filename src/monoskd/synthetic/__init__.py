@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_text, write_atomically, write_text
+from monoskd.files import read_text, visible, write_atomically, write_text
 from monoskd.kitti.io import write_calibration, write_objects, write_split, write_velodyne
 from monoskd.kitti.layout import UNLABELLED, KittiLayout
 from monoskd.synthetic.frame import RenderedFrame, render_frame
@@ -85,7 +85,7 @@ def _claim(root: Path, manifest: dict[str, object]) -> None:
                 f"{path}: expected the same frames, val, seed and size as asked for, got others: choose another folder"
             )
         return
-    if root.is_dir() and any(root.iterdir()):
+    if root.is_dir() and visible(root.iterdir()):
         raise InputError(f"{root}: expected an empty or new folder, got one with other files: choose another folder")
     write_text(path, text)
 
