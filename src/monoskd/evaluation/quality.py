@@ -13,7 +13,7 @@ import numpy as np
 from monoskd.evaluation.rules import MAX_OCCLUSION, MAX_TRUNCATION, NEIGHBOURS
 from monoskd.evaluation.scene import Bool, Float, Int
 from monoskd.geometry.iou import area_2d, intersection_2d, iou_2d
-from monoskd.objects import Objects
+from monoskd.objects import Objects, canonical_name, class_index
 
 LEAST_OVERLAP = 0.5  # of 2D boxes: 3D boxes would leave out the very depth errors that are to be measured
 DISTANCES_M = {"all": (0.0, np.inf), "0-20": (0.0, 20.0), "20-40": (20.0, 40.0), "40+": (40.0, np.inf)}
@@ -80,15 +80,17 @@ _KEYS = ("right_m", "wrong_m", "missed_m", "errors_m")
 
 def _match(truth: Objects, detections: Objects, name: str, min_height_px: float) -> dict[str, Float]:
     """Depths [m] of the right and wrong detections of one frame and of the missed objects; errors of the right ones."""
-    detections = detections[(detections.names == name) & (_height(detections) >= min_height_px)]
+    detections = detections[_of_class(detections, name) & (_height(detections) >= min_height_px)]
     assert detections.scores is not None
     detections = detections[np.argsort(-detections.scores, kind="stable")]
-    own, counts = truth[truth.names == name], _countable(truth, min_height_px)[truth.names == name]
+    of_class = _of_class(truth, name)
+    own, counts = truth[of_class], _countable(truth, min_height_px)[of_class]
     taken = _greedy(iou_2d(detections.boxes_2d[:, None], own.boxes_2d[None]))
     hit = taken >= 0
     right = np.zeros(len(detections), np.bool_)
     right[hit] = counts[taken[hit]]
-    others = truth[np.isin(np.char.lower(truth.names.astype(str)), ["dontcare", NEIGHBOURS.get(name) or ""])]
+    neighbour = NEIGHBOURS.get(canonical_name(name))
+    others = truth[_of_class(truth, "DontCare", *filter(None, [neighbour]))]
     missed = counts.copy()
     missed[taken[hit]] = False
     return {
@@ -118,6 +120,11 @@ def _inside(detections: Objects, regions: Objects) -> Bool:
     shared = intersection_2d(detections.boxes_2d[:, None], regions.boxes_2d[None])
     inside: Bool = np.any(shared >= LEAST_OVERLAP * area_2d(detections.boxes_2d)[:, None], axis=1)
     return inside
+
+
+def _of_class(objects: Objects, *names: str) -> Bool:
+    of_class: Bool = class_index(objects.names, names) >= 0
+    return of_class
 
 
 def _countable(truth: Objects, min_height_px: float) -> Bool:
