@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ def wxyz(rotation: Rotation) -> list[float]:
 
 def picture(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", SIZE, (90, 90, 90)).save(path)
+    noise = np.random.default_rng(crc32(path.name.encode())).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
+    Image.fromarray(noise).save(path)  # no two pictures alike: copies of validation frames are refused
 
 
 class NuscenesFolder:
@@ -93,6 +95,7 @@ class NuscenesFolder:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             wall = np.array([[x, 18.0, z, 128, 3] for x in range(-9, 10) for z in range(-2, 3)], "<f4")
+            wall[:, 2] += 1e-9 * at  # no two sweeps alike
             path.write_bytes(wall.tobytes())
 
     def edit(self, change: Edit) -> None:
