@@ -137,7 +137,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate --labels label_2", "expected either --labels and --predictions"),
         ("evaluate --labels label_2 --model m --data data", "expected either --labels and --predictions"),
         ("evaluate --labels nowhere --predictions results", "nowhere: expected a folder of .txt files"),
-        ("evaluate --labels empty --predictions empty", "expected at least one to evaluate, got none"),
+        ("evaluate --labels empty --predictions empty", "expected a .txt file for each frame with a label, got none"),
         ("evaluate --labels label_2 --predictions label_2", "expected 16 fields (a result), got 15"),
         ("evaluate --labels label_2 --predictions results --classes Tram", "got 'Tram'"),
         ("evaluate --labels label_2 --predictions results --classes ,", "expected comma-separated names, got ','"),

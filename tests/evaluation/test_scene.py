@@ -53,8 +53,8 @@ def test_pairs_do_not_depend_on_how_many_are_looked_at_at_once(street: Street, m
 def test_a_crowd_in_one_place_is_refused_before_it_fills_the_memory(
     street: Street, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scene_module, "MOST_PAIRS", 50)
-    with pytest.raises(InputError, match=r"frame \d+: expected objects apart from each other, got more than 50 pairs"):
+    monkeypatch.setattr(scene_module, "MOST_PAIRS", 3)
+    with pytest.raises(InputError, match=r"frame \d+: expected objects apart from each other, got more than 3 pairs"):
         Scene.of(*street)
 
 
