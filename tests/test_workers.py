@@ -9,25 +9,25 @@ import time
 import pytest
 
 from monoskd.errors import InputError
-from monoskd.workers import each
+from monoskd.workers import map_in_processes
 
 SLEEPERS = """
 import time
-from monoskd.workers import each
+from monoskd.workers import map_in_processes
 print("begun", flush=True)
-list(each(time.sleep, [0.2] * 200, workers=2))
+list(map_in_processes(time.sleep, [0.2] * 200, workers=2))
 """
 
 
 @pytest.mark.parametrize("workers", [1, 2, 9])
 def test_every_item_is_done_once(workers: int) -> None:
-    assert sorted(each(abs, [-3, 1, -2], workers=workers)) == [1, 2, 3]
-    assert list(each(abs, [], workers=workers)) == []
+    assert sorted(map_in_processes(abs, [-3, 1, -2], workers=workers)) == [1, 2, 3]
+    assert list(map_in_processes(abs, [], workers=workers)) == []
 
 
 def test_a_killed_process_is_one_line() -> None:
     with pytest.raises(InputError, match="fewer `--workers`, what was done is kept"):
-        list(each(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL], workers=2))
+        list(map_in_processes(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL], workers=2))
 
 
 @pytest.mark.parametrize("after_s", [0.05, 1.5])

@@ -1,4 +1,4 @@
-"""Frames by several processes: interrupted at any time without a hang, a traceback or half a frame."""
+"""Work on frames in several processes that can be interrupted at any time: no hang, no traceback, no half frame."""
 
 import multiprocessing
 import os
@@ -18,10 +18,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(task: Callable[[Item], Result], items: Sequence[Item], *, workers: int | None) -> Iterator[Result]:
-    """`task` of every item, as they are done; when interrupted, what was begun is finished and the rest dropped.
+def map_in_processes(task: Callable[[Item], Result], items: Sequence[Item], *, workers: int | None) -> Iterator[Result]:
+    """The results of `task` for all items, in the order in which they are done.
 
-    workers: processes, by default one a core. Raises InputError where the system ends one of them.
+    After an interruption, items that were begun are finished and the others dropped. workers: processes, one per core
+    if None. Raises InputError where the system kills a process.
     """
     workers = min(workers or cores(), len(items))
     if workers < 2:
@@ -30,15 +31,13 @@ def each(task: Callable[[Item], Result], items: Sequence[Item], *, workers: int 
     # Spawned, not forked: a fork of a process with threads (torch, OpenCV) can hang.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread)
     try:
-        with (
-            _uninterrupted()
-        ):  # inherited: these signals reach all processes of a terminal, and the parent stops the others
+        with _uninterrupted():  # inherited: signals reach all processes of a terminal, and the parent stops the others
             futures = [pool.submit(task, item) for item in items]
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
         raise InputError(
-            "expected the worker processes to live, got one that the system ended, as it does when memory is short: "
+            "expected the worker processes to live, got one that the system killed, probably for memory: "
             "call it again with fewer `--workers`, what was done is kept"
         ) from error
     finally:

@@ -75,3 +75,9 @@ def test_a_class_that_is_not_kittis_has_no_neighbour() -> None:
 
 def test_no_frames_say_nothing() -> None:
     assert label_quality([], [], classes=["Car"])[0] == LabelQuality("Car", "all", 0, 0, 0, None)
+
+
+def test_names_are_compared_in_any_case() -> None:
+    truth, found = objects(("CAR", 0, 10), ("vAN", 100, 25)), objects(("car", 5, 11), ("car", 105, 27), scored=True)
+    whole = overall(truth, found, name="car")
+    assert (whole.name, whole.right, whole.wrong, whole.missed) == ("car", 1, 0, 0)

@@ -13,25 +13,26 @@ from monoskd.evaluation.scene import Float, Pairs, Rows, Scene
 from monoskd.objects import Objects
 
 LEAST_OVERLAP_2D = 0.5
-"""How much the 2D boxes of a detection and of an object must overlap for the one to be meant for the other."""
+"""How much the 2D boxes of a detection and an object must overlap for the detection to be assigned to the object."""
 
 
-def mended_detections(scene: Scene) -> dict[str, Rows]:
-    """All detections, with one part of those that are meant for an object replaced by that object's.
+def corrected_detections(scene: Scene) -> dict[str, Rows]:
+    """All detections, with one part of those that are assigned to an object replaced by that object's.
 
     "location": the 3D centre. "depth": the distance along the viewing ray through the detection's 3D centre, as if
     a better depth had been estimated for the same pixel. "dimensions": about the 3D centre. "yaw": alpha included.
     "box_2d". "score": of every detection, its best 3D overlap with an object of its class: the ceiling that a
     perfect ranking of the same boxes could reach.
 
-    A detection is meant for the object of its class that its 2D box overlaps most; by falling score, each object once.
+    A detection is assigned to the object of its class that its 2D box overlaps most; by falling score, each object
+    once.
     """
-    meant = _meant_for(scene)
-    truth = scene.truth.objects[meant.truth]
-    rows = meant.detection
+    assigned = _assigned(scene)
+    truth = scene.truth.objects[assigned.truth]
+    rows = assigned.detection
     before = scene.detections.objects
 
-    def mended(**columns: Float) -> Objects:
+    def corrected(**columns: Float) -> Objects:
         whole = {name: getattr(before, name).copy() for name in columns}
         for name, values in columns.items():
             whole[name][rows] = values
@@ -39,17 +40,17 @@ def mended_detections(scene: Scene) -> dict[str, Rows]:
 
     centre, true_centre = before.boxes_3d.centres[rows], truth.boxes_3d.centres
     parts = {
-        "location": mended(bottom=_bottom(true_centre, before.dimensions[rows])),
-        "depth": mended(bottom=_bottom(_at_depth(centre, true_centre[:, 2]), before.dimensions[rows])),
-        "dimensions": mended(dimensions=truth.dimensions, bottom=_bottom(centre, truth.dimensions)),
-        "yaw": mended(yaw=truth.yaw, alpha=truth.alpha),
-        "box_2d": mended(boxes_2d=truth.boxes_2d),
+        "location": corrected(bottom=_bottom(true_centre, before.dimensions[rows])),
+        "depth": corrected(bottom=_bottom(_at_depth(centre, true_centre[:, 2]), before.dimensions[rows])),
+        "dimensions": corrected(dimensions=truth.dimensions, bottom=_bottom(centre, truth.dimensions)),
+        "yaw": corrected(yaw=truth.yaw, alpha=truth.alpha),
+        "box_2d": corrected(boxes_2d=truth.boxes_2d),
         "score": replace(before, scores=_best_overlap_3d(scene)),
     }
     return {name: replace(scene.detections, objects=objects) for name, objects in parts.items()}
 
 
-def _meant_for(scene: Scene) -> Pairs:
+def _assigned(scene: Scene) -> Pairs:
     pairs = _of_one_class(scene, scene.pairs["bbox"])
     pairs = pairs[pairs.overlap > LEAST_OVERLAP_2D]
     place = np.empty(len(scene.scores), np.int64)
@@ -63,7 +64,7 @@ def _of_one_class(scene: Scene, pairs: Pairs) -> Pairs:
 
 
 def _best_overlap_3d(scene: Scene) -> Float:
-    """For each detection; 0 where it is not worth keeping (see `Scene`)."""
+    """For each detection the best overlap with an object of its class; 0 up to `LEAST_OVERLAP`."""
     pairs = _of_one_class(scene, scene.pairs["3d"])
     best = np.zeros(len(scene.detections))
     np.maximum.at(best, pairs.detection, pairs.overlap)

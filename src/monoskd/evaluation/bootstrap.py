@@ -1,4 +1,4 @@
-"""How far the numbers would move had other frames been recorded: the bootstrap over frames.
+"""How much the results would change with other frames: the bootstrap over frames.
 
 Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 1979; percentile intervals.
 """
@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 
 def draw_frames(frames: int, *, samples: int, seed: int) -> Int:
-    """samples x frames: how often each frame comes when as many as there are are drawn with replacement."""
+    """samples x frames: how often each frame is drawn when `frames` frames are drawn with replacement."""
     return np.random.default_rng(seed).multinomial(frames, np.full(frames, 1 / frames), size=samples)
 
 

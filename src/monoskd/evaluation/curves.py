@@ -13,7 +13,7 @@ POINTS = 41
 
 @dataclass(frozen=True)
 class Tally:
-    """All that the precision curve of one class, overlap and difficulty depends on, frame by frame.
+    """Everything that the precision curve of one class, overlap and difficulty depends on, frame by frame.
 
     objects: t, the frame of every object that should be found. hit_scores: n, falling, of the detections that find
     one when each object takes its best-scored candidate; hit_frames: their frames.
@@ -36,7 +36,7 @@ class Tally:
 class Curve:
     """Precision and orientation similarity, 41 values each in [0, 1]; NaN where a threshold has no detections.
 
-    Position i is meant to stand for a recall of i / 40, but only counts thresholds: see docs/evaluation.md.
+    Position i should stand for a recall of i / 40, but only counts thresholds: see docs/evaluation.md.
     """
 
     precision: Float

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.evaluation.anatomy import mended_detections
+from monoskd.evaluation.anatomy import corrected_detections
 from monoskd.evaluation.bootstrap import draw_frames, interval, resampled_curves
 from monoskd.evaluation.curves import RECALLS, Tally, average_precision
 from monoskd.evaluation.results import Evaluation, Result
@@ -23,7 +23,7 @@ __all__ = ["Evaluation", "evaluate_kitti"]
 DISTANCES_M = {"0-20 m": (-np.inf, 20.0), "20-40 m": (20.0, 40.0), "40+ m": (40.0, np.inf)}
 
 NO_ALPHA = -10
-"""What a detector writes that does not estimate the observation angle."""
+"""Written by detectors that do not estimate the observation angle."""
 
 
 def evaluate_kitti(
@@ -42,7 +42,7 @@ def evaluate_kitti(
     classes: KITTI's Pedestrian, Car and Cyclist, or others that the labels name, in any case. min_heights: [px] a 2D
     box must be taller for an object to count as easy, moderate and hard; scale it with the images. bootstrap: how often
     to resample the frames for 95 % intervals, None for never; seed: of that. distances: also by distance. anatomy: also
-    with one part of every detection replaced by the truth, see `anatomy.mended_detections`.
+    with one part of every detection replaced by the truth, see `anatomy.corrected_detections`.
 
     Raises InputError where the sequences differ in length or are empty, where detections have no scores, for numbers
     that are not finite, and for unknown classes.
@@ -62,10 +62,10 @@ def evaluate_kitti(
         parts = {name: evaluate_scope(scene, scope, names, min_heights) for name, scope in ranges.items()}
         evaluation = replace(evaluation, by_distance={name: _where_objects_are(part) for name, part in parts.items()})
     if anatomy:
-        mended = {
-            name: Scene.joined(scene.frames, scene.truth, rows) for name, rows in mended_detections(scene).items()
+        corrected = {
+            name: Scene.joined(scene.frames, scene.truth, rows) for name, rows in corrected_detections(scene).items()
         }
-        parts = {name: evaluate_scope(other, whole, names, min_heights) for name, other in mended.items()}
+        parts = {name: evaluate_scope(other, whole, names, min_heights) for name, other in corrected.items()}
         evaluation = replace(evaluation, anatomy=parts)
     return replace(evaluation, notes=tuple(_notes(scene, names, min_heights)))
 
@@ -118,7 +118,7 @@ def _results(contest: Contest, counts: Sequence[Tally], *, frames: int, draws: I
 
 
 def _where_objects_are(evaluation: Evaluation) -> Evaluation:
-    """Without the official zeros where there is nothing to find, which in a range of distances is common."""
+    """Without the official zeros where there is no object, which is common in a range of distances."""
     return replace(
         evaluation, results=tuple(result.without_value(result.objects == 0) for result in evaluation.results)
     )

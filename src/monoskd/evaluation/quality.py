@@ -1,7 +1,7 @@
 """How good a set of detections is as labels: precision, recall and depth error by distance.
 
-Average precision asks how well detections are ranked. Who takes them for labels, from a threshold on, asks how many of
-them are right, how many objects they miss and how far off they stand.
+Average precision measures the ranking of detections. For pseudo-labels, which are detections above a threshold, what
+counts is how many of them are right, how many objects they miss and how wrong their depth is.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ import numpy as np
 from monoskd.evaluation.rules import MAX_OCCLUSION, MAX_TRUNCATION, NEIGHBOURS
 from monoskd.evaluation.scene import Bool, Float, Int
 from monoskd.geometry.iou import area_2d, intersection_2d, iou_2d
-from monoskd.objects import Objects
+from monoskd.objects import Objects, canonical_name, class_index
 
-LEAST_OVERLAP = 0.5  # of 2D boxes; the depth error is to be measured, so it must not decide
+LEAST_OVERLAP = 0.5  # of 2D boxes: 3D boxes would leave out the very depth errors that are to be measured
 DISTANCES_M = {"all": (0.0, np.inf), "0-20": (0.0, 20.0), "20-40": (20.0, 40.0), "40+": (40.0, np.inf)}
 
 
 @dataclass(frozen=True)
 class LabelQuality:
-    """What detections of one class are worth as labels, within a distance [m] (of detections: as they say it).
+    """How good detections of one class are as labels, within a distance [m] (for detections: their own depth).
 
-    right: detections that lie on a countable object; wrong: on nothing; missed: countable objects without a detection.
+    right: detections on a countable object; wrong: on nothing; missed: countable objects without a detection.
     depth_error_m: median |depth - true depth| of the right ones.
     """
 
@@ -47,19 +47,19 @@ class LabelQuality:
 
 
 def label_quality(
-    truth: Sequence[Objects], found: Sequence[Objects], *, classes: Sequence[str], min_height_px: float = 25.0
+    truth: Sequence[Objects], detections: Sequence[Objects], *, classes: Sequence[str], min_height_px: float = 25.0
 ) -> list[LabelQuality]:
     """A row for each class and distance, over frames.
 
-    Countable objects are KITTI's hard ones: at least `min_height_px` tall, not unseen, at most half truncated. Each
-    detection, the surest first, takes the free object of its class whose 2D box overlaps it most, by half at least.
-    Detections on objects that do not count, on a neighbouring class or in a region that nobody labelled are neither
-    right nor wrong. Detections less tall are left out, as they are in training.
+    Countable objects are KITTI's hard ones: at least `min_height_px` tall, occluded at most largely, truncated at most
+    by half. Detections, in falling order of score, take the free object of their class with the largest 2D overlap, if
+    that is at least 0.5. Detections on objects that are not countable, on a neighbouring class or in a DontCare region
+    are neither right nor wrong. Lower detections are left out, as they are in training.
     """
     rows = []
     for name in classes:
-        frames = [_match(t, f, name, min_height_px) for t, f in zip(truth, found, strict=True)]
-        matches = {key: np.concatenate([one[key] for one in frames]) if frames else np.zeros(0) for key in _KEYS}
+        frames = [_match(t, f, name, min_height_px) for t, f in zip(truth, detections, strict=True)]
+        matches = {key: np.concatenate([frame[key] for frame in frames]) if frames else np.zeros(0) for key in _KEYS}
         for distance, (near, far) in DISTANCES_M.items():
             errors = matches["errors_m"][_between(matches["right_m"], near, far)]
             rows.append(
@@ -78,24 +78,26 @@ def label_quality(
 _KEYS = ("right_m", "wrong_m", "missed_m", "errors_m")
 
 
-def _match(truth: Objects, found: Objects, name: str, min_height_px: float) -> dict[str, Float]:
+def _match(truth: Objects, detections: Objects, name: str, min_height_px: float) -> dict[str, Float]:
     """Depths [m] of the right and wrong detections of one frame and of the missed objects; errors of the right ones."""
-    found = found[(found.names == name) & (_height(found) >= min_height_px)]
-    assert found.scores is not None
-    found = found[np.argsort(-found.scores, kind="stable")]
-    own, counts = truth[truth.names == name], _countable(truth, min_height_px)[truth.names == name]
-    taken = _greedy(iou_2d(found.boxes_2d[:, None], own.boxes_2d[None]))
+    detections = detections[_of_class(detections, name) & (_height(detections) >= min_height_px)]
+    assert detections.scores is not None
+    detections = detections[np.argsort(-detections.scores, kind="stable")]
+    of_class = _of_class(truth, name)
+    own, counts = truth[of_class], _countable(truth, min_height_px)[of_class]
+    taken = _greedy(iou_2d(detections.boxes_2d[:, None], own.boxes_2d[None]))
     hit = taken >= 0
-    right = np.zeros(len(found), np.bool_)
+    right = np.zeros(len(detections), np.bool_)
     right[hit] = counts[taken[hit]]
-    others = truth[np.isin(np.char.lower(truth.names.astype(str)), ["dontcare", NEIGHBOURS.get(name) or ""])]
+    neighbour = NEIGHBOURS.get(canonical_name(name))
+    others = truth[_of_class(truth, "DontCare", *filter(None, [neighbour]))]
     missed = counts.copy()
     missed[taken[hit]] = False
     return {
-        "right_m": found.bottom[right, 2],
-        "wrong_m": found.bottom[~hit & ~_inside(found, others), 2],
+        "right_m": detections.bottom[right, 2],
+        "wrong_m": detections.bottom[~hit & ~_inside(detections, others), 2],
         "missed_m": own.bottom[missed, 2],
-        "errors_m": np.abs(found.bottom[right, 2] - own.bottom[taken[right], 2]),
+        "errors_m": np.abs(detections.bottom[right, 2] - own.bottom[taken[right], 2]),
     }
 
 
@@ -113,11 +115,16 @@ def _greedy(overlaps: Float) -> Int:
     return taken
 
 
-def _inside(found: Objects, regions: Objects) -> Bool:
-    """Detections that lie by half at least in one of the regions."""
-    shared = intersection_2d(found.boxes_2d[:, None], regions.boxes_2d[None])
-    inside: Bool = np.any(shared >= LEAST_OVERLAP * area_2d(found.boxes_2d)[:, None], axis=1)
+def _inside(detections: Objects, regions: Objects) -> Bool:
+    """Detections of which at least half lies in one of the regions."""
+    shared = intersection_2d(detections.boxes_2d[:, None], regions.boxes_2d[None])
+    inside: Bool = np.any(shared >= LEAST_OVERLAP * area_2d(detections.boxes_2d)[:, None], axis=1)
     return inside
+
+
+def _of_class(objects: Objects, *names: str) -> Bool:
+    of_class: Bool = class_index(objects.names, names) >= 0
+    return of_class
 
 
 def _countable(truth: Objects, min_height_px: float) -> Bool:

@@ -1,4 +1,4 @@
-"""What an evaluation says: nouns, and their JSON."""
+"""The results of an evaluation, and their JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ class Result:
     intervals: Mapping[str, Float] = field(default_factory=dict)
 
     def without_value(self, where: Bool) -> "Result":
-        """The same, but for the difficulties `where` (easy, moderate, hard) there is no value."""
+        """The same without a value for the difficulties `where` (easy, moderate, hard)."""
         intervals = {recall: np.where(where[:, None], np.nan, ends) for recall, ends in self.intervals.items()}
         return replace(self, curves=np.where(where[:, None], np.nan, self.curves), intervals=intervals)
 
@@ -43,7 +43,7 @@ class Result:
 class Evaluation:
     """The results of `frames` frames.
 
-    by_distance, anatomy: the same for parts of the objects, or for detections mended in one respect; by name, empty
+    by_distance, anatomy: the same for parts of the objects, or for detections corrected in one part; by name, empty
     unless asked for. notes: what a reader of the numbers should know, a line each.
     """
 

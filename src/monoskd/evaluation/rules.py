@@ -11,7 +11,7 @@ from monoskd.evaluation.matching import Matching
 from monoskd.evaluation.scene import Bool, Pairs, Scene
 
 NEIGHBOURS = {"Pedestrian": "person_sitting", "Car": "van", "Cyclist": None}
-"""The classes, and the objects (lower case) that look so much like them that finding one is no error."""
+"""The classes, and the objects (lower case) so similar to them that a detection there is not an error."""
 
 MIN_HEIGHTS_PX = (40.0, 25.0, 25.0)  # of easy, moderate and hard, as the next two
 MAX_OCCLUSION = (0, 1, 2)
@@ -20,7 +20,7 @@ MAX_TRUNCATION = (0.15, 0.3, 0.5)
 
 @dataclass(frozen=True)
 class Contest:
-    """What one precision curve is about, apart from the difficulty. geometry: "bbox", "bev" or "3d"."""
+    """What one precision curve measures, without the difficulty. geometry: "bbox", "bev" or "3d"."""
 
     class_name: str
     geometry: str
@@ -29,7 +29,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Scope:
-    """Which part of the scene is asked about: only these objects must be found, only these detections can be wrong.
+    """The part of the scene that is evaluated: only these objects must be found, only these detections can be wrong.
 
     truth, detections: a flag for each row of the scene's tables.
     """
@@ -39,7 +39,7 @@ class Scope:
 
     @classmethod
     def at_depth(cls, scene: Scene, *, from_m: float = -np.inf, to_m: float = np.inf) -> "Scope":
-        """What stands at least `from_m` and less than `to_m` in front of the camera; unless told, everything."""
+        """What is at least `from_m` and less than `to_m` in front of the camera; by default everything."""
         truth, detected = (rows.objects.bottom[:, 2] for rows in (scene.truth, scene.detections))
         return cls((from_m <= truth) & (truth < to_m), (from_m <= detected) & (detected < to_m))
 

@@ -1,4 +1,4 @@
-"""All frames laid end to end, and the pairs of a true object and a detection that overlap."""
+"""All frames in one table, and the pairs of a true object and a detection that overlap."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ Bool: TypeAlias = NDArray[np.bool_]
 LEAST_OVERLAP = 0.25
 """No class asks for less, so pairs that overlap no more than this are not kept."""
 PAIRS_AT_ONCE = 2**19
-MOST_PAIRS = 2_000_000  # that overlap; 123 000 real detections on 7480 frames have 20 000
+MOST_PAIRS = 2_000_000  # that overlap, in one frame; 123 000 real detections on 7480 frames have 20 000 in all
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is, what was detected, and which of them overlap; independent of class, difficulty and threshold.
+    """True objects, detections, and which of them overlap; independent of class, difficulty and threshold.
 
     pairs: for each of "bbox", "bev" and "3d" the pairs whose intersection over union exceeds LEAST_OVERLAP.
     dont_care_share: for each detection, the largest share of its 2D box that lies in one DontCare box.
@@ -106,15 +106,17 @@ class Scene:
     def joined(cls, frames: int, truth: Rows, detections: Rows) -> "Scene":
         """The scene of two tables."""
         pairs: dict[str, list[Pairs]] = {geometry: [] for geometry in ("bbox", "bev", "3d")}
+        per_frame = {geometry: np.zeros(frames, np.int64) for geometry in pairs}
         share = np.zeros(len(detections))
         for row, column in _same_frame(truth, detections, frames=frames):
             dont_care = truth.names[row] == "dontcare"
-            found = _overlapping(truth.objects, detections.objects, row[~dont_care], column[~dont_care])
-            for geometry, part in found.items():
+            overlapping = _overlapping(truth.objects, detections.objects, row[~dont_care], column[~dont_care])
+            for geometry, part in overlapping.items():
                 pairs[geometry].append(part)
-                if sum(map(len, pairs[geometry])) > MOST_PAIRS:
+                per_frame[geometry] += np.bincount(truth.frame[part.truth], minlength=frames)
+                if per_frame[geometry].max() > MOST_PAIRS:
                     raise InputError(
-                        f"frame {truth.frame[row[-1]]}: expected objects apart from each other, got more than "
+                        f"frame {per_frame[geometry].argmax()}: expected objects apart from each other, got more than "
                         f"{MOST_PAIRS} pairs of a true object and a detection that overlap: are boxes repeated?"
                     )
             _add_share(share, truth.objects, detections.objects, row[dont_care], column[dont_care])

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_bytes
-from monoskd.images import read_image_size
+from monoskd.files import read_bytes, visible
+from monoskd.images import IMAGE_SUFFIXES, read_image_size
 from monoskd.importers.boxes import Floats, OrientedBoxes, label, tilt_deg
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
 from monoskd.kitti.io import Calibration, read_split
@@ -31,7 +31,6 @@ CLASSES: dict[str, str | None] = {
 CAMERAS = {"image_02": "P2", "image_03": "P3"}  # the colour cameras
 UNKNOWN_OCCLUSION = 3
 OUT_OF_PICTURE = (2, 99)  # truncation states: outside the picture, behind the camera
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _POSE_FIELDS = ("tx", "ty", "tz", "rx", "ry", "rz")
 
 
@@ -84,7 +83,7 @@ def read_kitti_raw(
         raise InputError(
             "kitti-raw: expected both the devkit's mapping and a KITTI data set, got one: give --mapping and --kitti"
         )
-    folders = sorted(path for path in Path(source).glob("*/*drive*") if path.is_dir())
+    folders = [path for path in visible(Path(source).glob("*/*drive*")) if path.is_dir()]
     if not folders:
         raise InputError(
             f"{source}: expected drives such as 2011_09_26/2011_09_26_drive_0001_sync, got none: check the path"
@@ -179,8 +178,8 @@ def _pictures(drive: Path, calibration: Calibration) -> list[RawPicture]:
     images = {
         (path.stem, camera): path
         for camera in CAMERAS
-        for path in (drive / camera / "data").glob("*.*")
-        if path.suffix.lower() in _IMAGE_SUFFIXES and path.stem.isdecimal()
+        for path in visible((drive / camera / "data").glob("*.*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdecimal()
     }
     of_camera = {camera: replace(calibration, P2=getattr(calibration, key)) for camera, key in CAMERAS.items()}
     pictures = []
@@ -229,7 +228,7 @@ def _splits(drives: Sequence[Path], *, mapping: str | Path, layout: KittiLayout)
 
 def _refuse_validation(drive: Path, fingerprints: Fingerprints) -> None:
     for path in sorted(
-        path for folder in ("image_02", "velodyne_points") for path in (drive / folder / "data").glob("*")
+        path for folder in ("image_02", "velodyne_points") for path in visible((drive / folder / "data").glob("*"))
     ):
         if frame := fingerprints.same(path):
             raise InputError(

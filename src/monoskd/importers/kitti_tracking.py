@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_text
+from monoskd.files import read_text, visible
 from monoskd.geometry.camera import Camera
-from monoskd.images import read_image_size
+from monoskd.images import IMAGE_SUFFIXES, read_image_size
 from monoskd.importers.boxes import Floats, OrientedBoxes, outlines
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
 from monoskd.kitti.io import Calibration, parse_objects, read_calibration
@@ -30,7 +30,6 @@ WARNING = (
     "the sequences are cut from the raw drives that the object benchmark is drawn from: what is trained on them cannot "
     "be evaluated on its validation split"
 )
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _FIELDS = 17  # frame, track, then the 15 of a label
 
 
@@ -62,7 +61,7 @@ class TrackingPicture(Picture):
 def read_kitti_tracking(source: str | Path) -> Recording:
     """The sequences of `source/training`, or of `source`; those without a label file become frames without labels."""
     root = Path(source) / "training" if (Path(source) / "training").is_dir() else Path(source)
-    sequences = sorted(path.name for path in (root / CAMERA).glob("*") if path.is_dir())
+    sequences = [path.name for path in visible((root / CAMERA).glob("*")) if path.is_dir()]
     if not sequences:
         raise InputError(f"{root}: expected sequences such as {CAMERA}/0001, got none: check the path")
     return Recording(
@@ -79,7 +78,7 @@ def _pictures(root: Path, sequence: str) -> list[TrackingPicture]:
     label_file = root / "label_02" / f"{sequence}.txt"
     lines = _lines(label_file) if label_file.is_file() else {}
     calibration = read_calibration(root / "calib" / f"{sequence}.txt", require=("R0_rect", "Tr_velo_to_cam"))
-    images = [path for path in (root / CAMERA / sequence).glob("*.*") if path.suffix.lower() in _IMAGE_SUFFIXES]
+    images = [path for path in visible((root / CAMERA / sequence).glob("*.*")) if path.suffix.lower() in IMAGE_SUFFIXES]
     pictures = []
     for image in sorted(path for path in images if path.stem.isdecimal()):
         sweep = root / "velodyne" / sequence / f"{image.stem}.bin"

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from monoskd.errors import InputError
-from monoskd.files import check_writable, read_text, write_atomically
+from monoskd.files import check_writable, read_text, visible, write_atomically
+from monoskd.images import IMAGE_SUFFIXES
 from monoskd.importers.boxes import DECIMALS
 from monoskd.importers.plan import Planned, make_plan
 from monoskd.importers.recording import ClassMap, Recording
 from monoskd.kitti.io import format_calibration, format_objects, format_split, write_velodyne
 from monoskd.kitti.layout import KittiLayout
-from monoskd.workers import each
+from monoskd.workers import map_in_processes
 
 RECORD, SCHEMA = "import.json", "monoskd/import/1"
 FRAMES = "frames.csv"
 MOST_TILT_DEG = 5.0
 _COLUMNS = ("frame", "split", "scene", "camera", "origin", "token", "sweep", "tilt_deg", "objects", "left_out")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def import_recording(
     )
     task = partial(_import_picture, layout, ClassMap(recording.classes, classes or {}))
     results: list[_Done] = []
-    for result in each(task, todo, workers=workers):
+    for result in map_in_processes(task, todo, workers=workers):
         results.append(result)
         if progress is not None:
             progress(len(results), len(todo))
@@ -144,8 +144,8 @@ def _import_picture(layout: KittiLayout, classes: ClassMap, planned: Planned) ->
     """Link or write the frame's files; the label comes last."""
     picture, name = planned.picture, planned.frame
     try:
-        if picture.image.suffix.lower() not in _IMAGE_SUFFIXES:
-            raise InputError(f"{picture.image}: expected {', '.join(_IMAGE_SUFFIXES)}, got another kind: convert it")
+        if picture.image.suffix.lower() not in IMAGE_SUFFIXES:
+            raise InputError(f"{picture.image}: expected {', '.join(IMAGE_SUFFIXES)}, got another kind: convert it")
         frame = picture.read(classes)
         link(layout.folder("image_2") / f"{name}{picture.image.suffix.lower()}", picture.image.resolve())
         _write_if_different(layout.calibration(name), format_calibration(frame.calibration))
@@ -208,7 +208,7 @@ def _claim(root: Path, arguments: dict[str, Any]) -> None:
                 what = "pictures" if name == "frames" else f"{name} {value!r}, before {before.get(name)!r}"
                 raise InputError(f"{path}: expected the same import as before, got other {what}: choose a new folder")
         return
-    if root.is_dir() and any(root.iterdir()):
+    if root.is_dir() and visible(root.iterdir()):
         raise InputError(f"{root}: expected an empty or new folder, got one with other files: choose another folder")
     write_atomically(path, _json({"schema": SCHEMA, "arguments": arguments}))
 

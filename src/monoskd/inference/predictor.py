@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from monoskd.data.samples import make_sample
 from monoskd.errors import InputError
-from monoskd.files import MOST_BYTES, read_json, write_atomically, write_json
+from monoskd.files import MOST_BYTES, read_json, visible, write_atomically, write_json
 from monoskd.geometry.camera import Camera
+from monoskd.images import IMAGE_SUFFIXES
 from monoskd.inference.draw import draw_scene
 from monoskd.kitti.io import read_calibration, read_image, write_objects
 from monoskd.models.weights import load_model
 from monoskd.objects import Objects
 from monoskd.structures import Batch, Detections, Detector, Frame, PublishedData, Sample
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 SCHEMA = "monoskd/detections/1"
 _LONGEST_FOCAL_PX = 1_000_000
@@ -179,7 +179,7 @@ def _entries(path: Path) -> dict[str, Any]:
 def open_source(source: Path) -> tuple[int, Iterator[tuple[str, NDArray[np.uint8]]]]:
     """How many pictures there are and the pictures, as (stem, RGB pixels). Raises InputError if there are none."""
     if source.is_dir():
-        paths = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths = [path for path in visible(source.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
         if not paths:
             raise InputError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
         for one, other in pairwise(paths):

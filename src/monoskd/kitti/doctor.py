@@ -207,7 +207,7 @@ def _objects(layout: KittiLayout, labelled: Sequence[str], facts: Sequence[Frame
     objects, only_2d = sum(fact.objects for fact in facts), sum(fact.only_2d for fact in facts)
     if only_2d:
         what = f"expected 3D boxes, got none for {only_2d} of {objects} objects (sizes or z of 0 or less)"
-        yield Finding("warning", "2D only", what, "training leaves them out, no need to act if that is meant", folder)
+        yield Finding("warning", "2D only", what, "training leaves them out; add 3D boxes if they should count", folder)
 
 
 def _training(

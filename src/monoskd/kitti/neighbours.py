@@ -16,7 +16,7 @@ _THUMBNAIL = (64, 20)  # width, height [px]
 # Correlation of two thumbnails. In KITTI's drives frames 0.2 s apart have a median of 0.86; of 25 000 pairs from
 # different drives the largest is 0.70, and two random frames of the object benchmark seldom reach 0.8.
 _ALIKE = 0.8
-_LEAST_SHARE, _LEAST_PAIRS = 0.05, 2
+_LEAST_SHARE, _LEAST_PAIRS = 0.1, 2
 
 
 def neighbours(layout: KittiLayout, train: Sequence[str], val: Sequence[str]) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from monoskd.kitti.io import (
     write_depth,
 )
 from monoskd.kitti.layout import KittiLayout, suffixes
-from monoskd.workers import each
+from monoskd.workers import map_in_processes
 
 _ABANDONED_S = 3600  # a partial file of this age was left by a process that was killed
 
@@ -88,7 +88,7 @@ def prepare(
     remove_partial_files(layout.folder("depth_2"), older_than_s=_ABANDONED_S)
     started = time.perf_counter()
     results: list[_Frame] = []
-    for result in each(partial(_prepare_frame, layout, force), frames, workers=workers):
+    for result in map_in_processes(partial(_prepare_frame, layout, force), frames, workers=workers):
         results.append(result)
         if progress is not None:
             progress(len(results), len(frames))

@@ -1,4 +1,4 @@
-"""Rendered street scenes in KITTI layout: the main job without a download. numpy and OpenCV only.
+"""Rendered street scenes in KITTI layout, to try everything without a download. numpy and OpenCV only.
 
 Every frame is a function of (seed, number): a street with its light and traffic is sampled (`scene`), rendered with a
 z-buffer (`raster`, `shading`), swept by a 64-beam LiDAR (`lidar`) and labelled from what is visible (`labels`).
@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_text, write_atomically
+from monoskd.files import read_text, visible, write_atomically, write_text
 from monoskd.kitti.io import write_calibration, write_objects, write_split, write_velodyne
 from monoskd.kitti.layout import UNLABELLED, KittiLayout
 from monoskd.synthetic.frame import RenderedFrame, render_frame
-from monoskd.workers import each
+from monoskd.workers import map_in_processes
 
 __all__ = ["RenderedFrame", "render_frame", "synthesize"]
 
@@ -39,11 +39,11 @@ def synthesize(
 ) -> None:
     """Write `frames` rendered frames of size (width, height) [px] in KITTI layout under `root`.
 
-    val: the share of frames in `ImageSets/val.txt`; seed: another one, another data set; unlabelled: so many frames
-    more, without labels, in `ImageSets/unlabelled.txt`; what is true of them lies in `label_held_back`. workers:
-    processes, by default one a core; progress: called with (frames done, frames) after each. Interrupted and called
-    again with the same arguments it goes on where it stopped, and the files are the same bytes for any number of
-    workers. Raises InputError for arguments out of range and where `root` holds other data.
+    val: the share of frames in `ImageSets/val.txt`; seed: every seed gives another data set; unlabelled: the number of
+    further frames without labels, listed in `ImageSets/unlabelled.txt`, whose true objects are in `label_held_back`.
+    workers: processes, one per core if None; progress: called with (frames done, frames in all) after each frame. After
+    an interruption, a call with the same arguments continues where it stopped. The files are the same bytes for any
+    number of workers. Raises InputError for arguments out of range and where `root` holds other data.
     """
     _check(frames=frames, unlabelled=unlabelled, val=val, seed=seed, size=size, workers=workers)
     manifest = {"schema": "monoskd/synthetic/1", "frames": frames, "val": val, "seed": seed, "size": list(size)}
@@ -53,7 +53,7 @@ def synthesize(
     labels += [layout.held_back(_name(index)) for index in range(frames, frames + unlabelled)]
     todo = [index for index, label in enumerate(labels) if not label.is_file()]
     render = partial(_write_frame, root, labels=labels, seed=seed, size=size)
-    for count, _ in enumerate(each(render, todo, workers=workers), start=len(labels) - len(todo) + 1):
+    for count, _ in enumerate(map_in_processes(render, todo, workers=workers), start=len(labels) - len(todo) + 1):
         if progress is not None:
             progress(count, len(labels))
     _write_splits(layout, frames=frames, val=val, seed=seed)
@@ -77,7 +77,7 @@ def _check(*, frames: int, unlabelled: int, val: float, seed: int, size: tuple[i
 
 
 def _claim(root: Path, manifest: dict[str, object]) -> None:
-    """Say whose folder this is before anything is written into it, and refuse one that holds something else."""
+    """Write the manifest before anything else, and refuse a folder that holds other data."""
     path, text = root / MANIFEST, json.dumps(manifest, indent=2) + "\n"
     if path.is_file():
         if read_text(path) != text:
@@ -85,13 +85,13 @@ def _claim(root: Path, manifest: dict[str, object]) -> None:
                 f"{path}: expected the same frames, val, seed and size as asked for, got others: choose another folder"
             )
         return
-    if root.is_dir() and any(root.iterdir()):
+    if root.is_dir() and visible(root.iterdir()):
         raise InputError(f"{root}: expected an empty or new folder, got one with other files: choose another folder")
-    write_atomically(path, text.encode())
+    write_text(path, text)
 
 
 def _write_frame(root: Path, index: int, *, labels: Sequence[Path], seed: int, size: tuple[int, int]) -> None:
-    """Render one frame to its four files; the label comes last and so says that the frame is whole."""
+    """Render one frame to its four files; the label is written last, so a frame with a label is complete."""
     frame = render_frame(seed, index, size)
     layout, name = KittiLayout(root), _name(index)
     _, png = cv2.imencode(".png", frame.image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
@@ -102,9 +102,9 @@ def _write_frame(root: Path, index: int, *, labels: Sequence[Path], seed: int, s
 
 
 def _write_splits(layout: KittiLayout, *, frames: int, val: float, seed: int) -> None:
-    """Shuffle the frames by the seed into val and train; every list in order."""
+    """Draw by the seed which frames are in val and which in train; every list is sorted."""
     shuffled = np.random.default_rng((seed, frames)).permutation(frames)
-    count = min(max(round(frames * val), int(val > 0)), frames - 1)  # one at least in each, if there are two
+    count = min(max(round(frames * val), int(val > 0)), frames - 1)  # at least one in each, if there are two
     held_out = {int(index) for index in shuffled[:count]}
     names = [_name(index) for index in range(frames)]
     write_split(layout.split("trainval"), names)

@@ -17,7 +17,7 @@ from monoskd.synthetic.scene import Scene, sample_scene
 
 @dataclass(frozen=True)
 class RenderedFrame:
-    """What a sensor car would have recorded, and the truth behind it.
+    """What a car with sensors would record, and the true depth and objects.
 
     image: H x W x 3 uint8, RGB; points: n x 4 float32, x forward, y left, z up [m] and reflectance, in the LiDAR frame;
     depth_m: H x W float32, z in the camera frame of what each pixel shows (its upper left sample), 0 for the sky;
@@ -77,9 +77,9 @@ def _look(seed: int, index: int, size: tuple[int, int]) -> _View:
     rig = rig_calibration(width=width, height=height)
     P = np.diag([SAMPLES, SAMPLES, 1.0]) @ rig.P2
     projected = project_triangles(P, scene.mesh.corners)
-    found = fragments(projected, width=SAMPLES * width, height=SAMPLES * height)
-    seen = nearest(found, width=SAMPLES * width, height=SAMPLES * height)
-    shares = visible_share(found, scene.mesh.owner, seen, count=len(scene.actors))
+    candidates = fragments(projected, width=SAMPLES * width, height=SAMPLES * height)
+    seen = nearest(candidates, width=SAMPLES * width, height=SAMPLES * height)
+    shares = visible_share(candidates, scene.mesh.owner, seen, count=len(scene.actors))
     return _View(scene, rig, P, projected, seen, label(scene.actors, shares, rig.camera, width=width, height=height))
 
 

@@ -1,4 +1,4 @@
-"""From what is seen of each object to its row in `label_2`."""
+"""The row of each object in `label_2`, from the pixels where it is visible."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from monoskd.synthetic.raster import NEAR_M, Fragments
 from monoskd.synthetic.traffic import Actor
 
 # Shares of an object's own pixels that must be seen for KITTI's levels 0 (fully visible) and 1 (partly occluded), and
-# to be labelled at all. Below that, or if its 2D box is lower than KITTI's annotators cared for, a row says DontCare.
+# to be labelled at all. Below that, or if its 2D box is lower than those that KITTI labels, a row says DontCare.
 VISIBLE_0 = 0.95
 VISIBLE_1 = 0.40
 VISIBLE_2 = 0.10
@@ -23,15 +23,15 @@ DONT_CARE_SHARE = 0.02
 _EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 
 
-def visible_share(found: Fragments, owner: NDArray[np.int64], seen: NDArray[np.int64], *, count: int) -> Floats:
+def visible_share(candidates: Fragments, owner: NDArray[np.int64], seen: NDArray[np.int64], *, count: int) -> Floats:
     """Of the samples that each of `count` objects covers in the image, the share that nothing else hides; 0 for none.
 
     owner: of each triangle; seen: the triangle at each sample, -1 for none.
     """
-    fragment_owner = owner[found.triangle]
+    fragment_owner = owner[candidates.triangle]
     mine = fragment_owner >= 0
     covered = np.zeros((count, seen.size), bool)
-    covered[fragment_owner[mine], found.pixel[mine]] = True
+    covered[fragment_owner[mine], candidates.pixel[mine]] = True
     own = covered.sum(1)
     visible = np.bincount(owner[seen[seen >= 0]] + 1, minlength=count + 1)[1:]
     share: Floats = visible / np.maximum(own, 1)
@@ -39,7 +39,7 @@ def visible_share(found: Fragments, owner: NDArray[np.int64], seen: NDArray[np.i
 
 
 def outline(boxes: Boxes3D, camera: Camera) -> Floats:
-    """2D boxes n x 4 (left, top, right, bottom) [px] of what of the 3D boxes lies before the camera, not clipped.
+    """2D boxes n x 4 (left, top, right, bottom) [px] of the part of the 3D boxes in front of the camera, not clipped.
 
     Edges that pass the camera's plane are cut there, `NEAR_M` in front of it. Boxes wholly behind give zeros.
     """

@@ -1,4 +1,4 @@
-"""A LiDAR sweep of a scene: 64 beams from the roof, what they hit, how well, and what comes back.
+"""A LiDAR sweep of a scene: 64 beams from the roof, the surfaces they hit, and which beams return.
 
 The sensor looks from its own place (see `rig`), so it sees past some things that hide others from the camera. Which
 triangle a beam hits is read from a picture rendered from there; where it hits it is then computed exactly.
@@ -80,15 +80,15 @@ def _hit_triangles(scene: Scene, beams: Floats) -> NDArray[np.int64]:
     width, height = (int(size) for size in np.ceil(uv.max(0) - low) + 2)
     to_grid = np.array([[_GRID_F_PX, 0, -low[0]], [0, _GRID_F_PX, -low[1]], [0, 0, 1]])
     P = to_grid @ np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]]) @ LIDAR_FROM_CAMERA
-    found = fragments(project_triangles(P, scene.mesh.corners), width=width, height=height)
-    seen = nearest(found, width=width, height=height)
+    candidates = fragments(project_triangles(P, scene.mesh.corners), width=width, height=height)
+    seen = nearest(candidates, width=width, height=height)
     column, row = np.floor(uv - low).astype(np.int64).T
     hit: NDArray[np.int64] = seen[row, column]
     return hit
 
 
 def _dropout(scene: Scene, triangle: NDArray[np.int64], distance: Floats, incidence: Floats) -> Floats:
-    """The chance that a beam does not come back: glass swallows it, dark and far and grazing surfaces lose it."""
+    """The probability that a beam does not return: high for glass, for dark and far surfaces and grazing angles."""
     hit = triangle >= 0
     bright = np.where(hit, scene.mesh.colour[triangle].mean(1), 0.12)
     echo = (0.15 + bright) * (0.2 + incidence) / np.maximum(distance / 40, 0.2) ** 2

@@ -22,7 +22,7 @@ _STEEL: Colour = (0.05, 0.05, 0.055)
 
 
 def pedestrian(rng: Generator, dimensions: Floats) -> Mesh:
-    """Someone who walks or stands, and fills the box (h, w, l) [m] exactly; the stride is as long as the box."""
+    """A pedestrian who walks or stands and fills the box (h, w, l) [m] exactly; the stride is as long as the box."""
     height, width, length = dimensions
     jacket, trousers = _pick(rng, _CLOTHES), _pick(rng, _CLOTHES)
     hip, shoulder = -0.50 * height, -0.81 * height
@@ -41,7 +41,7 @@ def pedestrian(rng: Generator, dimensions: Floats) -> Mesh:
 
 
 def cyclist(rng: Generator, dimensions: Floats) -> Mesh:
-    """Someone on a bicycle, both together in the box (h, w, l) [m]."""
+    """A cyclist with the bicycle, together in the box (h, w, l) [m]."""
     height, width, length = dimensions
     jacket, trousers, frame = (_pick(rng, _CLOTHES) for _ in range(3))
     radius = 0.19 * length

@@ -1,4 +1,4 @@
-"""From what each sample shows to an 8-bit picture: what to shade, shadows on the ground, the camera's chip."""
+"""From the triangle at each sample to an 8-bit picture: shading, shadows on the ground, the camera's sensor."""
 
 from typing import Any
 

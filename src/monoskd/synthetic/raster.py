@@ -71,12 +71,12 @@ def fragments(projected: Projected, *, width: int, height: int) -> Fragments:
     return Fragments((row[span] * width + column)[kept], triangle[span][kept], nearness[kept])
 
 
-def nearest(found: Fragments, *, width: int, height: int) -> NDArray[np.int64]:
+def nearest(candidates: Fragments, *, width: int, height: int) -> NDArray[np.int64]:
     """The triangle seen at each pixel, height x width; -1 where there is none. Ties go to the later triangle."""
     buffer = np.zeros(height * width, np.int64)
     # Positive floats sort like their bits, so depth and triangle fit one integer.
-    key = (found.nearness.view(np.int32).astype(np.int64) << 32) | (found.triangle + 1)
-    np.maximum.at(buffer, found.pixel, key)
+    key = (candidates.nearness.view(np.int32).astype(np.int64) << 32) | (candidates.triangle + 1)
+    np.maximum.at(buffer, candidates.pixel, key)
     return ((buffer & 0xFFFFFFFF) - 1).reshape(height, width)
 
 

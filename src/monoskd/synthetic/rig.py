@@ -22,7 +22,7 @@ def _small_rotation(x_deg: float, y_deg: float, z_deg: float) -> Floats:
 
 
 # The LiDAR's x forward, y left, z up as the camera's x right, y down, z forward. It sits 8 cm above and 27 cm behind
-# camera 0; the mounts are half a degree off, as real ones are, so that code which leaves a rotation out is seen to.
+# camera 0; the mounts are half a degree off, as real ones are, so that a forgotten rotation gives visible errors.
 _AXES = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
 R0_RECT = _small_rotation(0.25, -0.5, 0.55)
 TR_VELO_TO_CAM = np.column_stack([_small_rotation(-0.4, 0.5, -0.4) @ _AXES, [0.0, -0.08, -0.27]])

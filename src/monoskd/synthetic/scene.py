@@ -1,4 +1,4 @@
-"""Everything that stands in one frame, before anyone looks at it."""
+"""All objects and surfaces of one frame, before it is rendered."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What kind of street it is: its course, its lanes, what lies beside it, the light.
+"""The kind of street: its course, its lanes, what is beside it, the light.
 
 Everything is stated along the street: s [m] ahead of the camera, d [m] to the right of the road's middle. The street
 bends as a parabola, x = d + centre + slope s + curvature s^2 / 2, and the ground is a plane that tilts a little, so

@@ -1,4 +1,4 @@
-"""Who is on the street: what gets a label.
+"""The road users, which are what gets a label.
 
 Sizes: mean and standard deviation of (h, w, l) [m] over the official training labels, all 7481 frames
 (`benchmarks/synthetic.py statistics` prints them).
@@ -46,7 +46,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class _Wish:
-    """A place that someone would like to take; turn [rad]: against the direction away from the camera."""
+    """A candidate place for a road user; turn [rad]: against the direction away from the camera."""
 
     name: str
     d: float
@@ -55,7 +55,7 @@ class _Wish:
 
 
 def sample_traffic(rng: Generator, street: Street) -> list[Actor]:
-    """Everyone on the street: parked rows, lanes, side street, pavements; later ones give way to earlier ones."""
+    """All road users: parked rows, lanes, side street, pavements; a later one that would collide is left out."""
     wishes = [
         *_parked(rng, street),
         *_driving(rng, street),
@@ -84,7 +84,7 @@ def sample_traffic(rng: Generator, street: Street) -> list[Actor]:
 
 
 def sample_size(rng: Generator, name: str) -> Floats:
-    """(h, w, l) [m] of a class, spread as in KITTI; big ones are big in every direction."""
+    """(h, w, l) [m] of a class, spread as in KITTI; large ones are large in every direction."""
     mean, spread = (np.array(row) for row in SIZES[name])
     shared = rng.normal() if name in ("Van", "Truck") else 0.0
     weight = 0.8 if name in ("Van", "Truck") else 0.0
