@@ -293,9 +293,7 @@ def test_the_exit_code_reaches_the_shell(here: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_that_is_stopped_is_130_and_keeps_the_model(
-    here: Path, number: signal.Signals, workers: int
-) -> None:
+def test_a_stopped_training_is_130_and_keeps_the_model(here: Path, number: signal.Signals, workers: int) -> None:
     """The whole process group gets the signal, as from a terminal."""
     write_run_config()
     command = [sys.executable, "-m", "monoskd", "train", "run.yaml", "--epochs", "100000"]
