@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.engine.callbacks import commit, versions
+from monoskd.engine.launch import Launch, train_side_by_side
 from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.inference.draw import draw_birds_eye
@@ -46,10 +47,8 @@ def main() -> None:
     data = link(options.root, options.out / "data")
     print(prepare(data))
     print(examine(data).verdict)
-    trainings = [train(run, data=data, out=options.out, threads=options.threads) for run in RUNS]
-    for training in trainings:
-        if training.wait():
-            sys.exit(f"a training failed: {' '.join(map(str, training.args))}")
+    choice = {"data.root": data, "threads": options.threads}
+    train_side_by_side([Launch(f"kitti/overfit_{run}.yaml", options.out / run, choice) for run in RUNS])
     found = {run: measured(options.out / run / "model.safetensors", data) for run in RUNS}
     results = {run: car_ap(measurement) for run, measurement in found.items()}
     minutes = {run: minutes_of(options.out / run) for run in RUNS}
@@ -73,13 +72,6 @@ def link(root: Path, data: Path) -> Path:
         if not (data / part).exists():
             (data / part).symlink_to((root / part).resolve())
     return data
-
-
-def train(run: str, *, data: Path, out: Path, threads: int) -> subprocess.Popen[bytes]:
-    """Start `monoskd train kitti/overfit_<run>.yaml`."""
-    options = {"data.root": data, "out": out / run, "threads": threads}
-    words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
-    return subprocess.Popen([sys.executable, "-m", "monoskd", "train", f"kitti/overfit_{run}.yaml", *words])
 
 
 def measured(model: Path, data: Path) -> Measurement:

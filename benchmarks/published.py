@@ -10,9 +10,7 @@ input has not, so that the two letterboxes differ. Called again, it goes on wher
 import argparse
 import json
 import math
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -32,6 +30,7 @@ from monoskd.data.samples import Samples
 from monoskd.demo.story import min_heights_px
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.config import find_config
+from monoskd.engine.launch import Launch, train_side_by_side
 from monoskd.engine.measure import Measurement, measure
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.kitti.prepare import prepare
@@ -166,11 +165,7 @@ def carry_out(plan: Plan, name: str, seed: int) -> dict[str, Any]:
     config = folder / "recipe.yaml"
     config.write_text(yaml.safe_dump(document))
     started = time.perf_counter()
-    command = [sys.executable, "-m", "monoskd", "train", str(config)]
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run(
-            command, check=True, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+    train_side_by_side([Launch(config, folder)])
     if name in FIRST:
         relabel(folder)
     result = {"config": document, **quality(document), "seconds": round(time.perf_counter() - started)}

@@ -7,6 +7,7 @@ machine, and from it the cost of one reading every so many steps. MonoSKD's term
 import argparse
 import statistics
 import time
+from types import SimpleNamespace
 
 import torch
 
@@ -14,6 +15,7 @@ from monoskd.distill import AffinityLoss, Distiller, FlightRecorder, SpearmanLos
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models import DidM3D, DidM3DConfig
 from monoskd.models.did_m3d.structures import Rois
+from monoskd.structures import Views
 
 LIMIT = 0.05  # of a step
 SIZE = (640, 192)  # (width, height) [px]
@@ -47,12 +49,14 @@ def main() -> None:
     camera = torch.tensor([[720.0, 0, width / 2, 0], [0, 720.0, height / 2, 0], [0, 0, 1, 0]])
     image = torch.arange(BATCH).repeat_interleave(OBJECTS)
     cells = torch.stack([torch.randint(width // 4, image.shape), torch.randint(height // 4, image.shape)], 1)
-    place = (Camera(camera.expand(BATCH, 3, 4)), letterbox, Rois(image, cells, torch.ones_like(image)))
-    images, depths = torch.rand(BATCH, 3, height, width), torch.rand(BATCH, 1, height, width) * 80
+    cameras = Camera(camera.expand(BATCH, 3, 4))
+    at = SimpleNamespace(rois=Rois(image, cells, torch.ones_like(image)))  # all that the networks read of targets
+    pictures = Views(torch.rand(BATCH, 3, height, width), cameras, letterbox)
+    depths = Views(torch.rand(BATCH, 1, height, width) * 80, cameras, letterbox)
 
     def step(*, recorded: bool) -> float:
         start = time.perf_counter()
-        out = distiller(images, *place, teacher_inputs=(depths, *place))
+        out = distiller(pictures, at, teacher_inputs=(depths, at))
         task = sum(head.square().mean() for head in out.student.heads.values())
         if recorded:
             recorder.record(out, task=task)

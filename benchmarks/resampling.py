@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from monoskd.data.transforms import Draw, place, warp_depth, warp_image, warp_published
+from monoskd.data.transforms import Draw, draw_letterbox, warp_depth, warp_image, warp_published
 from monoskd.geometry.camera import Letterbox
 from monoskd.images import read_image_size
 from monoskd.kitti.io import read_image
@@ -58,7 +58,7 @@ def main() -> None:
         size = read_image_size(layout.image(name))
         picture, depth_m = read_image(layout.image(name)), frame_depth(layout, name, size=size)
         for draw in CROPS:
-            box = place(size=size, draw=draw, input_size=INPUT_SIZE, per_axis_decoding=True)
+            box = draw_letterbox(size=size, draw=draw, input_size=INPUT_SIZE, per_axis_decoding=True)
             inside = sampled_inside(size, box)
             grey, metres = (warp_published(one, box)[inside].astype(float) for one in (picture, depth_m))
             others = {

@@ -15,8 +15,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from study_report import gains, write_study
 from monoskd.demo.story import VAL_SHARE, min_heights_px
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.config import find_config
+from monoskd.engine.launch import Launch, train_side_by_side
 from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.kitti.io import read_split, write_split
@@ -212,15 +211,12 @@ def time_alone(out: Path, seed: int, name: str, *, end: float) -> None:
 
 
 def train(config: dict[str, Any]) -> None:
-    """`monoskd train` in a process of its own with one thread; the configuration and the log lie beside its folder."""
+    """`monoskd train` in a process of its own with one thread; the configuration lies beside its folder."""
     folder = Path(config["out"])
-    folder.mkdir(parents=True)
     path = folder.with_suffix(".yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(config, sort_keys=False))
-    with folder.with_suffix(".log").open("w") as log:
-        command = [sys.executable, "-m", "monoskd", "train", str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=True)
+    train_side_by_side([Launch(path, folder)])
 
 
 def configured(folder: Path, seed: int, name: str) -> dict[str, Any]:

@@ -72,13 +72,13 @@ def damage(kind: str) -> None:
 
 
 def complaint(words: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command that must fail says last; it says it once, in one line, and exits with 2."""
+    """The complaint of a command that must fail: one line, the last, with exit code 2."""
     assert main(words.split()) == 2
     lines = capsys.readouterr().err.splitlines()
-    said = [line for line in lines if line.startswith("monoskd: ")]
-    assert said == lines[-1:]
+    complaints = [line for line in lines if line.startswith("monoskd: ")]
+    assert complaints == lines[-1:]
     assert "Traceback" not in "".join(lines)
-    return said[0]
+    return complaints[0]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -255,7 +255,7 @@ def test_the_way_from_frames_to_boxes(here: Path, capsys: pytest.CaptureFixture[
 def test_the_least_heights_reach_the_evaluation_of_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "evaluate --labels label_2 --predictions results --classes Car --min-heights 99.9,100,25"
     assert main(words.split()) == 0
-    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Car    2D"))
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["Car", "2D"])
     assert row.split()[-3:] == ["9.09", "0.00", "9.09"]  # the car is 100 px high
 
 
@@ -291,16 +291,22 @@ def test_the_exit_code_reaches_the_shell(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_training_is_130_and_keeps_the_model(here: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_training_is_130_and_keeps_the_model(here: Path, number: signal.Signals, workers: int) -> None:
+    """The whole process group gets the signal, as from a terminal."""
     write_run_config()
     command = [sys.executable, "-m", "monoskd", "train", "run.yaml", "--epochs", "100000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command += ["--data.workers", str(workers)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     assert process.stderr is not None
     while "epoch 2/" not in process.stderr.readline():
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "Traceback" not in error
     assert error.splitlines()[-1] == "interrupted; what was done is kept"
     assert Path("run/model.safetensors").is_file()

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from monoskd.demo.report import Report, RunResult, write_report
-from monoskd.demo.story import STAGES, demo, input_size, min_heights_px, train_command
+from monoskd.demo.story import STAGES, demo, launch, min_heights_px
 from monoskd.engine.config import load_config
+from monoskd.engine.launch import Launch, is_finished
 from monoskd.errors import InputError
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.quality import label_quality
@@ -17,23 +18,24 @@ RUNS = [name for stage in STAGES for name in stage]
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_is_a_command_that_a_user_could_type(name: str, tmp_path: Path) -> None:
-    words = train_command(name, out=tmp_path, seed=3, size=(300, 90))
+    words = launch(name, out=tmp_path, seed=3, size=(300, 90)).command()
     assert words[1:4] == ["-m", "monoskd", "train"]
     loaded = load_config(Path(words[4]), words[5:])
     assert (loaded.seed, loaded.root, loaded.out) == (3, tmp_path / "data", tmp_path / "runs" / name)
     assert loaded.namespace.data.min_height_px == pytest.approx(25 * 90 / 375)
+    if name in STAGES[0]:
+        assert loaded.namespace.detector.init_args.config.input_size == (320, 96)  # 300 x 90 in whole cells
 
 
 def test_the_last_three_take_as_many_steps_from_the_same_start(tmp_path: Path) -> None:
     loaded = [
         load_config(Path(words[4]), words[5:]).namespace
-        for words in (train_command(name, out=tmp_path, seed=0, size=(320, 96)) for name in STAGES[1])
+        for words in (launch(name, out=tmp_path, seed=0, size=(320, 96)).command() for name in STAGES[1])
     ]
     assert len({(one.epochs, one.data.batch_size, str(one.start), str(one.optimizer)) for one in loaded}) == 1
 
 
-def test_sizes_are_whole_cells_and_heights_scale_with_the_picture() -> None:
-    assert input_size((300, 90)) == (320, 96)
+def test_heights_scale_with_the_picture() -> None:
     assert min_heights_px((1242, 375)) == (40, 25, 25)
 
 
@@ -86,7 +88,8 @@ def test_a_demo_goes_on_where_it_was_interrupted_and_a_finished_one_is_made_anew
         root.mkdir(parents=True, exist_ok=True)
         (root / "synthetic.json").write_text("{}")
 
-    def train(names: list[str], **options: object) -> None:
+    def train(launches: list[Launch], **options: object) -> None:
+        names = [run.out.name for run in launches if not is_finished(run.out)]
         trained.append(names)
         for name in names:
             (out / "runs" / name).mkdir(parents=True, exist_ok=True)

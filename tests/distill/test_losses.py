@@ -412,3 +412,17 @@ def test_published_imitation_skips_silent_places_and_divides_by_the_batch(
     assert_close(value, squares[mask & ~silent].mean() / 4)
     with pytest.raises(InputError, match="mask: expected the boxes' foreground, got none"):
         ImitationLoss("published")(student=maps[0], teacher=maps[1])
+
+
+@pytest.mark.parametrize("loss", [SpearmanLoss(), PearsonLoss(), AffinityLoss(), ImitationLoss()])
+def test_padded_tokens_do_not_count(loss: MapLoss) -> None:
+    """Tokens of a batch are maps b x c x n x 1; an attention mask b x n says which are padding."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 7, 1), torch.randn(2, 3, 7, 1)
+    mask = torch.ones(2, 7, dtype=torch.int64)
+    mask[:, 5:] = 0
+    cut = loss(student=student[:, :, :5], teacher=teacher[:, :, :5])
+    student[:, :, 5:] = torch.nan
+    torch.testing.assert_close(loss(student=student, teacher=teacher, mask=mask), cut)
+    with pytest.raises(InputError, match="or for tokens b x n with their number n"):
+        loss(student=student, teacher=teacher, mask=mask[:, :6])

@@ -1,4 +1,9 @@
 import json
+import os
+import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import monoskd
 from monoskd import __version__
 from monoskd.errors import InputError
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
@@ -25,6 +31,7 @@ def model_file(tmp_path: Path, detector: DidM3D) -> Path:
 def rewrite(path: Path, edit: Edit) -> None:
     """The same file with its description and tensors edited."""
     description, state = describe_model(path), load_file(path)
+    description.pop("checksum", None)  # as in files of earlier versions
     edit(description, state)
     save_file(state, path, metadata={"monoskd": json.dumps(description)})
 
@@ -111,14 +118,14 @@ def configure(**entries: object) -> Edit:
         (say(detector=".foo.Bar"), "expected an installed detector, got .foo.Bar"),
         (say(detector=3), "expected an installed detector, got 3"),
         (say(detector="torch.nn.ModuleDict"), "expected an installed detector, got torch.nn.ModuleDict"),
-        (say(detector="os.system"), "expected a detector's class, got os.system"),
-        (say(detector="subprocess.Popen"), "expected a detector's class, got subprocess.Popen"),
-        (say(detector="torch.nn.Linear"), "expected a detector's class, got torch.nn.Linear"),
+        (say(detector="os.system"), "expected an installed detector, got os.system"),
+        (say(detector="subprocess.Popen"), "expected an installed detector, got subprocess.Popen"),
+        (say(detector="torch.nn.Linear"), "expected an installed detector, got torch.nn.Linear"),
         (
             say(config=None),
             "expected a config that DidM3D can be built from, got one where there are no settings but None",
         ),
-        (configure(colour="red"), r"got one where nobody knows the settings \['colour'\]"),
+        (configure(colour="red"), r"got one where the settings \['colour'\] are unknown"),
         (configure(backbone="dla43"), r"model\.safetensors: .* got one where backbone: .* did you mean dla34"),
         (configure(backbone="no_such"), r"got one where backbone: expected the name of a timm model, got 'no_such'"),
         (configure(backbone="dla34.none"), r"model\.safetensors: expected a config"),
@@ -159,3 +166,106 @@ def test_no_file_a_folder_and_a_stranger_are_said_so(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "stranger.safetensors")
     with pytest.raises(InputError, match="without its description"):
         load_model(tmp_path / "stranger.safetensors")
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_flipped_bit_is_refused(model_file: Path) -> None:
+    content = model_file.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    checksum = content.index(describe_model(model_file)["checksum"].encode())
+    draw = random.Random(0)
+    places = [*draw.sample(range(header), 40), checksum, checksum + 63, checksum - 6, header, len(content) - 1]
+    for place in [*places, *draw.sample(range(header, len(content)), 20)]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << draw.randrange(8)
+        model_file.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"model\.safetensors: ") as caught:
+            load_model(model_file)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_a_checksum_still_loads(model_file: Path) -> None:
+    rewrite(model_file, lambda _said, _state: None)
+    assert isinstance(load_model(model_file), DidM3D)
+
+
+class Tied(DidM3D):
+    def __init__(self, config: DidM3DConfig) -> None:
+        super().__init__(config)
+        self.spare = self.dense.get_submodule("heatmap.0")
+
+
+def test_tied_weights_go_through_the_file(tmp_path: Path, small_config: DidM3DConfig) -> None:
+    save_model(Tied(small_config), tmp_path / "model.safetensors", provenance={})
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.get_parameter("spare.weight") is loaded.get_parameter("dense.heatmap.0.weight")
+
+
+# --- files of strangers -----------------------------------------------------------------------------------------------
+
+DETECTOR = """
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from pathlib import Path
+Path(__file__).with_suffix(".ran").touch()
+class Mine(DidM3D):
+    def __init__(self, config: DidM3DConfig) -> None:
+        super().__init__(config)
+"""
+
+
+def open_elsewhere(model: Path, folder: Path, *, path: str = "") -> str:
+    """What a fresh Python in this folder says of the file; its import path begins with the folder."""
+    code = f"from monoskd import load_model; print(type(load_model({str(model)!r})).__name__)"
+    source = str(Path(monoskd.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (source, path)))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def test_a_detector_comes_from_python_path_and_not_from_the_working_directory(model_file: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for folder in (tmp_path, elsewhere):
+        (folder / "stranger.py").write_text(DETECTOR)
+    rewrite(model_file, lambda said, _state: said.update(detector="stranger.Mine"))
+    answer = open_elsewhere(model_file, tmp_path)
+    assert "stranger lies in" in answer
+    assert "neither installed nor named in PYTHONPATH" in answer
+    assert "lies in" in open_elsewhere(model_file, tmp_path, path=str(elsewhere)), "the working directory comes first"
+    assert not list(tmp_path.rglob("*.ran"))
+    assert open_elsewhere(model_file, elsewhere.parent / "elsewhere", path=str(elsewhere)) == "Mine"
+
+
+def test_a_module_is_judged_by_its_source_before_it_is_imported(model_file: Path) -> None:
+    before = set(sys.modules)
+    for name in ("antigravity.geohash", "this.s", "monoskd.__main__.main", "monoskd.cli.train.run"):
+        assert name.rpartition(".")[0] not in before
+        rewrite(model_file, lambda said, _state, name=name: said.update(detector=name))
+        with pytest.raises(InputError, match=rf"expected an installed detector, got {name}: "):
+            load_model(model_file)
+    assert {"antigravity", "this", "monoskd.__main__", "monoskd.cli.train"}.isdisjoint(set(sys.modules) - before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"input_size": [10**6, 10**6]}, r"input_size is \(1000000, 1000000\) where each side is 1 to 4096 px"),
+        ({"backbone": "convnextv2_huge", "backbone_arguments": {}}, "missing|larger than the file"),
+        ({"backbone": "resnet200d", "backbone_arguments": {"layers": [10**5] * 4}}, "larger than the file"),
+        ({"head_width": 10**9}, "expected shape|larger than the file"),
+        ({"pretrained": True}, "pretrained is True although the file holds all weights"),
+        ({"backbone_arguments": {"checkpoint_path": "/etc/passwd"}}, "checkpoint_path is '/etc/passwd' although"),
+        ({"backbone_arguments": {"pretrained_cfg": {"url": "http://x"}}}, "backbone_arguments: expected arguments of"),
+    ],
+)
+def test_what_a_header_asks_for_is_bounded(settings: dict[str, Any], message: str, model_file: Path) -> None:
+    rewrite(model_file, lambda said, _state: said["config"].update(settings))
+    began = time.perf_counter()
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(model_file)
+    assert time.perf_counter() - began < 5  # 1 s on a machine of its own
+    assert "\n" not in str(caught.value)

@@ -4,37 +4,35 @@ Every training is the same command that a user would type, in a process of its o
 side, which on two cores is faster than one after another with two threads.
 """
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.engine.callbacks import versions
-from monoskd.engine.config import MOST_SEEDS
+from monoskd.engine.config import MOST_SEEDS, import_object, load_config
+from monoskd.engine.launch import Launch, is_finished, train_side_by_side
 from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.errors import InputError
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
-from monoskd.files import read_json, read_text, write_json
+from monoskd.files import read_json, write_json
 from monoskd.kitti.io import read_calibration, read_image, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
 from monoskd.models.weights import load_model
 from monoskd.objects import Objects
+from monoskd.structures import Detector
 from monoskd.synthetic import MANIFEST, synthesize
 
 VAL_SHARE = 5 / 9
 UNLABELLED_SHARE = 16 / 9  # frames without labels for each with: four for each that is trained on
 KITTI_HEIGHT_PX = 375  # the evaluation's least object heights are meant for images this tall
 BATCH = 4
-STRIDE = 32
 SCENES, SCENE_OBJECTS = 4, 5  # held-out frames that the report draws, and about how many objects they show
 
 STAGES = (("teacher", "baseline"), ("control", "monoskd", "monoskd_unlabelled"))
@@ -74,9 +72,10 @@ def demo(
     say("2/5 depth maps from the LiDAR points")
     say(f"    {prepare(data)}")
     for number, stage in enumerate(STAGES, start=3):
-        todo = [name for name in stage if not _finished(out / "runs" / name)]
-        say(f"{number}/5 training {', '.join(stage)} side by side{'' if todo == [*stage] else ', or done before'}")
-        train_side_by_side(todo, out=out, seed=seed, size=size, say=say)
+        launches = [launch(name, out=out, seed=seed, size=size) for name in stage]
+        known = any(is_finished(run.out) for run in launches)
+        say(f"{number}/5 training {', '.join(stage)} side by side{', or done before' if known else ''}")
+        train_side_by_side(launches, finished=lambda run, manifest: say(f"    {_pace(run, manifest)}"))
     say("5/5 evaluating on held-out frames")
     report = examine(out, data=data, seed=seed, size=size, started=started)
     write_json(out / "report.json", report.to_json())
@@ -120,62 +119,36 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
     return Report(seed=seed, frames=frames, size=size, runs=runs, scenes=scenes, seconds=seconds, versions=versions())
 
 
-def train_side_by_side(
-    names: Sequence[str], *, out: Path, seed: int, size: tuple[int, int], say: Callable[[str], None]
-) -> None:
-    """Train `configs/demo/<name>.yaml` for each name, each in its own process; raises InputError if one fails."""
-    processes = {}
-    for name in names:
-        folder = out / "runs" / name
-        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
-        folder.mkdir(parents=True)
-        output = (folder / "log.txt").open("wb")
-        command = train_command(name, out=out, seed=seed, size=size)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        processes[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-    try:
-        for name, process in processes.items():
-            if process.wait() != 0:
-                log = out / "runs" / name / "log.txt"
-                last = (read_text(log).strip().splitlines() or ["no output"])[-1]
-                hint = (
-                    "; so few frames teach the teacher too little, raise `--frames`" if "find something" in last else ""
-                )
-                raise InputError(
-                    f"training {name} stopped with exit code {process.returncode}: {last}; see {log}{hint}"
-                )
-            manifest = read_json(out / "runs" / name / "manifest.json")
-            say(f"    {name}: {manifest['steps']} steps in {manifest['train_seconds']:.0f} s")
-    finally:
-        for process in processes.values():
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-
-
-def train_command(name: str, *, out: Path, seed: int, size: tuple[int, int]) -> list[str]:
+def launch(name: str, *, out: Path, seed: int, size: tuple[int, int]) -> Launch:
     """The `monoskd train` call of one run of the demo."""
-    runs = out / "runs"
-    options = {
-        "data.root": str(out / "data"),
-        "out": str(runs / name),
-        "seed": str(seed),
-        "data.min_height_px": str(min_heights_px(size)[-1]),
-        "validation.min_heights_px": json.dumps(min_heights_px(size)),
+    runs, heights = out / "runs", min_heights_px(size)
+    options: dict[str, Any] = {
+        "data.root": out / "data",
+        "seed": seed,
+        "data.min_height_px": heights[-1],
+        "validation.min_heights_px": heights,
     }
     if name in STAGES[0]:
-        options["detector.init_args.config.input_size"] = json.dumps(input_size(size))
+        option, multiple = _input_size_option(name)
+        options[option] = [-(-side // multiple) * multiple for side in size]  # rounded up
     else:
-        options["start"] = str(runs / "baseline" / "model.safetensors")
+        options["start"] = runs / "baseline" / "model.safetensors"
     if name not in (*STAGES[0], "control"):
-        options["distillation.teacher"] = str(runs / "teacher" / "model.safetensors")
-    words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    return [sys.executable, "-m", "monoskd", "train", f"demo/{name}.yaml", *words]
+        options["distillation.teacher"] = runs / "teacher" / "model.safetensors"
+    return Launch(f"demo/{name}.yaml", runs / name, options)
 
 
-def input_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The picture's size rounded up to whole cells of the coarsest map."""
-    return (-(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE)
+def _input_size_option(name: str) -> tuple[str, int]:
+    """The option for the input size of the run's detector, and what both sides are multiples of."""
+    namespace = load_config(Path(f"demo/{name}.yaml")).namespace
+    keys: list[str] = list(namespace.keys())
+    option = next(key for key in keys if key.startswith("detector.") and key.endswith(".input_size"))
+    detector: type[Detector] = import_object(namespace.detector.class_path)
+    return option, detector.input_multiple
+
+
+def _pace(run: Launch, manifest: dict[str, Any]) -> str:
+    return f"{run.out.name}: {manifest['steps']} steps in {manifest['train_seconds']:.0f} s"
 
 
 def _countable(truth: Objects) -> int:
@@ -187,14 +160,6 @@ def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
     """Least 2D heights of easy, moderate and hard objects, scaled from KITTI's pictures to these."""
     easy, moderate, hard = (height * size[1] / KITTI_HEIGHT_PX for height in MIN_HEIGHTS_PX)
     return easy, moderate, hard
-
-
-def _finished(run: Path) -> bool:
-    """Whether this run of the demo went to its end."""
-    try:
-        return bool(read_json(run / "manifest.json")["finished"])
-    except (InputError, ValueError, KeyError, TypeError):  # not there, or damaged
-        return False
 
 
 def _check_ours(out: Path) -> None:

@@ -113,7 +113,7 @@ def _sized(name: str, mask: Tensor, level: Tensor) -> Tensor:
     if mask.shape[:-2] not in ((batch,), (batch, 1)):
         raise InputError(
             f"{name}: mask: expected b x h x w or b x 1 x h x w with b = {batch}, got {tuple(mask.shape)}: give one "
-            "map of weights for each image"
+            "map of weights for each image, or for tokens b x n with their number n"
         )
     mask = mask.reshape(batch, 1, *mask.shape[-2:]).to(level)
     return mask if mask.shape[2:] == size else adaptive_max_pool2d(mask, size)

@@ -342,7 +342,7 @@ def unknown_keys(value: Any, kind: Any, where: str = "") -> Iterator[str]:
     elif is_dataclass(kind):
         known = {one.name: one.type for one in fields(kind)}
     elif "class_path" in value:
-        known = {"class_path": str, "init_args": _import(value["class_path"], where)}
+        known = {"class_path": str, "init_args": import_object(value["class_path"], where)}
     elif inspect.isfunction(kind) or inspect.isclass(kind):
         known = {name: one.annotation for name, one in inspect.signature(kind).parameters.items()}
     else:
@@ -370,7 +370,8 @@ def _overlaid(document: dict[str, Any], word: str) -> dict[str, Any]:
     return overlaid
 
 
-def _import(class_path: str, where: str) -> Any:
+def import_object(class_path: str, where: str = "class_path") -> Any:
+    """What a dotted path names. Raises InputError where it cannot be imported."""
     module, _, name = str(class_path).rpartition(".")
     try:
         return getattr(import_module(module), name)
@@ -399,7 +400,7 @@ def _first_words(error: BaseException) -> str:
 
 def source_class(dotted_path: str) -> type[FrameSource]:
     """The class that `data.dataset` names."""
-    source = _import(dotted_path, "data.dataset")
+    source = import_object(dotted_path, "data.dataset")
     if not (isinstance(source, type) and issubclass(source, FrameSource)):
         raise InputError(f"data.dataset: expected a FrameSource such as {DataConfig.dataset}, got {dotted_path!r}")
     return source

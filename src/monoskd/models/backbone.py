@@ -1,6 +1,7 @@
 """Image features at strides 4, 8, 16 and 32 from any backbone that timm knows."""
 
 import difflib
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,11 +64,17 @@ class Backbone(nn.Module):
 
 
 def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[str, Any]) -> nn.Module:
-    """timm's feature extractor; what timm says about bad names and missing weights becomes one line."""
+    """timm's feature extractor. Raises InputError in one line for bad names and missing weights."""
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f"did you mean {near[0]}?" if near else "`timm.list_models()` lists them"
         raise InputError(f"backbone: expected the name of a timm model, got {name!r}; {hint}")
+    own = {"features_only", *inspect.signature(timm.create_model).parameters} - {"kwargs"}
+    if refused := sorted(own & set(arguments)):
+        raise InputError(
+            f"backbone_arguments: expected arguments of the model itself such as `channels`, got {refused[0]!r}; weights "
+            "come through `pretrained`"
+        )
     overlay = None if isinstance(pretrained, bool) else {"state_dict": _weights(name, Path(pretrained), arguments)}
     try:
         with _quiet_hub():
@@ -86,7 +93,7 @@ def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Without the hub's lines on each attempt at a download: that all of them failed is said once."""
+    """Silence the hub's line on each failed attempt at a download; the error after the last one says it once."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -99,24 +106,24 @@ def _quiet_hub() -> Iterator[None]:
 def _weights(name: str, file: Path, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     """timm's weights for this backbone from a local file.
 
-    timm itself takes what fits and leaves the rest random, so what does not fit is found here.
+    timm itself takes what fits and leaves the rest random, so this function checks every shape.
     """
     state: dict[str, Tensor] = read_checkpoint(file)
     with torch.device("meta"):
         wanted = timm.create_model(name, num_classes=0, **arguments).state_dict()
     for key, tensor in wanted.items():
-        found = tuple(state[key].shape) if key in state else "nothing"
-        if found != tuple(tensor.shape) and not key.endswith("num_batches_tracked"):
+        shape = tuple(state[key].shape) if key in state else "nothing"
+        if shape != tuple(tensor.shape) and not key.endswith("num_batches_tracked"):
             raise InputError(
-                f"{file}: expected timm's weights for {name}, with {key} of shape {tuple(tensor.shape)}, got {found}"
+                f"{file}: expected timm's weights for {name}, with {key} of shape {tuple(tensor.shape)}, got {shape}"
             )
     return state
 
 
 def _halve_early(net: nn.Module, name: str) -> None:
-    """Swap the strides of the first convolution and of the first one that halves: fewer pixels for those between."""
+    """Swap the strides of the first convolution and the first halving one: those in between see fewer pixels."""
     convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
-    first, halving = convolutions[0], next((one for one in convolutions if one.stride == (2, 2)), None)
+    first, halving = convolutions[0], next((conv for conv in convolutions if conv.stride == (2, 2)), None)
     if first.stride != (1, 1) or halving is None:
         raise InputError(
             f"backbone {name}: expected a first layer of stride 1 to stride early, got stride {first.stride[0]}; "

@@ -1,5 +1,6 @@
 """Reading files of tensors that others wrote, without running what they say."""
 
+import hashlib
 import pickle
 import re
 import struct
@@ -24,6 +25,11 @@ _DAMAGED = (
     TypeError,
     AttributeError,
 )
+
+# A sealed checkpoint ends with a comment of the zip archive: the SHA-256 of all bytes before it.
+_SEAL = b"sha256:"
+_SEAL_BYTES = len(_SEAL) + 64
+_ZIP_END, _ZIP_END_BYTES = b"PK\x05\x06", 22  # its last two bytes are the length of the comment
 
 
 def read_checkpoint(source: str | Path) -> dict[str, Any]:
@@ -58,3 +64,34 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: expected a dictionary of tensors by name, got {type(checkpoint).__name__}")
     return checkpoint
+
+
+def sealed(content: bytes) -> bytes:
+    """A checkpoint as `torch.save` writes it, with its checksum at the end; torch reads it as before."""
+    content = content[:-2] + struct.pack("<H", _SEAL_BYTES)
+    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def check_seal(path: Path) -> None:
+    """Raise InputError where a checkpoint of ours is not, bit by bit, what was written.
+
+    Those of earlier versions have no seal: they end with the archive itself, and its own checksums are compared.
+    """
+    content = path.read_bytes()
+    if content[-_SEAL_BYTES : len(_SEAL) - _SEAL_BYTES] == _SEAL:
+        whole = hashlib.sha256(content[:-_SEAL_BYTES]).hexdigest().encode() == content[-64:]
+    else:
+        whole = content[-_ZIP_END_BYTES:].startswith(_ZIP_END) and _members_are_whole(path)
+    if not whole:
+        raise InputError(
+            f"{path}: expected a PyTorch checkpoint as it was written, got a damaged file: its checksum differs; "
+            "restore it from a copy, or train anew in another `--out`"
+        )
+
+
+def _members_are_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError):
+        return False

@@ -1,4 +1,4 @@
-"""Heat maps of object centres, shared by the detectors that have one: drawn, compared, read as peaks."""
+"""Heat maps of object centres: drawing them, their losses, and reading their peaks. Shared by detectors."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from monoskd.geometry.heatmap import gaussian_radius
 
 
 class AtCells(Protocol):
-    """Anything that says of n objects in which image and cell (column, row) they are."""
+    """Anything that holds the image and the cell (column, row) of n objects."""
 
     @property
     def image(self) -> Tensor:
@@ -27,7 +27,7 @@ class AtCells(Protocol):
 
 @dataclass(frozen=True)
 class Peaks:
-    """The best cells of b heat maps, laid flat; those of one image stand together, best first."""
+    """The best cells of b heat maps, laid flat: image after image, best first."""
 
     image: Int64[Tensor, " n"]
     cell: Int64[Tensor, "n 2"]  # (column, row)
@@ -36,11 +36,11 @@ class Peaks:
 
 
 def peaks(heat: Float[Tensor, "b c v u"], *, count: int) -> Peaks:
-    """The `count` best cells of each image that no neighbour (3 x 3, same class) beats."""
+    """The `count` highest local maxima of each image (3 x 3 neighbours, same class)."""
     images, _, rows, columns = heat.shape
     highest = nn.functional.max_pool2d(heat, 3, stride=1, padding=1)
-    standing = torch.where(heat == highest, heat, 0).flatten(1)
-    scores, index = standing.topk(min(count, standing.shape[1]))
+    maxima = torch.where(heat == highest, heat, 0).flatten(1)
+    scores, index = maxima.topk(min(count, maxima.shape[1]))
     image = torch.arange(images, device=heat.device)[:, None].expand_as(index)
     cell = torch.stack([index % columns, index // columns % rows], -1)
     return Peaks(image.flatten(), cell.flatten(0, 1), (index // (rows * columns)).flatten(), scores.flatten())
@@ -54,10 +54,10 @@ def at_cells(dense: Float[Tensor, "b k v u"], where: AtCells) -> Float[Tensor, "
 def draw_heatmap(
     cell: NDArray[Any], label: NDArray[Any], size: NDArray[Any], *, height: NDArray[Any], shape: tuple[int, int, int]
 ) -> Tensor:
-    """classes x rows x columns: at each object's cell a Gaussian in the map of its class, the higher wins.
+    """classes x rows x columns: a Gaussian at each object's cell in the map of its class; the maximum where they overlap.
 
     cell: n x 2 (column, row); label: n; size: n x 2 (width, height) of the 2D boxes, in cells; height: n, of the peaks.
-    A peak reaches as far as whole cells of `gaussian_radius` go, which is three standard deviations.
+    A peak ends `gaussian_radius` whole cells from its centre, which is three standard deviations.
     """
     heatmap = np.zeros(shape)
     reach = np.maximum(gaussian_radius(size[:, 0], size[:, 1]).astype(int), 0)
@@ -86,10 +86,10 @@ def focal_loss(logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"])
 def quality_focal_loss(
     logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"], *, objects: int
 ) -> Float[Tensor, ""]:
-    """Focal loss for a heat that is a degree of certainty (Li et al., "Generalized Focal Loss", NeurIPS 2020).
+    """Focal loss for soft heat maps (Li et al., "Generalized Focal Loss", NeurIPS 2020).
 
     With p = sigmoid(logits): |heat - p|^2 times the cross-entropy -heat log p - (1 - heat) log(1 - p), summed, over
-    the number of objects. Least where p = heat: the student learns the teacher's doubt, too.
+    the number of objects. Least where p = heat, so that the student learns the teacher's uncertainty, too.
     """
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, heat, reduction="none")
     return ((heat - logits.sigmoid()) ** 2 * cross_entropy).sum() / max(objects, 1)

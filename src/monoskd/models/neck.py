@@ -11,9 +11,9 @@ from monoskd.models.backbone import STRIDES
 class DLAUp(nn.Module):
     """Three rounds of merging; the last map after each round is one of the neck's features.
 
-    Round i (0, 1, 2) works on the last i + 2 maps and brings all of them to the width and stride of their first. The
-    neck's features are the stride-32 map as it comes, then the last map after each round: strides 16, 8 and 4. They
-    pass through identities called "32", "16", "8" and "4", for hooks on module paths such as `neck.8`.
+    Round i (0, 1, 2) takes the last i + 2 maps and brings all of them to the width and stride of the first. The neck's
+    features are the stride-32 map unchanged, then the last map after each round: strides 16, 8 and 4. They pass through
+    identities called "32", "16", "8" and "4", for hooks on module paths such as `neck.8`.
 
     channels: the widths of the backbone's maps at strides 4, 8, 16 and 32; the features have the same.
     """
@@ -32,8 +32,8 @@ class DLAUp(nn.Module):
         names = [str(stride) for stride in STRIDES]
         features = {names[-1]: self.get_submodule(names[-1])(maps[names[-1]])}
         merged = [features[names[-1]]]
-        for name, one_round in zip(reversed(names[:-1]), self.rounds, strict=True):
-            merged = one_round([maps[name], *merged])
+        for name, merge in zip(reversed(names[:-1]), self.rounds, strict=True):
+            merged = merge([maps[name], *merged])
             features[name] = self.get_submodule(name)(merged[-1])
             merged[-1] = features[name]
         return features
@@ -52,7 +52,7 @@ class _Round(nn.Module):
         self.node = nn.ModuleList(_conv_bn_relu(2 * fine, fine) for _ in range(merges))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """As many maps as came: the first unchanged, then each coarser one merged with what stands before it."""
+        """As many maps as given: the first unchanged, then each coarser map merged with the one before it."""
         merged = [maps[0]]
         for coarse, project, up, node in zip(maps[1:], self.project, self.up, self.node, strict=True):
             merged.append(node(concatenate([merged[-1], up(project(coarse))], 1)))
