@@ -202,7 +202,9 @@ def test_the_ratio_is_finite() -> None:
 
 def test_frames_without_labels_need_a_teacher(run: Run, mixed_scenes: Path) -> None:
     data = {"root": str(mixed_scenes), "batch_size": 2, "workers": 0, "unlabelled": {}}
-    with pytest.raises(InputError, match=r"data\.unlabelled: expected `distillation`, whose teacher answers for them"):
+    with pytest.raises(
+        InputError, match=r"data\.unlabelled: expected `distillation`, whose teacher makes pseudo-labels"
+    ):
         run(data=data)
 
 

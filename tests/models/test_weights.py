@@ -226,9 +226,7 @@ def open_elsewhere(model: Path, folder: Path, *, path: str = "") -> str:
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
-def test_a_detector_comes_from_python_path_and_not_from_the_working_directory(
-    model_file: Path, tmp_path: Path
-) -> None:
+def test_a_detector_comes_from_python_path_and_not_from_the_working_directory(model_file: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for folder in (tmp_path, elsewhere):
