@@ -6,6 +6,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -418,3 +420,23 @@ def test_half_precision_on_a_cpu_is_said(run: Run, capsys: pytest.CaptureFixture
     stderr = capsys.readouterr().err
     assert "precision: a CPU has no 16-mixed; the run uses bf16-mixed" in stderr
     assert re.search(r"^epoch 1/1  validation  .*Car_3d \d", stderr, re.MULTILINE)
+
+
+def test_two_processes_do_not_share_a_folder(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code = f"""import time
+from pathlib import Path
+from monoskd.engine.machine import alone
+with alone(Path({str(folder)!r})):
+    print("held", flush=True)
+    time.sleep(600)"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(InputError, match="run: expected a folder of this run alone, got one in which another"):
+                run()
+        finally:
+            other.kill()
+    run()
+    assert not (folder / ".lock").exists()

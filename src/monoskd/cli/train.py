@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, and say where the run folder is."""
-    timer = threading.Timer(_SILENCE_S, warn, [f"train: reading {options.config} and loading what it names"])
+    timer = threading.Timer(_SILENCE_S, warn, [f"train: preparing the run of {options.config}"])
     timer.daemon = True
     timer.start()
     try:
@@ -39,6 +39,7 @@ def run(options: argparse.Namespace) -> None:
         from monoskd.engine.run import train
 
         loaded = load_config(options.config, options.overrides)
+        folder = train(loaded, resume=options.resume, on_start=timer.cancel)
     finally:
         timer.cancel()
-    say(f"run folder: {train(loaded, resume=options.resume)}")
+    say(f"run folder: {folder}")

@@ -1,17 +1,15 @@
 """A config becomes a run folder, in three steps: check, build, fit."""
 
-import errno
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -28,12 +26,12 @@ from monoskd.engine.callbacks import (
     StopSignal,
     WholeCheckpoints,
     WholeLog,
-    lost_worker,
     say,
 )
-from monoskd.engine.check import Plan, check, on_cpu, on_cuda
+from monoskd.engine.check import Plan, check, on_cuda
 from monoskd.engine.config import LoadedConfig, RunConfig
 from monoskd.engine.frames import Frames
+from monoskd.engine.machine import alone, cluster_of, outside_fault, precision_of
 from monoskd.engine.measure import Measurement
 from monoskd.engine.resume import CHECKPOINT, Past
 from monoskd.engine.schedule import TaskWeights
@@ -47,38 +45,23 @@ from monoskd.models.weights import load_model
 from monoskd.structures import Batch, Detector
 
 
-def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
-    """Train as configured; returns the run folder. `resume`: a run folder to go on from, at its last whole epoch.
+def train(loaded: LoadedConfig, *, resume: Path | None = None, on_start: Callable[[], object] = lambda: None) -> Path:
+    """Train as configured; returns the run folder.
 
+    resume: a run folder to go on from, at its last whole epoch. on_start: called once all is prepared.
     Raises InputError for data or model files that do not fit, for a full disk and for a loader process that the system
     ends; KeyboardInterrupt once an interrupted run is saved.
     """
     try:
-        return fit(build(check(loaded, resume=resume)))
+        plan = check(loaded, resume=resume)
+        with alone(loaded.out):
+            run = build(plan)
+            on_start()
+            return fit(run)
     except (OSError, InputError, RuntimeError) as error:
-        if (line := _outside_fault(error, loaded.out)) is None:
+        if (line := outside_fault(error, loaded.out)) is None:
             raise
         raise InputError(line) from error
-
-
-def _outside_fault(error: BaseException, out: Path) -> str | None:
-    """One line for what the machine does to a run: a full disk, or a loader process that is killed."""
-    go_on = (
-        f"go on with `--resume {out}`: its last whole epoch is safe"
-        if (out / CHECKPOINT).exists()
-        else "repeat the command: no epoch was complete yet"
-    )
-    if (killed := lost_worker(error)) is not None:
-        return (
-            f"data.workers: expected loader processes that live, got one ended by {killed}, as the system does when "
-            f"memory is short: lower `--data.workers` or `--data.batch_size`, then {go_on}"
-        )
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"{out}: expected room for the run's files, got '{cause.strerror}': free some space, then {go_on}"
-        cause = cause.__cause__ or cause.__context__
-    return None
 
 
 @dataclass(frozen=True)
@@ -132,20 +115,8 @@ def _begin(plan: Plan, config: RunConfig) -> None:
         say(plan.past.note)
     for path in leftovers:
         path.unlink(missing_ok=True)
-    if _precision(config) != config.precision:
-        say(f"precision: a CPU has no {config.precision}; the run uses {_precision(config)}")
-
-
-def _precision(config: RunConfig) -> str:
-    """Lightning's precision; CPUs have no half precision but bfloat16."""
-    return "bf16-mixed" if config.precision == "16-mixed" and on_cpu(config) else config.precision
-
-
-def _cluster(config: RunConfig) -> list[ClusterEnvironment]:
-    """Under Slurm, an environment that does not requeue: Lightning would do so with files outside the run folder."""
-    if not SLURMEnvironment.detect():
-        return []
-    return [LightningEnvironment() if config.devices == 1 else SLURMEnvironment(auto_requeue=False)]
+    if precision_of(config) != config.precision:
+        say(f"precision: a CPU has no {config.precision}; the run uses {precision_of(config)}")
 
 
 def fit(run: Run) -> Path:
@@ -225,7 +196,7 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
         default_root_dir=out / MANIFEST,  # not a folder: under Slurm Lightning takes any hpc_ckpt_*.ckpt from there
         accelerator=config.accelerator,
         devices=config.devices,
-        precision=_precision(config),  # type: ignore[arg-type]
+        precision=precision_of(config),  # type: ignore[arg-type]
         max_epochs=config.epochs,
         check_val_every_n_epoch=every or None,
         limit_val_batches=None if every else 0,
@@ -239,7 +210,7 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
         enable_model_summary=False,
         enable_progress_bar=terminal,
         logger=[_csv_logger(out, history), TensorBoardLogger(out, name="", version="")],
-        plugins=[WholeCheckpoints(), *_cluster(config)],
+        plugins=[WholeCheckpoints(), *cluster_of(config)],
         callbacks=[
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
