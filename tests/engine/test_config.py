@@ -131,7 +131,7 @@ def test_every_field_has_its_line_of_documentation() -> None:
 
 LOSSES = """
 import torch
-def fits(*, student, teacher):
+def fits(*, student, teacher) -> torch.Tensor:
     return (student - teacher).abs().mean()
 def deletes(path):
     raise AssertionError("called")
