@@ -183,7 +183,8 @@ def test_a_function_with_the_names_of_a_loss_is_one(
 def test_a_module_without_a_loss_is_not_imported(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "worm.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Loss: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for words in ([TERM, "worm.Loss"], [f"{TERM}.class_path=worm.Loss"], ["--detector", "worm.Loss"]):
+    inside = ["--detector.init_args.config.backbone_arguments", "{x: {class_path: worm.Loss}}"]
+    for words in ([TERM, "worm.Loss"], ["--detector=worm.Loss"], ["--distillation", "worm.Loss"], inside):
         with pytest.raises(InputError, match="worm does not use monoskd or torch, so it was not imported"):
             load_config(small, words)
     assert not (tmp_path / "ran").exists()

@@ -64,6 +64,11 @@ def _alternatives(kind: Any) -> list[Any]:
     return [] if kind is types.NoneType else [kind]
 
 
+def _classes(kinds: Sequence[Any]) -> list[Any]:
+    """The types that classes and functions can be compared with."""
+    return [kind for kind in kinds if _is_callable(kind) or (inspect.isclass(kind) and kind not in (Any, object))]
+
+
 def _is_callable(kind: Any) -> bool:
     return typing.get_origin(kind) is collections.abc.Callable
 
@@ -72,8 +77,12 @@ def _names_class(value: Any, kinds: Sequence[Any]) -> bool:
     """Whether a value names a class or a function: by `class_path`, or by a dotted path in its place."""
     if isinstance(value, dict):
         return "class_path" in value
-    classes = [kind for kind in kinds if _is_callable(kind) or (inspect.isclass(kind) and issubclass(kind, _OPEN))]
-    return isinstance(value, str) and "." in value and bool(classes) and str not in kinds
+    if not isinstance(value, str) or str in kinds or not all(part.isidentifier() for part in value.split(".")):
+        return False
+    # A parser would import what a dotted path names in the place of a section, too.
+    return "." in value and any(
+        _is_callable(kind) or is_dataclass(kind) or issubclass(kind, _OPEN) for kind in _classes(kinds)
+    )
 
 
 def _class_faults(value: Any, kinds: Sequence[Any], where: str) -> Iterator[str]:
@@ -95,7 +104,7 @@ def _class_faults(value: Any, kinds: Sequence[Any], where: str) -> Iterator[str]
 def _fits(chosen: Any, kinds: Sequence[Any]) -> bool:
     """Whether a class or function is of one of the kinds that its place takes."""
     if inspect.isclass(chosen):
-        bases = tuple(kind for kind in kinds if inspect.isclass(kind) and kind is not object)
+        bases = tuple(filter(inspect.isclass, _classes(kinds)))
         if issubclass(chosen, bases or _OPEN):
             return True
     if not any(map(_is_callable, kinds)):
@@ -115,8 +124,8 @@ def _expected(kinds: Sequence[Any]) -> str:
         return "an nn.Module class or a function called with student="
     if any(map(_is_callable, kinds)):
         return f"a class or function of {_OWN} or an nn.Module class"
-    names = [kind.__name__ for kind in kinds if inspect.isclass(kind) and kind is not object]
-    return f"a class of the kind {' or '.join(names or [base.__name__ for base in _OPEN])}"
+    names = [kind.__name__ for kind in _classes(kinds) or _OPEN]
+    return f"a subclass of {' or '.join(names)}"
 
 
 def overlaid(document: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
