@@ -244,7 +244,7 @@ def test_depth_of_the_page_is_in_metres(scenes: Path) -> None:
     targets, views = batch.targets, batch.views("rgb")
     heads = {"heat": torch.logit(targets.heatmap.clamp(1e-4, 1 - 1e-4)), "values": torch.zeros(1, 8, 32, 104)}
     heads["values"][0, :, targets.cell[:, 1], targets.cell[:, 0]] = targets.values.T
-    found = detector.decode(DetectorOutput({}, heads), views)[0].above(0.99)
-    said = heads["values"][0, 2, targets.cell[:, 1], targets.cell[:, 0]].exp()  # two objects may share a cell
-    assert len(found) == len(said.unique()) > 0
-    np.testing.assert_allclose(found.boxes_3d.bottom[:, 2].sort().values, said.unique(), rtol=1e-4)
+    detections = detector.decode(DetectorOutput({}, heads), views)[0].above(0.99)
+    depth_m = heads["values"][0, 2, targets.cell[:, 1], targets.cell[:, 0]].exp()  # two objects may share a cell
+    assert len(detections) == len(depth_m.unique()) > 0
+    np.testing.assert_allclose(detections.boxes_3d.bottom[:, 2].sort().values, depth_m.unique(), rtol=1e-4)

@@ -95,6 +95,9 @@ class FrameSource(ABC):
         """Labels of a frame that counts as one without: to measure pseudo-labels with, not to train on."""
         return None
 
+    def check_apart(self, validation: "FrameSource") -> None:  # noqa: B027 - names differ, most sources know no more
+        """Raise InputError where a frame is a validation frame under another name."""
+
     def check_unlabelled(self, *, mapping: Path | None) -> None:  # noqa: B027 - most sources have nothing to check
         """Raise InputError where a frame without labels gives a validation frame away; see `UnlabelledConfig`."""
 

@@ -95,7 +95,10 @@ def test_a_key_that_comes_twice_is_named(small: Path) -> None:
             ["--data.augmentation.flipp", "2"],
             r"unknown key 'data.augmentation.flipp'; did you mean 'flip_probability'\?",
         ),
-        (["--detector", "monoskd.models.DidM"], "detector: module 'monoskd.models' has no attribute 'DidM'"),
+        (
+            ["--detector", "monoskd.models.DidM"],
+            r"detector: expected an importable class, got 'monoskd.models.DidM' \(module 'monoskd.models' has no",
+        ),
         (["--detector.init_args.config.head_width", "x"], r"head_width: Expected a <class 'int'>\. Got value: x"),
         (["--data", "3"], "data: Unable to load config '3'"),
     ],
@@ -120,5 +123,81 @@ def test_every_shipped_config_knows_its_keys() -> None:
 
 
 def test_every_field_has_its_line_of_documentation() -> None:
-    for one in fields(RunConfig):
-        assert f"{one.name}:" in (RunConfig.__doc__ or "")
+    for field in fields(RunConfig):
+        assert f"{field.name}:" in (RunConfig.__doc__ or "")
+
+
+# --- what a config may name -------------------------------------------------------------------------------------------
+
+LOSSES = """
+import torch
+def fits(*, student, teacher) -> torch.Tensor:
+    return (student - teacher).abs().mean()
+def deletes(path):
+    raise AssertionError("called")
+"""
+TERM = "--distillation.terms.rank.loss"
+
+
+@pytest.mark.parametrize(
+    "path", ["os.system", "subprocess.Popen", "torch.load", "builtins.exec", "losses_of_mine.deletes"]
+)
+@pytest.mark.parametrize("place", ["loss", "adapter", "fusion", "schedule", "evaluator", "detector"])
+def test_what_is_no_part_of_a_training_is_not_called(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, place: str
+) -> None:
+    (tmp_path / "losses_of_mine.py").write_text(LOSSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = {"class_path": path, "init_args": {"command": f"touch {tmp_path / 'ran'}"}}
+    fine = {"class_path": "monoskd.distill.SpearmanLoss"}
+    recipe: dict[str, object] = {"teacher": "t", "taps": [{"student": "neck"}], "terms": {"rank": {"loss": fine}}}
+    document = {**yaml.safe_load(SMALL), "distillation": recipe}
+    if place in ("loss", "schedule"):
+        recipe["terms"] = {"rank": {"loss": fine, place: given}}
+    elif place == "adapter":
+        recipe["taps"] = [{"student": "neck", "adapter": given}]
+    elif place == "fusion":
+        recipe["fusion"] = given
+    elif place == "evaluator":
+        document["validation"] = {"evaluator": given}
+    else:
+        document["detector"] = given
+    small.write_text(yaml.dump(document))
+    with pytest.raises(InputError, match=rf"{place}: expected .*, got '{path}'"):
+        load_config(small)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_function_with_the_names_of_a_loss_is_one(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "losses_of_mine.py").write_text(LOSSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = {"teacher": "t", "taps": [{"student": "neck"}], "terms": {"rank": {"loss": "losses_of_mine.fits"}}}
+    small.write_text(yaml.dump({**yaml.safe_load(SMALL), "distillation": recipe}))
+    assert load_config(small).run().distillation.terms["rank"].loss.__name__ == "fits"
+    with pytest.raises(InputError, match=r"rank\.loss: expected an nn\.Module class or a function called with"):
+        load_config(small, [TERM, "losses_of_mine.deletes"])
+
+
+def test_a_module_without_a_loss_is_not_imported(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "worm.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Loss: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    inside = ["--detector.init_args.config.backbone_arguments", "{x: {class_path: worm.Loss}}"]
+    for words in ([TERM, "worm.Loss"], ["--detector=worm.Loss"], ["--distillation", "worm.Loss"], inside):
+        with pytest.raises(InputError, match="worm does not use monoskd or torch, so it was not imported"):
+            load_config(small, words)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_all_complaints_come_at_once(small: Path) -> None:
+    with pytest.raises(InputError, match=r"'data.batchsize'; did you mean 'batch_size'\? \| .*'epocs'; did"):
+        load_config(small, ["--epocs", "3", "--data.batchsize=3"])
+    with pytest.raises(InputError, match=r"epochs: .*Got value: many \| .*batch_size: .*Got value: few"):
+        load_config(small, ["--epochs", "many", "--data.batch_size", "few"])
+    loaded = load_config(
+        small, ["--epochs", "0", "--data.batch_size=0", "--optimizer.weight_decay", "-1", "--threads=-1"]
+    )
+    with pytest.raises(InputError) as caught:
+        loaded.settings()
+    assert all(key in str(caught.value) for key in ("epochs: ", "data.batch_size: ", "optimizer.weight_decay: "))

@@ -22,9 +22,9 @@ def detector() -> DidM3D:
 def test_a_model_scores_as_its_predicted_files_do(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"
     save_model(detector, model, provenance={})
-    told: list[tuple[int, int]] = []
-    direct = evaluate_model(model, root=scenes, split="val", progress=lambda *now: told.append(now))
-    assert told == [(1, 1)]
+    progress: list[tuple[int, int]] = []
+    direct = evaluate_model(model, root=scenes, split="val", progress=lambda *now: progress.append(now))
+    assert progress == [(1, 1)]
 
     training = scenes / "training"
     cameras = CameraSource(calibration=training / "calib")
@@ -32,8 +32,8 @@ def test_a_model_scores_as_its_predicted_files_do(detector: DidM3D, scenes: Path
     folders = {"labels": training / "label_2", "predictions": tmp_path / "out" / "kitti"}
     from_files = evaluate_folders(**folders, split=scenes / "ImageSets" / "val.txt")
     assert from_files.frames == direct.frames == 2
-    for one, other in zip(direct.rows(), from_files.rows(), strict=True):
-        assert one == pytest.approx(other, abs=0.01)
+    for row, expected in zip(from_files.rows(), direct.rows(), strict=True):
+        assert row == pytest.approx(expected, abs=0.01)
 
 
 def test_the_files_of_a_split_hold_what_measuring_saw(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_measuring_in_parts_is_measuring_at_once(detector: DidM3D, scenes: Path,
     single = labelled_batches(detector, scenes, split="trainval", batch_size=1)
     parts = measure(detector, single, Measurement())
     assert parts.errors["depth_error_m"] == pytest.approx(whole.errors["depth_error_m"], abs=1e-3)
-    assert [len(one) for one in parts.detections] == [len(one) for one in whole.detections]
+    assert [*map(len, parts.detections)] == [*map(len, whole.detections)]
 
 
 def test_without_objects_there_is_no_depth_error() -> None:

@@ -1,4 +1,4 @@
-"""The published mode: all of its switches in the published recipes, none anywhere else, and each makes a difference."""
+"""The published mode: all switches are on in the published recipes and nowhere else, and each has an effect."""
 
 import copy
 import importlib.util
@@ -32,7 +32,7 @@ from monoskd.structures import Batch, Modality, PublishedData
 from monoskd.synthetic import synthesize
 
 CONFIGS = find_config(Path("kitti/monoskd.yaml")).parents[1]
-EVERYWHERE = {f"data.published.{one.name}" for one in fields(PublishedData)} | {
+EVERYWHERE = {f"data.published.{field.name}" for field in fields(PublishedData)} | {
     "optimizer.schedule.milestones_after_warmup",
     "optimizer.schedule.once_an_epoch",
 }
@@ -64,7 +64,7 @@ TINY = DidM3DConfig(
 
 
 def switched_on(value: Any, path: str = "") -> Iterator[str]:
-    """Where a configuration says "published", or yes to one of the flags."""
+    """The keys of a configuration that are "published", and the flags that are on."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from switched_on(item, f"{path}.{key}".lstrip("."))
@@ -88,7 +88,7 @@ def test_every_published_recipe_is_there() -> None:
 @pytest.mark.parametrize("name", ["baseline", "teacher", "monoskd", "monodistill"])
 def test_a_published_recipe_is_its_corrected_one_with_switches(name: str) -> None:
     corrected, published = (
-        yaml.safe_load(load_config(Path(f"kitti/{one}.yaml")).text) for one in (name, f"{name}_published")
+        yaml.safe_load(load_config(Path(f"kitti/{recipe}.yaml")).text) for recipe in (name, f"{name}_published")
     )
     starts = {f"detector.init_args.config.{key}" for key in ("initial_depth_m", "initial_size_cells")}
     files = {"out", "start", "distillation.teacher"}
@@ -97,17 +97,19 @@ def test_a_published_recipe_is_its_corrected_one_with_switches(name: str) -> Non
 
 @pytest.mark.parametrize("name", sorted(distill.__all__))
 def test_nothing_is_published_by_default(name: str) -> None:
-    defaults = {key: one.default for key, one in inspect.signature(getattr(distill, name)).parameters.items()}
+    defaults = {
+        key: parameter.default for key, parameter in inspect.signature(getattr(distill, name)).parameters.items()
+    }
     assert "published" not in defaults.values()
     assert not [key for key in defaults if key in FLAGS and defaults[key] is not False]
 
 
-def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
-    if isinstance(one, dict) or isinstance(other, dict):
-        one, other = one or {}, other or {}
-        for key in {**one, **other}:
-            yield from differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
-    elif one != other:
+def differences(first: Any, second: Any, path: str = "") -> Iterator[str]:
+    if isinstance(first, dict) or isinstance(second, dict):
+        first, second = first or {}, second or {}
+        for key in {**first, **second}:
+            yield from differences(first.get(key), second.get(key), f"{path}.{key}".lstrip("."))
+    elif first != second:
         yield path
 
 
@@ -117,7 +119,9 @@ def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
 def test_milestones_after_warmup_come_late_by_as_many_epochs() -> None:
     configured, late = LearningRateSchedule(), LearningRateSchedule(milestones_after_warmup=True)
     epochs = np.arange(150)
-    drops = [np.flatnonzero(np.diff([one.rate(epoch) for epoch in epochs]) < 0) + 1 for one in (configured, late)]
+    drops = [
+        np.flatnonzero(np.diff([schedule.rate(epoch) for epoch in epochs]) < 0) + 1 for schedule in (configured, late)
+    ]
     np.testing.assert_array_equal(drops, [[90, 120], [95, 125]])
 
 
@@ -132,13 +136,13 @@ def test_once_an_epoch_the_first_epoch_hardly_moves() -> None:
 def test_with_shifted_names_a_3d_task_waits_for_the_affinity() -> None:
     def depth_weights(*, affinity_falls: bool, shifted: bool) -> list[float]:
         weights = TaskWeights(DidM3D.task_graph)
-        found = []
+        course = []
         for epoch in range(1, 30):
             falling = 10 - 0.1 * epoch
             tasks = dict.fromkeys(DidM3D.task_graph, 1.0)
             terms = [falling if affinity_falls else 1.0, 1.0, 1.0]
-            found.append(weights.advance(shift_names(tasks, terms) if shifted else tasks, epoch)["offset_3d"])
-        return found
+            course.append(weights.advance(shift_names(tasks, terms) if shifted else tasks, epoch)["offset_3d"])
+        return course
 
     assert depth_weights(affinity_falls=True, shifted=False) == depth_weights(affinity_falls=False, shifted=False)
     waiting, free = (depth_weights(affinity_falls=falls, shifted=True)[-1] for falls in (True, False))
@@ -206,7 +210,7 @@ def test_batch_statistics_of_the_teacher_drift_in_published_recipes_alone(
 ) -> None:
     drift = {}
     for name, suffix in (("monoskd", ""), ("monoskd_published", "_published")):
-        student, teacher = (models / f"{one}{suffix}.safetensors" for one in ("student", "teacher"))
+        student, teacher = (models / f"{part}{suffix}.safetensors" for part in ("student", "teacher"))
         config: RunConfig = recipe(name, data, tmp_path, student=student, teacher=teacher).run()
         network = build_student(config)
         training = build_training(config, network).train()
@@ -251,7 +255,7 @@ def test_a_published_network_is_evaluated_through_the_published_pipeline(data: P
 def test_a_published_distillation_trains(
     name: str, options: dict[str, Any], data: Path, models: Path, tmp_path: Path
 ) -> None:
-    student, teacher = (models / f"{one}_published.safetensors" for one in ("student", "teacher"))
+    student, teacher = (models / f"{part}_published.safetensors" for part in ("student", "teacher"))
     folder = train(recipe(name, data, tmp_path / "run", student=student, teacher=teacher, **options))
     trained = load_model(folder / "model.safetensors")
     assert trained.config.geometry == "published"
@@ -274,8 +278,8 @@ def test_a_published_network_trains_from_nothing(name: str, data: Path, tmp_path
     assert all(torch.isfinite(tensor).all() for tensor in trained.state_dict().values())
 
 
-def moved(one: Any, other: Any) -> bool:
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
+def moved(trained: Any, before: Any) -> bool:
+    pairs = zip(trained.parameters(), before.parameters(), strict=True)
     return any(not torch.equal(a, b) for a, b in pairs)
 
 

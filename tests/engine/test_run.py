@@ -1,19 +1,28 @@
 import csv
+import io
 import json
+import os
+import random
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors.torch import load_file
+from torch.utils.data import get_worker_info
 
+from monoskd.data.samples import Samples
 from monoskd.engine.config import RunConfig
 from monoskd.engine.run import build_training
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
+from monoskd.models.checkpoints import check_seal
 from monoskd.models.weights import load_model
 
 Run = Callable[..., Path]
@@ -31,8 +40,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def assert_same_weights(one: Path, other: Path) -> None:
-    first, second = weights(one), weights(other)
+def assert_same_weights(run: Path, expected: Path) -> None:
+    first, second = weights(run), weights(expected)
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
@@ -163,15 +172,22 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run: Run, mon
     folder = run(epochs=1)
     kept = (folder / "checkpoints" / "last.ckpt").read_bytes()
 
-    def full(self: object, checkpoint: object, path: Path, storage_options: object = None) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    write = Path.write_bytes
 
-    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", full)
-    with pytest.raises(OSError, match="No space left"):
+    def full(self: Path, content: bytes) -> int:
+        write(self, content[:20_000])
+        if len(content) > 20_000:
+            raise OSError(28, "No space left on device")
+        return len(content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    message = (
+        r"run: expected room for the run's files, got 'No space left on device': .* `--resume .*run`: its last whole"
+    )
+    with pytest.raises(InputError, match=message):
         run(epochs=2, resume=folder)
     assert (folder / "checkpoints" / "last.ckpt").read_bytes() == kept
-    assert [one.name for one in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
 def test_a_run_of_fewer_steps_than_it_logs_has_a_log(run: Run) -> None:
@@ -301,3 +317,144 @@ def test_resuming_fetches_no_pretrained_weights(run: Run, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"lost\.safetensors"):
         run(*lost, out=str(tmp_path / "fresh"))
     assert json.loads((run(*lost, resume=folder) / "manifest.json").read_text())["epochs"] == 2
+
+
+# --- runs that ended early --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "resumed"), [(KeyboardInterrupt(), False), (RuntimeError("killed"), True)])
+def test_a_run_without_a_whole_epoch_begins_anew(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException, resumed: bool
+) -> None:
+    straight, folder = run(out=str(tmp_path / "straight")), tmp_path / "run"
+
+    def stop(*_: object) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "on_train_batch_end", stop)
+        with pytest.raises(type(error)):
+            run()
+    (folder / ".0123456789abcdef.partial").write_bytes(b"half")
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "last.part").write_bytes(b"half")
+    with pytest.raises(InputError, match=r"expected the config that the run began with, got seed: 1 instead of 0"):
+        run(seed=1)
+    capsys.readouterr()
+    assert run(resume=folder if resumed else None) == folder
+    assert "the run in this folder ended before its first whole epoch; it begins anew" in capsys.readouterr().err
+    assert losses(folder) == losses(straight)
+    assert_same_weights(folder, straight)
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    assert not [*folder.rglob("*.partial"), *folder.rglob("*.part")]
+    with pytest.raises(InputError, match="holds a run"):
+        run()
+
+
+def test_a_refused_run_leaves_a_folder_that_can_be_used(run: Run) -> None:
+    with pytest.raises(InputError, match="expected what this machine can do"):
+        run("--accelerator", "toaster")
+    run(epochs=1)
+
+
+def test_rows_that_are_cut_off_or_gone_are_said(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    straight, folder = run(out=str(tmp_path / "straight"), epochs=3), run(epochs=2)
+    log = folder / "metrics.csv"
+    log.write_bytes(log.read_bytes()[:-7])
+    capsys.readouterr()
+    run(epochs=3, resume=folder)
+    assert "metrics.csv: its last row is cut off and is left out; the other 3 are kept" in capsys.readouterr().err
+    assert [row["step"] for row in rows(folder)] == ["0", "1", "2", "4", "5"]
+    assert losses(folder) == [loss for step, loss in enumerate(losses(straight)) if step != 3]
+    log.unlink()
+    run(epochs=4, resume=folder)
+    assert "metrics.csv: the rows of the first 6 steps are gone; it begins anew" in capsys.readouterr().err
+    assert [row["step"] for row in rows(folder)] == ["6", "7"]
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_refused(run: Run) -> None:
+    folder = run(epochs=1)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    content, draw = checkpoint.read_bytes(), random.Random(0)
+    for place in [*draw.sample(range(len(content)), 30), *range(len(content) - 73, len(content), 6)]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << draw.randrange(8)
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"last\.ckpt: expected a PyTorch checkpoint as it was written") as caught:
+            check_seal(checkpoint)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="expected a PyTorch checkpoint as it was written"):
+        run(epochs=2, resume=folder)
+    torch.save(torch.load(io.BytesIO(content), weights_only=True), checkpoint)  # as earlier versions wrote it
+    run(epochs=2, resume=folder)
+
+
+def test_under_slurm_all_files_are_in_the_run_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = run(out=str(tmp_path / "straight"))
+    for name, value in {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for folder in (tmp_path / "here", tmp_path / "run"):
+        folder.mkdir()
+        shutil.copy(straight / "checkpoints" / "last.ckpt", folder / "hpc_ckpt_1.ckpt")
+    monkeypatch.chdir(tmp_path / "here")
+    before, during = signal.getsignal(signal.SIGUSR1), []
+    monkeypatch.setattr(Training, "on_train_batch_end", lambda *_: during.append(signal.getsignal(signal.SIGUSR1)))
+    assert losses(run()) == losses(straight), "a foreign checkpoint was picked up"
+    assert set(during) == {before}, "Lightning would requeue the job"
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["hpc_ckpt_1.ckpt"]
+
+
+def test_a_killed_loader_process_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Samples.read
+
+    def killed(self: Samples, name: str) -> object:
+        return os.kill(os.getpid(), signal.SIGKILL) if get_worker_info() else read(self, name)
+
+    monkeypatch.setattr(Samples, "read", killed)
+    with pytest.raises(InputError, match=r"data.workers: expected loader processes that live, .* repeat the command"):
+        run("--data.workers", "1")
+
+
+def test_half_precision_on_a_cpu_is_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run("--accelerator", "cpu", "--precision", "16-mixed", epochs=1, validation={"every": 1})
+    stderr = capsys.readouterr().err
+    assert "precision: a CPU has no 16-mixed; the run uses bf16-mixed" in stderr
+    assert re.search(r"^epoch 1/1  validation  .*Car_3d \d", stderr, re.MULTILINE)
+
+
+def test_two_processes_do_not_share_a_folder(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code = f"""import time
+from pathlib import Path
+from monoskd.engine.machine import alone
+with alone(Path({str(folder)!r})):
+    print("held", flush=True)
+    time.sleep(600)"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(InputError, match="run: expected a folder of this run alone, got one in which another"):
+                run()
+        finally:
+            other.kill()
+    run()
+    assert not (folder / ".lock").exists()
+
+
+def test_a_copy_of_a_validation_frame_is_not_trained_on(run: Run, scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copied"
+    shutil.copytree(scenes, root)
+    layout = KittiLayout(root)
+    known, copied = read_split(layout.split("val"))[0], "900000"
+    for kind in ("image_2", "calib", "label_2", "depth_2", "velodyne"):
+        path = next(layout.folder(kind).glob(f"{known}.*"))
+        shutil.copy(path, path.with_name(f"{copied}{path.suffix}"))
+    write_split(layout.split("train"), [*read_split(layout.split("train")), copied])
+    with pytest.raises(InputError, match=rf"expected no copy of a frame of val, got {copied}, which shows {known}"):
+        run("--data.root", str(root))
+
+
+def test_a_split_without_objects_to_train_on_is_refused(run: Run) -> None:
+    with pytest.raises(InputError, match=r"expected objects to train on in split train, got none of the classes"):
+        run("--data.min_height_px", "100000")

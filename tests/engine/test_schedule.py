@@ -49,9 +49,9 @@ def test_a_schedule_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
 
 def test_tasks_wait_for_what_they_need() -> None:
     weights = TaskWeights(GRAPH, epochs=10, history=3)
-    seen = [weights.start(), *(weights.advance(falling(epoch), epoch + 1) for epoch in range(12))]
+    by_epoch = [weights.start(), *(weights.advance(falling(epoch), epoch + 1) for epoch in range(12))]
     for task, needed in GRAPH.items():
-        course = [one[task] for one in seen]
+        course = [row[task] for row in by_epoch]
         if not needed:
             assert course == [1.0] * len(course)
             continue

@@ -72,9 +72,9 @@ def test_detections_are_kept_as_result_files_with_a_note_on_their_worth(
 ) -> None:
     folder = learn(threshold=1.0, thresholds={"car": 0.01})
     names = read_split(mixed_scenes / "ImageSets" / "unlabelled.txt")
-    found = [read_objects(folder / "detections" / f"{name}.txt", scored=True) for name in names]
-    assert sum(map(len, found)) > 0
-    for objects in found:
+    pseudo_labels = [read_objects(folder / "detections" / f"{name}.txt", scored=True) for name in names]
+    assert sum(map(len, pseudo_labels)) > 0
+    for objects in pseudo_labels:
         assert objects.scores is not None
         assert (objects.scores >= 0.01).all()
         assert set(objects.names) == {"Car"}
@@ -101,7 +101,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(learn: Callable[..
     before = (short / "detections.json").stat().st_mtime_ns
     resumed = learn("--epochs", "3", "--out", str(short), resume=short, ratio=1.0)
     assert (resumed / "detections.json").stat().st_mtime_ns == before
-    first, second = (load_file(one / "model.safetensors") for one in (whole, resumed))
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -202,7 +202,9 @@ def test_the_ratio_is_finite() -> None:
 
 def test_frames_without_labels_need_a_teacher(run: Run, mixed_scenes: Path) -> None:
     data = {"root": str(mixed_scenes), "batch_size": 2, "workers": 0, "unlabelled": {}}
-    with pytest.raises(InputError, match=r"data\.unlabelled: expected `distillation`, whose teacher answers for them"):
+    with pytest.raises(
+        InputError, match=r"data\.unlabelled: expected `distillation`, whose teacher makes pseudo-labels"
+    ):
         run(data=data)
 
 
@@ -236,7 +238,7 @@ def test_frames_without_labels_come_by_equally_often() -> None:
 
 def test_devices_share_the_frames_of_a_step() -> None:
     both = [batches(1, rank=rank, replicas=2) for rank in (0, 1)]
-    labelled = [index for one in both for batch in one for index in batch[:2]]
+    labelled = [index for epoch in both for batch in epoch for index in batch[:2]]
     assert sorted(labelled) == list(range(8))
-    others = [index for one in both for batch in one for index in batch[2:]]
+    others = [index for epoch in both for batch in epoch for index in batch[2:]]
     assert sorted(others) == sorted(8 + index for index in endless(5, first=12, count=12, seed=5))

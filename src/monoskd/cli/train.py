@@ -1,10 +1,13 @@
 """`monoskd train`: train a teacher, a student, or a student with a teacher."""
 
 import argparse
+import threading
 from pathlib import Path
 
 from monoskd.cli.parser import Commands, add_command
-from monoskd.cli.terminal import say
+from monoskd.cli.terminal import say, warn
+
+_SILENCE_S = 3.0  # a start that takes longer says so; the import of torch alone may
 
 
 def add(commands: Commands) -> None:
@@ -28,7 +31,15 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, and say where the run folder is."""
-    from monoskd.engine.config import load_config
-    from monoskd.engine.run import train
+    timer = threading.Timer(_SILENCE_S, warn, [f"train: preparing the run of {options.config}"])
+    timer.daemon = True
+    timer.start()
+    try:
+        from monoskd.engine.config import load_config
+        from monoskd.engine.run import train
 
-    say(f"run folder: {train(load_config(options.config, options.overrides), resume=options.resume)}")
+        loaded = load_config(options.config, options.overrides)
+        folder = train(loaded, resume=options.resume, on_start=timer.cancel)
+    finally:
+        timer.cancel()
+    say(f"run folder: {folder}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from monoskd.demo.report import Report, RunResult, Scene, write_report
 from monoskd.engine.callbacks import versions
-from monoskd.engine.config import MOST_SEEDS, import_object, load_config
+from monoskd.engine.config import MOST_SEEDS, load_config
 from monoskd.engine.launch import Launch, is_finished, train_side_by_side
 from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.errors import InputError
@@ -24,6 +24,7 @@ from monoskd.files import read_json, write_json
 from monoskd.kitti.io import read_calibration, read_image, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
+from monoskd.models.named import named
 from monoskd.models.weights import load_model
 from monoskd.objects import Objects
 from monoskd.structures import Detector
@@ -143,7 +144,7 @@ def _input_size_option(name: str) -> tuple[str, int]:
     namespace = load_config(Path(f"demo/{name}.yaml")).namespace
     keys: list[str] = list(namespace.keys())
     option = next(key for key in keys if key.startswith("detector.") and key.endswith(".input_size"))
-    detector: type[Detector] = import_object(namespace.detector.class_path)
+    detector: type[Detector] = named(namespace.detector.class_path, words=("monoskd",))
     return option, detector.input_multiple
 
 

@@ -1,12 +1,15 @@
-"""What a run leaves behind beside its numbers: the model file and the manifest."""
+"""What a run writes beside its metrics: the model file, the manifest, checkpoints, and lines on stderr."""
 
-import json
+import io
 import platform
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,36 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from monoskd import __version__
 from monoskd.engine.training import DivergenceError, Training
 from monoskd.errors import InputError
-from monoskd.files import write_atomically
+from monoskd.files import write_atomically, write_json, write_text
+from monoskd.models.checkpoints import sealed
 from monoskd.models.weights import save_model
+
+MANIFEST, SCHEMA = "manifest.json", "monoskd/run/1"
+_LOST_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: (\w+)|exited unexpectedly)")
+
+
+def say(line: str) -> None:
+    """Write a line on stderr; training goes on where stderr takes nothing more."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def lost_worker(error: BaseException) -> str | None:
+    """What ended a loader process, if that is the error."""
+    match = _LOST_WORKER.search(str(error)) if isinstance(error, RuntimeError) else None
+    return None if match is None else f"signal {match[1]}" if match[1] else "an unexpected exit"
+
+
+def _keeps_student(exception: BaseException) -> bool:
+    """Whether a run that ends so has a student that is worth keeping: Ctrl-C, bad input, a lost loader process."""
+    if isinstance(exception, DivergenceError):
+        return False
+    return isinstance(exception, KeyboardInterrupt | InputError) or lost_worker(exception) is not None
 
 
 class ConfigFile(pl.Callback):
-    """Writes `config.yaml` once the training begins: a run that is refused leaves an earlier one's as it was."""
+    """Writes `config.yaml` once the training begins: a resumption that is refused leaves the file unchanged."""
 
     def __init__(self, out: Path, text: str) -> None:
         self.path = out / "config.yaml"
@@ -32,13 +59,13 @@ class ConfigFile(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what the run is made of."""
         if trainer.is_global_zero:
-            write_atomically(self.path, self.text.encode())
+            write_text(self.path, self.text)
 
 
 class StopSignal(pl.Callback):
-    """Lets SIGTERM do in a training what it did before, if that was a handler: on the command line it is Ctrl-C.
+    """Keeps the handler of SIGTERM that was there before the training; on the command line it acts as Ctrl-C.
 
-    Lightning puts a handler of its own in front, in which the end of a loader's worker can raise first.
+    Lightning puts its own handler first, in which the end of a loader process may raise.
     """
 
     def __init__(self) -> None:
@@ -51,10 +78,7 @@ class StopSignal(pl.Callback):
 
 
 class ModelFile(pl.Callback):
-    """Writes `model.safetensors`, the student alone, when training ends, is interrupted or meets a damaged file.
-
-    Never one whose training diverged.
-    """
+    """Writes `model.safetensors`, the student alone, when training ends or is stopped; never after it diverged."""
 
     def __init__(self, out: Path, provenance: dict[str, Any]) -> None:
         self.path = out / "model.safetensors"
@@ -65,9 +89,8 @@ class ModelFile(pl.Callback):
         self._save(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keep what a run has learnt that was stopped by Ctrl-C or by its input."""
-        stopped = isinstance(exception, KeyboardInterrupt | InputError) and not isinstance(exception, DivergenceError)
-        if stopped and trainer.global_step:
+        """Keep what the run has learnt so far."""
+        if _keeps_student(exception) and trainer.global_step:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -78,16 +101,16 @@ class ModelFile(pl.Callback):
 
 
 class Manifest(pl.Callback):
-    """Writes `manifest.json`: what was run, on what, with what, how long it took. step_images: of one device.
+    """Writes `manifest.json`: command, data, versions, duration. step_images: images a step on one device.
 
-    A resumed run's seconds are those of all its parts, as far as the checkpoints go.
+    The seconds of a resumed run include those of its earlier parts, up to the checkpoints.
     """
 
     def __init__(self, out: Path, *, seed: int, frames: dict[str, int], step_images: int) -> None:
-        self.path = out / "manifest.json"
+        self.path = out / MANIFEST
         self.step_images = step_images
         self.record: dict[str, Any] = {
-            "schema": "monoskd/run/1",
+            "schema": SCHEMA,
             "command": sys.argv,
             "seed": seed,
             "frames": frames,
@@ -129,7 +152,7 @@ class Manifest(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Write it beside the model that is kept."""
-        if isinstance(exception, KeyboardInterrupt | InputError) and trainer.global_step:
+        if (_keeps_student(exception) or isinstance(exception, DivergenceError)) and trainer.global_step:
             self._pause()
             self._write(trainer, pl_module, finished=False)
 
@@ -146,7 +169,7 @@ class Manifest(pl.Callback):
                 "peak_memory_mb": peak_memory_mb(),
                 "device": str(pl_module.device),
             }
-            write_atomically(self.path, (json.dumps({**self.record, **measured}, indent=2) + "\n").encode())
+            write_json(self.path, {**self.record, **measured})
 
     def _total(self) -> float:
         return self._before + time.perf_counter() - self._began
@@ -158,29 +181,58 @@ class Manifest(pl.Callback):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that replace the one before only once they are whole on the disk."""
+    """Checkpoints with a checksum, written in their own folder; one replaces the other only once it is whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside the file, then move into place."""
-        part = Path(path).with_suffix(".part")
-        try:
-            super().save_checkpoint(checkpoint, part, storage_options)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        """Write the file, whole or not at all."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomically(path, sealed(content.getvalue()))
+
+
+class WholeLog(pl.Callback):
+    """Writes `metrics.csv` before the checkpoint of an epoch, so that a killed run has the rows of its whole epochs."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what the loggers hold."""
+        for logger in trainer.loggers:
+            logger.save()
 
 
 class PlainLines(pl.Callback):
-    """One line an epoch on stderr, where there is no terminal for a progress bar."""
+    """Lines on stderr: the results of each validation and, where there is no progress bar, one line an epoch.
+
+    epochs: whether to print the line of each epoch.
+    """
+
+    def __init__(self, *, epochs: bool) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print what lies ahead."""
+        if trainer.is_global_zero:
+            steps = trainer.num_training_batches
+            say(
+                f"epochs {trainer.current_epoch + 1} to {trainer.max_epochs}, {steps} steps each, on {pl_module.device}"
+            )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the results."""
+        if trainer.is_global_zero:
+            values = _results(trainer.callback_metrics)
+            say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  validation  {values or 'no result'}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the run is."""
-        if trainer.is_global_zero:
+        """Print where the run is."""
+        if self.epochs and trainer.is_global_zero:
             loss = trainer.callback_metrics.get("train/loss", torch.tensor(float("nan")))
-            line = (
-                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}  loss {loss:.3f}\n"
-            )
-            sys.stderr.write(line)
+            say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}  loss {loss:.3f}")
+
+
+def _results(metrics: Mapping[str, torch.Tensor]) -> str:
+    """The numbers of a validation in one line."""
+    results = {name.removeprefix("val/"): float(value) for name, value in metrics.items() if name.startswith("val/")}
+    return "  ".join(f"{name} {value:.4g}" for name, value in results.items())
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The first step of a run: everything that can be wrong with it, before a network is made or a file is written."""
+"""The first step of a run: all checks that need no network, before a file is written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from monoskd.engine.config import LoadedConfig, RunConfig
-from monoskd.engine.resume import Past
+from monoskd.engine.resume import CHECKPOINT, Past, began
 from monoskd.engine.sources import Sources
 from monoskd.errors import Complaints, InputError
 from monoskd.files import check_writable
@@ -18,26 +18,40 @@ _RUN_FILES = ("checkpoints", "model.safetensors", "config.yaml", "metrics.csv", 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that may begin. past: what an interrupted run has done, if this one goes on with it."""
+    """A run that may begin.
+
+    past: what an interrupted run has done, if this one goes on with it. anew: an interrupted run in the folder has
+    nothing to go on from, so this one begins anew.
+    """
 
     loaded: LoadedConfig
     sources: Sources
     past: Past | None
+    anew: bool
 
 
 def check(loaded: LoadedConfig, *, resume: Path | None = None) -> Plan:
     """Look at folders, devices, model files and data. Raises one InputError with all that is wrong."""
     settings = loaded.settings()
     complaints = Complaints()
-    past = complaints.attempt(Past.of, resume, config=loaded.text) if resume else None
-    complaints.attempt(_check_folder, settings.out, resume=resume)
+    anew = complaints.attempt(began, settings.out if resume is None else resume, config=loaded.text)
+    past = None
+    if anew is not None:
+        past = complaints.attempt(Past.of, resume, config=loaded.text) if resume and not anew else None
+        complaints.attempt(_check_folder, settings.out, resume=resume, anew=anew)
     complaints.attempt(_check_apart, settings)
     complaints.attempt(_check_devices, settings)
     complaints.attempt(_check_networks, loaded)
     sources = complaints.attempt(_open, settings)
     complaints.raise_any()
     assert sources is not None, "a missing source is a complaint"
-    return Plan(loaded, sources, past)
+    return Plan(loaded, sources, past, anew=bool(anew))
+
+
+def on_cpu(config: RunConfig) -> bool:
+    """Whether the run uses the CPU alone."""
+    automatic = config.accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    return config.accelerator == "cpu" or automatic
 
 
 def on_cuda(config: RunConfig) -> bool:
@@ -45,18 +59,15 @@ def on_cuda(config: RunConfig) -> bool:
     return config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
-def _check_folder(out: Path, *, resume: Path | None) -> None:
-    """Never write over a run, except to go on with it."""
+def _check_folder(out: Path, *, resume: Path | None, anew: bool) -> None:
+    """Never write over a run, except to go on with it or to begin anew what has no whole epoch."""
     check_writable(out)
-    if resume is not None and resume.resolve() == out.resolve():
+    if anew if resume is None else resume.resolve() == out.resolve():
         return
-    if (out / "checkpoints" / "last.ckpt").exists():
+    if (out / CHECKPOINT).exists():
         raise InputError(f"{out}: holds a run; go on with `--resume {out}` or choose another `--out`")
     if held := [name for name in _RUN_FILES if (out / name).exists()]:
-        raise InputError(
-            f"{out}: expected a new folder, got one with {held[0]}, as a run leaves that ended before its first whole "
-            "epoch; choose another `--out`"
-        )
+        raise InputError(f"{out}: expected a new folder, got one with {held[0]}; choose another `--out`")
 
 
 def _check_apart(config: RunConfig) -> None:
@@ -67,7 +78,7 @@ def _check_apart(config: RunConfig) -> None:
 
 
 def _check_devices(config: RunConfig) -> None:
-    """Lightning counts GPUs itself, but would start any number of processes on a CPU."""
+    """Lightning checks the number of GPUs itself, but not the number of processes on a CPU."""
     if not on_cuda(config) and config.devices > cores():
         raise InputError(
             f"devices: expected at most {cores()}, the cores of this machine without a GPU in use, got "
@@ -81,12 +92,14 @@ def _check_devices(config: RunConfig) -> None:
 
 
 def _check_networks(loaded: LoadedConfig) -> None:
-    """There is a student, a teacher where one is needed, and their model files can be read."""
+    """Check that there is a student, a teacher where one is needed, and that their model files can be read."""
     namespace = loaded.namespace
     if namespace.detector is None and namespace.start is None:
         raise InputError("config: expected `detector` (a new network) or `start` (a model file), got neither")
     if namespace.data.unlabelled is not None and namespace.distillation is None:
-        raise InputError("config: data.unlabelled: expected `distillation`, whose teacher answers for them, got none")
+        raise InputError(
+            "config: data.unlabelled: expected `distillation`, whose teacher makes pseudo-labels, got none"
+        )
     if namespace.start is not None:
         describe_model(namespace.start)
     if namespace.distillation is not None:

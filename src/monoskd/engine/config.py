@@ -1,14 +1,9 @@
 """A run as typed, frozen, strict configuration; YAML in `configs/`, every value also a command-line option."""
 
-import difflib
-import inspect
 import json
 import math
-import types
-import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from importlib import import_module
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +13,13 @@ from torch import nn
 
 from monoskd.data.transforms import Augmentation
 from monoskd.distill import Tap, Term
+from monoskd.engine.faults import first_words, overlaid, unknown_keys, value_faults, without
 from monoskd.engine.schedule import LearningRateSchedule
 from monoskd.errors import InputError
 from monoskd.evaluation.evaluator import Evaluator
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
 from monoskd.files import read_text
+from monoskd.models.named import named
 from monoskd.objects import MIN_HEIGHT_PX
 from monoskd.structures import Detector, FrameSource, PublishedData
 
@@ -37,19 +34,19 @@ MOVED = {
 }
 """Class paths of earlier versions, which configs and run folders may still name."""
 _MOST_THREADS = 1024
+_MOST_FAULTS = 10
 
 
-# What the student sees of frames without labels: more colour than on labelled ones, as teachers of students do.
+# Of frames without labels: stronger in colour than on labelled frames, as is usual for pseudo-labels.
 STRONGER = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4)
 
 
 @dataclass(frozen=True)
 class UnlabelledConfig:
-    """Frames without labels, on which the teacher's detections stand in for them.
+    """Frames without labels, for which the teacher makes pseudo-labels.
 
-    The frozen teacher looks at each clean frame once, before the training; what it found lies in the run folder as
-    result files, with a note on how good it is. A response term such as `ResponseLoss` and every
-    other term can learn from it.
+    The frozen teacher runs once on each clean frame before the training. Its detections are kept in the run folder as
+    result files, with a record of their quality. `ResponseLoss` and every other term can learn from them.
 
     Args:
         split: a name in `ImageSets/`, of frames with image, calib and depth map but no label.
@@ -57,9 +54,9 @@ class UnlabelledConfig:
             `data.batch_size` counts the labelled ones.
         soft: the teacher's scores weigh its detections; false: they count as labels (plain pseudo-labelling).
         threshold: least score of a detection.
-        thresholds: the same for single classes of the teacher by name, where it differs.
-        augmentation: what is drawn for the student; null for none.
-        mapping: folder of the KITTI devkit's mapping files, to make sure that no frame is of a validation drive.
+        thresholds: other least scores for single classes of the teacher, by name.
+        augmentation: of what the student sees; null for none.
+        mapping: folder of the KITTI devkit's mapping files, to check that no frame is of a validation drive.
     """
 
     split: str = "unlabelled"
@@ -72,7 +69,7 @@ class UnlabelledConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < math.inf:
-            raise InputError(f"data.unlabelled.ratio: expected more than 0, got {self.ratio}: or leave it out")
+            raise InputError(f"data.unlabelled.ratio: expected more than 0, got {self.ratio}; leave it out for 1")
         for name, value in {"threshold": self.threshold, **self.thresholds}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"data.unlabelled: threshold {name}: expected a score from 0 to 1, got {value}")
@@ -86,13 +83,13 @@ class DataConfig:
         root: folder with `training/` and `ImageSets/` in KITTI layout.
         train: split to train on, a name in `ImageSets/`.
         val: split to validate on.
-        unlabelled: further frames without labels, which a teacher answers for; null for none.
+        unlabelled: further frames, for which a teacher makes pseudo-labels; null for none.
         dataset: class of the recording by dotted path, a `FrameSource` (docs/extend.md).
         batch_size: images a step, over all devices together.
         workers: loader processes a device; 0 loads in the training process.
         cache: keep decoded frames in memory (small data sets only).
         min_height_px: least height of the 2D boxes of supervised objects; scale it with pictures smaller than KITTI's.
-        augmentation: what is drawn for each training frame; null for none.
+        augmentation: of each training frame; null for none.
         published: quirks of the published data pipeline; none by default.
     """
 
@@ -133,7 +130,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """What the teacher hands over.
+    """What the student learns from the teacher.
 
     Args:
         teacher: model file of the trained teacher.
@@ -157,7 +154,7 @@ class DistillationConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How a run is measured while it trains.
+    """How a run is validated.
 
     Args:
         every: epochs between two evaluations; 0 for none.
@@ -190,7 +187,7 @@ class RunConfig:
         epochs: passes over the training split.
         task_learning: weigh 3D tasks by hierarchical task learning; all tasks weigh 1 otherwise.
         shifted_task_names: published quirk: under distillation, task learning reads other losses than it names.
-        validation: how it is measured on the way.
+        validation: how it is validated while it trains.
         log_every: steps between two lines of `metrics.csv`.
         seed: of weights, order of frames, augmentation and workers.
         accelerator: "auto", "cpu", "gpu", ...
@@ -225,7 +222,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A checked configuration: `run` builds its objects once the seed is set; `text` is what `config.yaml` keeps."""
+    """A checked configuration. `run` builds its objects once the seed is set; text: of `config.yaml`."""
 
     seed: int
     root: Path
@@ -235,9 +232,9 @@ class LoadedConfig:
     namespace: Any
 
     def run(self, *, resumed: bool = False) -> RunConfig:
-        """The configuration with its modules made, their weights drawn from torch's global generator.
+        """The configuration with its modules built; their weights are random, from torch's global generator.
 
-        resumed: a checkpoint holds all weights, so none are fetched.
+        resumed: a checkpoint holds all weights, so no pretrained ones are fetched.
         """
         namespace = self.namespace.clone()
         for key in list(namespace.keys()) if resumed else ():
@@ -246,21 +243,25 @@ class LoadedConfig:
         return self._made(namespace)
 
     def settings(self) -> RunConfig:
-        """The configuration without its modules: no network, no evaluator, no distillation term is made."""
+        """The configuration without its modules: no network, evaluator or distillation term is built."""
         namespace = self.namespace.clone()
         namespace.detector = namespace.distillation = namespace.validation.evaluator = None
-        return self._made(namespace)
+        made, lines = value_faults(RunConfig, namespace)
+        if lines:
+            raise InputError(f"config: {' | '.join(lines)}")
+        settings: RunConfig = made
+        return settings
 
     def _made(self, namespace: Any) -> RunConfig:
         try:
             made = self.parser.instantiate(namespace)
         except (ValueError, TypeError) as error:
-            raise InputError(f"config: {_first_words(error)}") from error
+            raise InputError(f"config: {first_words(error)}") from error
         return RunConfig(**{field.name: getattr(made, field.name) for field in fields(RunConfig)})
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """YAML as `safe_load` takes it, but a key that comes twice is an error and not the last one's."""
+    """YAML as `safe_load` reads it, except that a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a second key of the same name."""
@@ -276,8 +277,8 @@ class _EachKeyOnce(yaml.SafeLoader):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Read a YAML file and `--a.b VALUE` overrides.
 
-    path: a file, or the name of a shipped one such as `kitti/monoskd.yaml`. Raises InputError: no such file, no YAML,
-    an unknown key (with the nearest known one) or a value of the wrong kind.
+    path: a file, or the name of a shipped one such as `kitti/monoskd.yaml`. Raises one InputError with all unknown keys
+    (with the nearest known ones) and unfit classes, or else with all values of the wrong kind.
     """
     from jsonargparse import ArgumentParser
 
@@ -288,34 +289,61 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a YAML mapping such as `epochs: 150`, got {type(document).__name__}")
-    if unknown := list(unknown_keys(document, RunConfig)):
-        raise InputError(f"{path}: {' | '.join(unknown)}")
+    overrides = [*map(_moved, overrides)]
+    complete = overlaid(document, overrides)
+    _refuse(path, unknown_keys(complete, RunConfig))
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, prog="monoskd train")
     parser.add_class_arguments(RunConfig, None, fail_untyped=True)
     parser.add_argument("--config", action="config")
     try:
-        namespace = parser.parse_args(["--config", json.dumps(document, default=str), *map(_moved, overrides)])
+        namespace = parser.parse_args(["--config", json.dumps(document, default=str), *overrides])
     except (Exception, SystemExit) as error:  # jsonargparse raises many kinds; each is the user's input
-        told = _first_words(error)
-        hints = [hint for word in overrides for hint in unknown_keys(_overlaid(document, word), RunConfig)]
-        raise InputError(f"{path}: {' | '.join(hints) if hints else told}") from error
+        raise InputError(f"{path}: {' | '.join(_parser_faults(parser, first_words(error), complete))}") from error
     namespace.pop("config")
     if not 0 <= namespace.seed < MOST_SEEDS:
         raise InputError(f"{path}: seed: expected 0 to {MOST_SEEDS - 1}, got {namespace.seed}")
+    text = parser.dump(namespace, skip_unset=False)
+    _refuse(path, unknown_keys(yaml.safe_load(text), RunConfig))  # also what an option took from another file
     return LoadedConfig(
         seed=namespace.seed,
         root=Path(namespace.data.root),
         out=Path(namespace.out),
-        text=parser.dump(namespace, skip_unset=False),
+        text=text,
         parser=parser,
         namespace=namespace,
     )
 
 
+def _refuse(path: Path, faults: Iterable[str]) -> None:
+    if lines := list(dict.fromkeys(faults)):
+        raise InputError(f"{path}: {' | '.join(lines)}")
+
+
+def _parser_faults(parser: Any, line: str, document: dict[str, Any]) -> list[str]:
+    """The parser's first complaint, and those that follow once the value it names is left out."""
+    lines = [line]
+    while len(lines) < _MOST_FAULTS:
+        rest = without(document, lines[-1].partition(": ")[0])
+        if rest is None:
+            break
+        document = rest
+        try:
+            parser.parse_args(["--config", json.dumps(document, default=str)])
+            break
+        except (Exception, SystemExit) as error:
+            line = first_words(error)
+            if "required" in line:  # because it was left out
+                break
+            lines.append(line)
+    return lines
+
+
 def _at_least(least: float, values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-        if not value >= least:  # nor is NaN
-            raise InputError(f"{name}: expected at least {least}, got {value}")
+    """Raise one InputError for all values that are smaller, or NaN."""
+    if lines := [
+        f"{name}: expected at least {least}, got {value}" for name, value in values.items() if not value >= least
+    ]:
+        raise InputError(" | ".join(lines))
 
 
 def find_config(path: Path) -> Path:
@@ -324,83 +352,16 @@ def find_config(path: Path) -> Path:
     for candidate in (path, shipped / path, shipped / f"{path}.yaml"):
         if candidate.is_file():
             return candidate
-    names = sorted(str(one.relative_to(shipped)) for one in shipped.rglob("*.yaml"))
+    names = sorted(str(file.relative_to(shipped)) for file in shipped.rglob("*.yaml"))
     raise InputError(f"{path}: no such configuration file; give a path or one of: {', '.join(names)}")
-
-
-def unknown_keys(value: Any, kind: Any, where: str = "") -> Iterator[str]:
-    """Every key in a YAML document that its type does not know, as one line with the nearest key that it does."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kind = next((one for one in typing.get_args(kind) if one is not types.NoneType), None)
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from unknown_keys(item, (typing.get_args(kind) or (Any,))[0], f"{where}[{index}]")
-    if not isinstance(value, dict):
-        return
-    if typing.get_origin(kind) is dict:
-        known = dict.fromkeys(value, typing.get_args(kind)[1])
-    elif is_dataclass(kind):
-        known = {one.name: one.type for one in fields(kind)}
-    elif "class_path" in value:
-        known = {"class_path": str, "init_args": import_object(value["class_path"], where)}
-    elif inspect.isfunction(kind) or inspect.isclass(kind):
-        known = {name: one.annotation for name, one in inspect.signature(kind).parameters.items()}
-    else:
-        return
-    for key, item in value.items():
-        path = f"{where}.{key}".lstrip(".")
-        if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
-            yield f"unknown key {path!r}; {hint}"
-        else:
-            yield from unknown_keys(item, known[key], path)
-
-
-def _overlaid(document: dict[str, Any], word: str) -> dict[str, Any]:
-    """The document as if it held a key for the option `--a.b` or `--a.b=3`; as it is for what is no option."""
-    if not word.startswith("--"):
-        return document
-    *sections, last = word.removeprefix("--").partition("=")[0].rstrip("+").split(".")
-    overlaid = here = dict(document)
-    for name in sections:
-        there = here.get(name)
-        here[name] = here = dict(there) if isinstance(there, dict) else {}
-    here.setdefault(last, None)
-    return overlaid
-
-
-def import_object(class_path: str, where: str = "class_path") -> Any:
-    """What a dotted path names. Raises InputError where it cannot be imported."""
-    module, _, name = str(class_path).rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{where}: expected an importable class, got {class_path!r} ({error})") from error
-
-
-_PREAMBLE = ("Does not validate against", "Subtypes:", "Errors:", "Problem with given class_path")
-
-
-def _first_words(error: BaseException) -> str:
-    """One line out of a parser's many, which tell of every union it tried: the innermost key and what it expected."""
-    cause = error
-    while cause.__cause__ is not None and not isinstance(cause, InputError):
-        cause = cause.__cause__
-    lines = [line.strip(" -") for line in str(cause if isinstance(cause, InputError) else error).splitlines()]
-    lines = [line for line in lines if line]
-    keys = [index for index, line in enumerate(lines) if line.startswith('Parser key "') and line.endswith('":')]
-    if not keys:
-        lines = [line for line in lines if not line.startswith(_PREAMBLE)]
-        return lines[0] if lines else f"{type(error).__name__}; see `--debug`"
-    path = ".".join(lines[index].split('"')[1] for index in keys)
-    told = [line for line in lines[keys[-1] + 1 :] if not line.startswith(_PREAMBLE)]
-    return f"{path}: {told[0] if told else lines[-1]}"
 
 
 def source_class(dotted_path: str) -> type[FrameSource]:
     """The class that `data.dataset` names."""
-    source = import_object(dotted_path, "data.dataset")
+    try:
+        source = named(dotted_path, words=("monoskd",))
+    except InputError as error:
+        raise InputError(f"data.dataset: expected an importable class, got {dotted_path!r} ({error})") from error
     if not (isinstance(source, type) and issubclass(source, FrameSource)):
         raise InputError(f"data.dataset: expected a FrameSource such as {DataConfig.dataset}, got {dotted_path!r}")
     return source

@@ -17,9 +17,9 @@ from monoskd.structures import Batch, Detector, FrameSource, Sample
 
 
 class Frames(pl.LightningDataModule):
-    """The loaders of a run. The order of frames is a function of seed and epoch, so a resumed run sees the same.
+    """The loaders of a run. The order of frames depends on seed and epoch alone, so a resumed run sees the same.
 
-    detections: the folder of the teacher's detections on the frames without labels, if there are any.
+    detections: the folder of the pseudo-labels, if there are any.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Frames(pl.LightningDataModule):
         return {"train": len(self.train), "val": len(self.val), **unlabelled}
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled by seed and epoch, whole batches only; frames without labels come after those with."""
+        """Shuffled by seed and epoch, whole batches only; labelled frames come first in each."""
         assert self.trainer is not None
         sampler: DistributedSampler[Sample] = DistributedSampler(
             self.train,

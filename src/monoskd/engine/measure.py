@@ -1,4 +1,4 @@
-"""How good a detector is: an evaluator's numbers, and the detector's own errors at the labelled objects."""
+"""Measuring a detector: an evaluator's numbers, and the detector's own errors at the labelled objects."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ from monoskd.structures import Batch, Detector, PublishedData
 class Measurement:
     """Collects frames, then evaluates them.
 
-    errors: what `Detector.metrics` says of every labelled object by name, so that all detectors are judged on the same
-    objects, found or not.
+    errors: the values of `Detector.metrics` at every labelled object by name, detected or not, so that all detectors
+    are measured on the same objects.
     """
 
     evaluator: Evaluator = field(default_factory=KittiEvaluator)

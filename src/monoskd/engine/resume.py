@@ -10,11 +10,14 @@ from typing import Any, Self
 import yaml
 from torch import Tensor
 
+from monoskd.engine.callbacks import MANIFEST, SCHEMA
 from monoskd.engine.config import PRETRAINED, load_config
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
-from monoskd.files import read_text
-from monoskd.models.checkpoints import read_checkpoint
+from monoskd.files import read_json, read_text
+from monoskd.models.checkpoints import check_seal, read_checkpoint
+
+CHECKPOINT = Path("checkpoints", "last.ckpt")
 
 _MAY_CHANGE = (
     *("out", "start", "data.root", "data.unlabelled.mapping", "distillation.teacher"),
@@ -22,7 +25,7 @@ _MAY_CHANGE = (
     *("epochs", "optimizer", "validation", "log_every", "distillation.record_every"),
     *("data.unlabelled.threshold",),
 )
-"""What a resumed run may have otherwise than it began: paths, how it is computed, how long, at which rate."""
+"""What may differ in a resumed run: paths, how it is computed, how long, at which rate."""
 
 _NEEDED = {
     "state_dict": dict,
@@ -42,42 +45,49 @@ class Past:
     """A run up to its last whole epoch.
 
     checkpoint: the file to go on from. epoch: the last one, from 0. shapes: of its tensors by name. rows: of
-    `metrics.csv` before it; later ones are about to be repeated.
+    `metrics.csv` before it; later ones will be repeated. note: what is lost of these rows, if anything.
     """
 
     checkpoint: Path
     epoch: int
     shapes: dict[str, tuple[int, ...]]
     rows: list[dict[str, str]]
+    note: str | None
 
     @classmethod
     def of(cls, run: Path, *, config: str) -> Self:
         """The past of a run folder that is to go on with this text as its `config.yaml`.
 
-        Raises InputError where it has none, where a file of it is damaged, and where the config is another run's.
+        Raises InputError where it has none, where one of its files is damaged, and where the config is another run's.
         """
-        checkpoint = run / "checkpoints" / "last.ckpt"
+        checkpoint = run / CHECKPOINT
         if not checkpoint.is_file():
-            raise InputError(f"{run}: expected a run folder with checkpoints/last.ckpt to resume from, found none")
+            raise InputError(f"{run}: expected a run folder with {CHECKPOINT} to resume from, got none; check the path")
+        check_seal(checkpoint)
         state = read_checkpoint(checkpoint)
         if lacking := [name for name, kind in _NEEDED.items() if not isinstance(state.get(name), kind)]:
             raise InputError(f"{checkpoint}: expected a run's checkpoint, got one without {lacking[0]}: it is damaged")
-        rows = _rows(run / "metrics.csv")
+        rows, note = _rows(run / "metrics.csv")
+        rows = [row for row in rows if int(row["step"]) < state["global_step"]]
+        if not rows and state["global_step"]:
+            note = f"{run / 'metrics.csv'}: the rows of the first {state['global_step']} steps are gone; it begins anew"
         _check_same_run(run, config)
         return cls(
             checkpoint=checkpoint,
             epoch=state["epoch"],
             shapes=_shapes(state["state_dict"]),
-            rows=[row for row in rows if int(row["step"]) < state["global_step"]],
+            rows=rows,
+            note=note,
         )
 
     def check(self, training: Training, *, epochs: int) -> None:
         """Raise InputError where the checkpoint is another network's, or is past the end."""
-        found, wanted = self.shapes, _shapes(training.state_dict())
-        if odd := sorted(name for name in found | wanted if found.get(name) != wanted.get(name)):
+        shapes, expected = self.shapes, _shapes(training.state_dict())
+        if different := sorted(name for name in shapes | expected if shapes.get(name) != expected.get(name)):
+            name = different[0]
             raise InputError(
-                f"{self.checkpoint}: expected the tensors of this run's network, got {odd[0]} of shape "
-                f"{found.get(odd[0])} instead of {wanted.get(odd[0])}: it is another network's"
+                f"{self.checkpoint}: expected the tensors of this run's network, got {name} of shape "
+                f"{shapes.get(name)} instead of {expected.get(name)}: it is another network's"
             )
         if self.epoch >= epochs:
             raise InputError(
@@ -90,16 +100,38 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows of `metrics.csv`, if there is one."""
+def began(run: Path, *, config: str) -> bool:
+    """Whether a folder holds a run with this text as its config that ended before its first whole epoch.
+
+    Such a run begins anew. Its mark is the manifest, which each run writes first; a run of an earlier version may
+    have left only its config. Raises InputError where the config is another run's.
+    """
+    if (run / CHECKPOINT).exists():
+        return False
+    path, manifest = run / "config.yaml", run / MANIFEST
+    if not manifest.is_file():
+        return path.is_file() and not (run / "model.safetensors").exists() and read_text(path) == config
+    record = read_json(manifest)
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("finished") is not False:
+        return False
+    if path.is_file():
+        _check_same_run(run, config)
+    return True
+
+
+def _rows(path: Path) -> tuple[list[dict[str, str]], str | None]:
+    """The whole rows of `metrics.csv`, if there is one, and a note where its last one is cut off."""
+    if not path.exists():
+        return [], None
+    complete, _, rest = read_text(path).rpartition("\n")
     try:
-        rows = list(csv.DictReader(read_text(path).splitlines())) if path.exists() else []
-        whole = all(None not in row and re.fullmatch("[0-9]{1,18}", row.get("step") or "") for row in rows)
+        rows = list(csv.DictReader(complete.split("\n")))
+        is_whole = all(None not in row and re.fullmatch("[0-9]{1,18}", row.get("step") or "") for row in rows)
     except csv.Error:
-        whole = False
-    if not whole:
-        raise InputError(f"{path}: expected a step in every row, got a damaged file: mend it or move it away")
-    return rows
+        is_whole = False
+    if not is_whole:
+        raise InputError(f"{path}: expected a step in every row, got a damaged file: repair it or move it away")
+    return rows, f"{path}: its last row is cut off and is left out; the other {len(rows)} are kept" if rest else None
 
 
 def _check_same_run(run: Path, text: str) -> None:
@@ -115,11 +147,12 @@ def _check_same_run(run: Path, text: str) -> None:
 
 def _settings(text: str) -> dict[str, Any]:
     """A YAML document's values by dotted key."""
-    found, todo = {}, [("", yaml.safe_load(text))]
-    while todo:
-        where, value = todo.pop()
+    settings: dict[str, Any] = {}
+    waiting = [("", yaml.safe_load(text))]
+    while waiting:
+        key, value = waiting.pop()
         if isinstance(value, dict) and value:
-            todo += [(f"{where}.{key}".lstrip("."), item) for key, item in value.items()]
+            waiting += [(f"{key}.{name}".lstrip("."), item) for name, item in value.items()]
         else:
-            found[where] = value
-    return found
+            settings[key] = value
+    return settings

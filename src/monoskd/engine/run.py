@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,35 +13,60 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from monoskd.distill import Distiller, FlightRecorder
-from monoskd.engine.callbacks import ConfigFile, Manifest, ModelFile, PlainLines, StopSignal, WholeCheckpoints
+from monoskd.engine.callbacks import (
+    MANIFEST,
+    SCHEMA,
+    ConfigFile,
+    Manifest,
+    ModelFile,
+    PlainLines,
+    StopSignal,
+    WholeCheckpoints,
+    WholeLog,
+    say,
+)
 from monoskd.engine.check import Plan, check, on_cuda
 from monoskd.engine.config import LoadedConfig, RunConfig
 from monoskd.engine.frames import Frames
+from monoskd.engine.machine import alone, cluster_of, outside_fault, precision_of
 from monoskd.engine.measure import Measurement
-from monoskd.engine.resume import Past
+from monoskd.engine.resume import CHECKPOINT, Past
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
-from monoskd.engine.unlabelled import detect_unlabelled
+from monoskd.engine.unlabelled import FOLDER, detect_unlabelled
 from monoskd.errors import InputError
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.evaluation.rules import known_classes
+from monoskd.files import remove_partial_files, write_json
 from monoskd.models.weights import load_model
 from monoskd.structures import Batch, Detector
 
 
-def train(loaded: LoadedConfig, *, resume: Path | None = None) -> Path:
-    """Train as configured; returns the run folder. `resume`: a run folder to go on from, at its last whole epoch.
+def train(loaded: LoadedConfig, *, resume: Path | None = None, on_start: Callable[[], object] = lambda: None) -> Path:
+    """Train as configured; returns the run folder.
 
-    Raises InputError for data or model files that do not fit, KeyboardInterrupt once an interrupted run is saved.
+    resume: a run folder to go on from, at its last whole epoch. on_start: called once all is prepared.
+    Raises InputError for data or model files that do not fit, for a full disk and for a loader process that the system
+    ends; KeyboardInterrupt once an interrupted run is saved.
     """
-    return fit(build(check(loaded, resume=resume)))
+    try:
+        plan = check(loaded, resume=resume)
+        with alone(loaded.out):
+            run = build(plan)
+            on_start()
+            return fit(run)
+    except (OSError, InputError, RuntimeError) as error:
+        if (line := outside_fault(error, loaded.out)) is None:
+            raise
+        raise InputError(line) from error
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that a training is made of. text: of `config.yaml`."""
+    """The parts of a training. text: of `config.yaml`."""
 
     config: RunConfig
     text: str
@@ -51,7 +76,7 @@ class Run:
 
 
 def build(plan: Plan) -> Run:
-    """Make the networks and the loaders, and let the teacher look at the frames without labels."""
+    """Make the networks, the loaders and, where there are frames without labels, the teacher's pseudo-labels."""
     pl.seed_everything(plan.loaded.seed, workers=True, verbose=False)
     config = plan.loaded.run(resumed=plan.past is not None)
     if config.threads:
@@ -59,16 +84,39 @@ def build(plan: Plan) -> Run:
     student = build_student(config)
     plan.sources.check_supervised(config.data, student)
     training = build_training(config, student)
+    _begin(plan, config)
     detections = None
     if config.data.unlabelled is not None and training.distiller is not None:
         teacher = training.distiller.teacher.to("cuda" if on_cuda(config) else "cpu")
         assert isinstance(teacher, Detector)
-        detections = detect_unlabelled(teacher, config.data, plan.sources, config.out, keep=plan.past is not None)
+        keep = plan.past is not None or plan.anew
+        detections = detect_unlabelled(teacher, config.data, plan.sources, config.out, keep=keep)
     frames = Frames(config, student, plan.sources, detections=detections)
     training.shape_adapters(Batch.collate([frames.train[0]]))
     if plan.past is not None:
         plan.past.check(training, epochs=config.epochs)
     return Run(config, plan.loaded.text, training, frames, plan.past)
+
+
+@rank_zero_only
+def _begin(plan: Plan, config: RunConfig) -> None:
+    """Mark the folder as a run's, clear what killed runs left in it, and print what is not as expected."""
+    out = config.out
+    say(f"run folder: {out}")
+    for folder in (out, out / CHECKPOINT.parent, out / FOLDER):
+        remove_partial_files(folder)
+    leftovers = [*(out / CHECKPOINT.parent).glob("*.part")]  # of earlier versions
+    if plan.past is None:
+        if plan.anew:
+            say(f"{out}: the run in this folder ended before its first whole epoch; it begins anew")
+            leftovers += [out / "metrics.csv", *out.glob("events.out.tfevents.*")]
+        write_json(out / MANIFEST, {"schema": SCHEMA, "finished": False, "steps": 0, "epochs": 0})
+    elif plan.past.note:
+        say(plan.past.note)
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    if precision_of(config) != config.precision:
+        say(f"precision: a CPU has no {config.precision}; the run uses {precision_of(config)}")
 
 
 def fit(run: Run) -> Path:
@@ -84,7 +132,7 @@ def fit(run: Run) -> Path:
             trainer.fit(run.training, datamodule=run.frames, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # Lightning raises this for an interruption, after its callbacks have saved
             raise KeyboardInterrupt from stop
-        except InputError as error:  # a loader process puts its traceback in front of the line
+        except InputError as error:  # a loader process puts its traceback before the line
             raise InputError(str(error).strip().rpartition("InputError: ")[2]) from error
     return run.config.out
 
@@ -145,23 +193,24 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
     terminal = sys.stderr.isatty()
     provenance = {"config": text, "seed": config.seed}
     return pl.Trainer(
+        default_root_dir=out / MANIFEST,  # not a folder: under Slurm Lightning takes any hpc_ckpt_*.ckpt from there
         accelerator=config.accelerator,
         devices=config.devices,
-        precision=config.precision,
+        precision=precision_of(config),  # type: ignore[arg-type]
         max_epochs=config.epochs,
         check_val_every_n_epoch=every or None,
         limit_val_batches=None if every else 0,
         gradient_clip_val=config.optimizer.gradient_clip,
         sync_batchnorm=config.devices > 1 and torch.cuda.is_available(),  # there is none for CPUs
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the training loader's is one already, and every device validates on all frames
+        use_distributed_sampler=False,  # the training loader has its own, and every device validates on all frames
         log_every_n_steps=min(
             config.log_every, config.epochs * max(frames.counts()["train"] // config.data.batch_size, 1)
         ),
         enable_model_summary=False,
         enable_progress_bar=terminal,
         logger=[_csv_logger(out, history), TensorBoardLogger(out, name="", version="")],
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *cluster_of(config)],
         callbacks=[
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -170,7 +219,9 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
             ConfigFile(out, text),
             ModelFile(out, provenance),
             Manifest(out, seed=config.seed, frames=frames.counts(), step_images=frames.labelled + frames.further),
-            *([RichProgressBar()] if terminal else [PlainLines()]),
+            WholeLog(),
+            PlainLines(epochs=not terminal),
+            *([RichProgressBar()] if terminal else []),
         ],
     )
 
@@ -189,7 +240,7 @@ def _with_weights(detector: Detector, started: Detector, start: Path) -> Detecto
 
 
 def _check_input(config: RunConfig, detector: Detector, where: str | Path) -> None:
-    """Published quirks come together or not at all: the data that a network is fed and the way it is read."""
+    """Check that the network and its data pipeline are both published or both corrected."""
     published = config.data.published.per_axis_decoding
     if detector.published_input != published:
         names = {True: "published", False: "corrected"}
@@ -209,14 +260,15 @@ def _csv_logger(out: Path, history: list[dict[str, str]]) -> CSVLogger:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Leave out Lightning's advice that does not apply to a run of ours, and nothing else."""
+    """Silence the advice of Lightning that does not apply to these runs, and nothing else."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     advice = (
         ".*does not have many workers.*",
         ".*The number of training batches.*",
         ".*exists and is not empty.*",
         ".*isinstance.treespec, LeafSpec.*",
-        ".*The dirpath has changed.*",  # a run folder that was moved resumes all the same
+        ".*The dirpath has changed.*",  # a run folder that was moved resumes as well
+        ".*`srun` command is available.*",
     )
     with warnings.catch_warnings():
         for message in advice:

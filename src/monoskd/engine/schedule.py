@@ -15,9 +15,9 @@ PUBLISHED_ORDER = ("affinity", "head", "rank", "imitation")
 class LearningRateSchedule:
     """Cosine warm-up from `warmup_start`, then `decay` at each milestone.
 
-    Epochs count from 0 and a milestone is the first epoch at the lower rate. Two published quirks:
-    `milestones_after_warmup` counts milestones from the end of the warm-up, so that they take effect that many epochs
-    late; `once_an_epoch` holds the rate of an epoch's start, so that the whole first epoch runs at `warmup_start`.
+    Epochs count from 0, and a milestone is the first epoch at the lower rate. Two published quirks:
+    `milestones_after_warmup` counts milestones from the end of the warm-up, so that they come late by its length;
+    `once_an_epoch` keeps the rate of an epoch's start, so that the whole first epoch runs at `warmup_start`.
     """
 
     base: float = 1e-3

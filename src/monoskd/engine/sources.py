@@ -1,4 +1,4 @@
-"""The recordings of a run: one source of frames for each split, opened before any network is made."""
+"""The recordings of a run: one source of frames for each split, opened before a network is built."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from monoskd.structures import Detector, FrameSource
 class Sources:
     """The splits of a run.
 
-    Training frames come with depth maps even for a network that sees none: targets and terms read them. val: opens the
-    validation frames, with depth maps or without. unlabelled: frames without labels, if the run has any.
+    train: with depth maps even for a network on pictures, as targets and terms read them. val: opens the validation
+    frames, with or without depth maps. unlabelled: frames without labels, if the run has any.
     """
 
     train: FrameSource
@@ -42,11 +42,13 @@ class Sources:
                 f"got {len(self.train.names)} frames; lower `--data.batch_size`"
             )
         val = self.val(depth=False)
-        if data.train != data.val and (both := {*self.train.names} & {*val.names}):
+        if data.train != data.val and (shared := {*self.train.names} & {*val.names}):
             raise InputError(
-                f"{data.root}: expected no frame of split {data.train} in split {data.val}, got {len(both)} "
-                f"(the first is {min(both)}): take them out of one, or say so with `--data.val {data.train}`"
+                f"{data.root}: expected no frame of split {data.train} in split {data.val}, got {len(shared)} "
+                f"(the first is {min(shared)}): take them out of one, or say so with `--data.val {data.train}`"
             )
+        if data.train != data.val:
+            self.train.check_apart(val)
         if data.unlabelled is not None and self.unlabelled is not None:
             self.unlabelled.check_unlabelled(mapping=data.unlabelled.mapping)
             labelled = max(data.batch_size // devices, 1)

@@ -16,13 +16,13 @@ from monoskd.structures import Batch, Detector, DetectorOutput, Targets, Views
 
 
 class DivergenceError(InputError):
-    """The weights are no numbers any more."""
+    """The weights are not finite any more."""
 
 
 class Training(pl.LightningModule):
     """A detector that learns from labels, and from a teacher if there is a distiller.
 
-    distiller: a `Distiller` around this very student, or None; recorder: measures its terms' gradients now and then.
+    distiller: a `Distiller` around the same student, or None; recorder: measures its terms' gradients at intervals.
     task_weights: hierarchical task learning, or None for a weight of 1 each.
     """
 
@@ -52,7 +52,7 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One step's loss; every term is logged by name."""
-        assert batch.targets is not None, "training frames have labels, or a teacher's detections"
+        assert batch.targets is not None, "training frames have labels or pseudo-labels"
         output, distilled = self.outputs(batch)
         tasks = self.student.loss(*labelled(output, batch.targets))
         if self.task_weights is not None:
@@ -67,7 +67,7 @@ class Training(pl.LightningModule):
         return loss
 
     def shape_adapters(self, batch: Batch) -> None:
-        """Let the distiller's adapters take their shapes from a batch, which several devices need before the start."""
+        """Let the distiller's adapters take their shapes from a batch, as several devices require before the start."""
         if self.distiller is not None:
             self.distiller.materialize(*self._inputs(batch, self.student), teacher_inputs=self._teacher_inputs(batch))
 
@@ -90,13 +90,13 @@ class Training(pl.LightningModule):
         return self._inputs(batch, self.distiller.teacher)
 
     def on_train_epoch_start(self) -> None:
-        """Tell the data set which epoch's augmentation to draw, and forget the last epoch's losses."""
+        """Set the epoch of the augmentation, and reset the sums of the losses."""
         self._epoch_losses = {}
         dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
         dataset.set_epoch(self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
-        """Weigh the tasks of the next epoch by how this one went. Raises DivergenceError where it ended in NaN."""
+        """Compute the task weights of the next epoch. Raises DivergenceError where weights are not finite."""
         self._check_finite()
         if self.task_weights is None:
             return
@@ -109,14 +109,14 @@ class Training(pl.LightningModule):
     def _check_finite(self) -> None:
         for name, value in self.student.state_dict().items():
             if not value.isfinite().all():
-                odd = value[~value.isfinite()][0]
+                number = value[~value.isfinite()][0]
                 raise DivergenceError(
-                    f"epoch {self.current_epoch + 1}: expected finite weights, got {odd:g} in {name}: lower "
+                    f"epoch {self.current_epoch + 1}: expected finite weights, got {number:g} in {name}: lower "
                     "`--optimizer.schedule.base` or set `--optimizer.gradient_clip`, and `--resume` the last good epoch"
                 )
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Detect as at inference; errors at the labelled objects come from the same forward pass."""
+        """Detect as at inference, and measure the errors at the labelled objects in the same forward pass."""
         measure_batch(self.student, batch, self.measurement)
 
     def on_validation_epoch_end(self) -> None:
@@ -125,24 +125,24 @@ class Training(pl.LightningModule):
         self.measurement.clear()
 
     def configure_optimizers(self) -> Any:
-        """Adam; biases do not decay; the schedule's rate is set at every step."""
+        """Adam; no weight decay on biases; the schedule sets the rate at every step."""
         config = self.optimizer_config
         groups = [
             {"params": list(self._trained(bias=False)), "weight_decay": config.weight_decay},
             {"params": list(self._trained(bias=True)), "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.Adam(groups, lr=1.0)  # the schedule gives the rate itself
+        optimizer = torch.optim.Adam(groups, lr=1.0)  # a factor; the schedule returns the rate
         batches = self.trainer.estimated_stepping_batches / self.epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: config.schedule.rate(step / batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what exact resumption needs beyond weights and optimizer."""
+        """Add what exact resumption needs besides weights and optimizer."""
         checkpoint["task_weights"] = self.task_weights.state_dict() if self.task_weights else None
         checkpoint["weights"] = self.weights
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore it."""
         if self.task_weights is not None:
             self.task_weights.load_state_dict(checkpoint["task_weights"])
         self.weights = checkpoint["weights"]
@@ -155,12 +155,12 @@ class Training(pl.LightningModule):
                     yield parameter
 
     def _log_reading(self, reading: Mapping[str, float]) -> None:
-        """Straight to the loggers: `log_dict` would keep it only where `log_every` happens to fall on the same step."""
+        """Log directly: `log_dict` would drop it on steps that `log_every` skips."""
         for logger in self.loggers if reading else ():
             logger.log_metrics({**reading, "epoch": self.current_epoch}, step=self.global_step)
 
     def _remember(self, tasks: Mapping[str, Tensor], distilled: Distilled | None) -> None:
-        """Add to the epoch's sums, on the device, without waiting for it."""
+        """Add to the epoch's sums on the device, without a synchronisation."""
         terms = {} if distilled is None else distilled.terms
         for name, value in {**tasks, **terms}.items():
             self._epoch_losses[name] = self._epoch_losses.get(name, 0) + value.detach()

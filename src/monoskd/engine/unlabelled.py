@@ -1,4 +1,4 @@
-"""Frames without labels: the teacher looks at each once, and batches mix them with labelled ones."""
+"""Frames without labels: the teacher makes pseudo-labels once, and batches mix them with labelled frames."""
 
 import hashlib
 import json
@@ -27,11 +27,11 @@ _BATCH = 8
 
 
 def detect_unlabelled(teacher: Detector, data: DataConfig, sources: Sources, out: Path, *, keep: bool) -> Path:
-    """The folder of the teacher's detections on the frames without labels, `out/detections`, made if need be.
+    """The folder of the pseudo-labels, `out/detections`, written unless it exists already.
 
-    teacher: on the device where it is to run. keep: use what an earlier part of this run has written, if it was the
-    same teacher's on the same frames. Beside the folder, `detections.json` says how good they are: on these frames
-    where their labels are held back, else on the validation split. Raises InputError where there is no detection.
+    teacher: on the device where it runs. keep: use the pseudo-labels of an earlier part of this run, if teacher, frames
+    and thresholds are the same. `detections.json` beside the folder holds their quality, measured on these frames where
+    their labels are held back, else on the validation split. Raises InputError where there is no detection.
     """
     unlabelled, frames = data.unlabelled, sources.unlabelled
     assert unlabelled is not None
@@ -71,10 +71,10 @@ def detect_unlabelled(teacher: Detector, data: DataConfig, sources: Sources, out
 
 @torch.no_grad()
 def detect(teacher: Detector, data: DataConfig, frames: FrameSource) -> list[Objects]:
-    """What the teacher finds on each frame, unaugmented, from the thresholds on.
+    """The teacher's detections that reach the thresholds on each frame, without augmentation.
 
-    Scored by heat alone: detections are ranked by it times the confidence in the depth, which makes a good order but no
-    probability, and few of a young network's detections would reach any threshold.
+    The score is the heat alone. A detection's usual score, heat times confidence in the depth, ranks well but is no
+    probability: few detections of a briefly trained network would reach a threshold.
     """
     assert data.unlabelled is not None
     samples = Samples(frames, input_size=teacher.input_size, published=data.published)
@@ -84,30 +84,30 @@ def detect(teacher: Detector, data: DataConfig, frames: FrameSource) -> list[Obj
     for batch in DataLoader(samples, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
         views = batch.to(device).views(teacher.modality)
         detections = teacher.decode(teacher(views), views)
-        detected += [_sure(replace(found, scores=found.heat).to_objects(), least) for found in detections]
+        detected += [_above(replace(image, scores=image.heat).to_objects(), least) for image in detections]
     return detected
 
 
-def _sure(objects: Objects, thresholds: Mapping[str, float]) -> Objects:
+def _above(objects: Objects, thresholds: Mapping[str, float]) -> Objects:
     """The detections that reach their class's threshold."""
     assert objects.scores is not None
     return objects[objects.scores >= np.array([thresholds[name] for name in objects.names.tolist()], np.float64)]
 
 
 def _thresholds(config: UnlabelledConfig, classes: Sequence[str]) -> dict[str, float]:
-    """The least score of each class, whatever the case in which the config spells it."""
+    """The least score of each class; the config may spell the classes in any case."""
     spelling = {name.lower(): name for name in classes}
     unknown = [name for name in config.thresholds if name.lower() not in spelling]
     if unknown:
         raise InputError(
             f"data.unlabelled.thresholds: expected classes of the teacher ({', '.join(classes)}), got {unknown[0]!r}"
         )
-    own = {spelling[name.lower()]: value for name, value in config.thresholds.items()}
-    return {name: own.get(name, config.threshold) for name in classes}
+    given = {spelling[name.lower()]: value for name, value in config.thresholds.items()}
+    return {name: given.get(name, config.threshold) for name in classes}
 
 
 def _made_of(teacher: Detector, frames: Sequence[str], config: UnlabelledConfig) -> str:
-    """A digest of all that decides which detections there are."""
+    """A digest of everything that the pseudo-labels depend on."""
     digest = hashlib.sha256(json.dumps([list(frames), config.threshold, config.thresholds]).encode())
     for value in teacher.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
@@ -115,7 +115,7 @@ def _made_of(teacher: Detector, frames: Sequence[str], config: UnlabelledConfig)
 
 
 class MixedFrames(Dataset[Sample]):
-    """Labelled frames, and after them frames with a teacher's detections."""
+    """Labelled frames, followed by frames with pseudo-labels."""
 
     def __init__(self, labelled: Samples, unlabelled: Samples) -> None:
         self.labelled = labelled
@@ -125,26 +125,26 @@ class MixedFrames(Dataset[Sample]):
         return len(self.labelled) + len(self.unlabelled)
 
     def __getitem__(self, index: int) -> Sample:
-        """A labelled frame below `len(labelled)`, another one from there on."""
+        """A labelled frame for an index below `len(labelled)`, else one with pseudo-labels."""
         known = len(self.labelled)
         sample: Sample = self.labelled[index] if index < known else self.unlabelled[index - known]
         return sample
 
     def set_epoch(self, epoch: int) -> None:
-        """From now on, draw this epoch's augmentation."""
+        """Use the augmentation of this epoch from now on."""
         self.labelled.set_epoch(epoch)
         self.unlabelled.set_epoch(epoch)
 
 
 class MixedBatches(Sampler[list[int]]):
-    """Indices into `MixedFrames`: whole batches of labelled frames, and `further` others with each.
+    """Indices into `MixedFrames`: whole batches of labelled frames, each with `further` frames with pseudo-labels.
 
-    sampler: of the labelled frames; its seed and epoch decide everything. An epoch is one pass over them; the others go
-    by in a stream of shuffled passes that epochs cut where they end, so that all of them are seen equally often.
+    sampler: of the labelled frames; its seed and epoch decide everything. An epoch is one pass over them. The others
+    come as one stream of shuffled passes that runs on from epoch to epoch, so that all are seen equally often.
     """
 
     def __init__(self, sampler: DistributedSampler[Any], size: int, *, unlabelled: int, further: int) -> None:
-        self.sampler = sampler  # under this name Lightning looks for what it tells the epoch
+        self.sampler = sampler  # Lightning looks for this name to set the epoch
         self.size = size
         self.unlabelled = unlabelled
         self.further = further
@@ -157,14 +157,14 @@ class MixedBatches(Sampler[list[int]]):
         known = len(self.sampler.dataset)  # type: ignore[arg-type]
         count = len(self) * self.further * self.sampler.num_replicas
         stream = endless(self.unlabelled, first=self.sampler.epoch * count, count=count, seed=self.sampler.seed)
-        mine = stream[self.sampler.rank :: self.sampler.num_replicas]
+        indices = stream[self.sampler.rank :: self.sampler.num_replicas]
         for step in range(len(self)):
-            others = mine[step * self.further : (step + 1) * self.further]
+            others = indices[step * self.further : (step + 1) * self.further]
             yield labelled[step * self.size : (step + 1) * self.size] + [known + index for index in others]
 
 
 def endless(frames: int, *, first: int, count: int, seed: int) -> Sequence[int]:
-    """Entries first .. first + count - 1 of all frames shuffled, shuffled anew, and so on."""
+    """Entries first .. first + count - 1 of an endless sequence of shuffled passes over the frames."""
     passes = range(first // frames, (first + count - 1) // frames + 1)
     shuffled = [np.random.default_rng([seed, number]).permutation(frames) for number in passes]
     start = first - passes.start * frames

@@ -6,7 +6,7 @@ from pathlib import Path
 from monoskd.errors import InputError
 from monoskd.kitti.io import read_calibration, read_depth, read_image, read_objects, read_split
 from monoskd.kitti.layout import KittiLayout
-from monoskd.kitti.leakage import check_unlabelled
+from monoskd.kitti.leakage import check_copies, check_unlabelled
 from monoskd.objects import Objects
 from monoskd.structures import Frame, FrameSource
 
@@ -52,6 +52,11 @@ class KittiFrames(FrameSource):
         """The labels in `label_held_back`, which `synth` writes."""
         path = self.layout.held_back(name)
         return read_objects(path, scored=False) if path.is_file() else None
+
+    def check_apart(self, validation: FrameSource) -> None:
+        """No frame is a copy of a validation frame; pictures and sweeps are compared by content."""
+        if isinstance(validation, KittiFrames):
+            check_copies(self.layout, train=self.split, val=validation.split)
 
     def check_unlabelled(self, *, mapping: Path | None) -> None:
         """No frame has a label, is a validation frame by content, or comes from a validation drive."""

@@ -72,8 +72,8 @@ def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[
     own = {"features_only", *inspect.signature(timm.create_model).parameters} - {"kwargs"}
     if refused := sorted(own & set(arguments)):
         raise InputError(
-            f"backbone_arguments: expected arguments of the model itself such as `channels`, got {refused[0]!r}; weights "
-            "come through `pretrained`"
+            f"backbone_arguments: expected arguments of the model itself such as `channels`, got {refused[0]!r}; "
+            "weights come through `pretrained`"
         )
     overlay = None if isinstance(pretrained, bool) else {"state_dict": _weights(name, Path(pretrained), arguments)}
     try:

@@ -15,7 +15,7 @@ from monoskd.structures import Detector
 LARGEST_SIDE_PX = 4096  # of a network's input
 
 # What a constructor may make beyond the tensors of the file, such as a classifier that it then drops.
-_SPARE_PARTS = 2000
+_SPARE_PARTS = 1000
 _SPARE_NUMBERS = 2**28
 _FETCHED = ("pretrained", "checkpoint_path")
 
@@ -86,7 +86,7 @@ def _check_input_size(detector: Detector) -> None:
 def _bounded(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[None]:
     """Stop a constructor that registers far more parameters or modules than the file has tensors."""
     thread = threading.get_ident()
-    most_parts = 8 * len(shapes) + _SPARE_PARTS
+    most_parts = 6 * len(shapes) + _SPARE_PARTS
     most_numbers = 4 * sum(torch.Size(shape).numel() for shape in shapes.values()) + _SPARE_NUMBERS
     parts = numbers = 0
 

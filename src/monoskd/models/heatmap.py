@@ -54,7 +54,7 @@ def at_cells(dense: Float[Tensor, "b k v u"], where: AtCells) -> Float[Tensor, "
 def draw_heatmap(
     cell: NDArray[Any], label: NDArray[Any], size: NDArray[Any], *, height: NDArray[Any], shape: tuple[int, int, int]
 ) -> Tensor:
-    """classes x rows x columns: a Gaussian at each object's cell in the map of its class; the maximum where they overlap.
+    """classes x rows x columns: a Gaussian at each object's cell in the map of its class; the higher where two meet.
 
     cell: n x 2 (column, row); label: n; size: n x 2 (width, height) of the 2D boxes, in cells; height: n, of the peaks.
     A peak ends `gaussian_radius` whole cells from its centre, which is three standard deviations.

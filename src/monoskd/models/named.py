@@ -33,10 +33,10 @@ def detector_class(path: Any) -> type[Detector]:
                 raise InputError(f"monoskd's detectors are in {_DETECTORS}")
         else:
             _check_foreign(module)
-    found = vars(_imported(module)).get(name)
-    if not (isinstance(found, type) and issubclass(found, Detector)):
+    cls = vars(_imported(module)).get(name)
+    if not (isinstance(cls, type) and issubclass(cls, Detector)):
         raise InputError(f"{module} has no detector of the name {name}")
-    return found
+    return cls
 
 
 def named(path: Any, *, words: Sequence[str]) -> Any:
@@ -109,8 +109,8 @@ def _installed() -> list[str]:
 def _is_editable(spec: ModuleSpec) -> bool:
     """Whether an editable installation by setuptools, which has a finder of its own, leads to this place."""
     finders = [finder for finder in sys.meta_path if getattr(finder, "__module__", "").startswith("__editable__")]
-    found = [finder.find_spec(spec.name, None) for finder in finders]
-    return spec.origin is not None and spec.origin in [each_spec.origin for each_spec in found if each_spec]
+    places = [editable.origin for finder in finders if (editable := finder.find_spec(spec.name, None))]
+    return spec.origin is not None and spec.origin in places
 
 
 def _holds(spec: ModuleSpec, words: Sequence[str]) -> bool:
@@ -128,7 +128,7 @@ def _holds(spec: ModuleSpec, words: Sequence[str]) -> bool:
                 continue
             if full.partition(".")[0] == package and full not in seen:
                 seen.add(full)
-                waiting += [found] if (found := locate(full)) is not None else []
+                waiting += [imported] if (imported := locate(full)) is not None else []
     return False
 
 

@@ -106,7 +106,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected schema {SCHEMA}, got {schema}; was it written by a newer version?")
     if unknown := sorted(set(description) - _ENTRIES):
         raise InputError(
-            f"{path}: expected a description with {', '.join(sorted(_ENTRIES))}, got {unknown[0]!r}; the file is damaged"
+            f"{path}: expected a description with {', '.join(sorted(_ENTRIES))}, got {unknown[0]!r}; it is damaged"
         )
     return description
 
