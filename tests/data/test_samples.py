@@ -202,3 +202,21 @@ def test_real_boxes_lie_where_the_labels_say_under_augmentation(kitti: Path) -> 
         overlaps += (shared / union).tolist()
     assert len(overlaps) > 40
     assert np.median(overlaps) > 0.85
+
+
+def test_the_typical_focal_length_is_the_median_of_the_frames() -> None:
+    class Street(FrameSource):
+        names = [f"{i:02d}" for i in range(51)]
+
+        def __init__(self) -> None:
+            self.was_read: list[str] = []
+
+        def read(self, name: str) -> Frame:
+            self.was_read.append(name)
+            scale = 2 if name == "03" else 1  # another camera
+            camera = Camera.from_focal(300.0 * scale, width=400, height=100)
+            return Frame(np.zeros((100 * scale, 400 * scale, 3), np.uint8), camera)
+
+    street = Street()
+    assert typical_focal_px(street, input_size=(200, 100)) == {"focal_px": 300.0, "input_focal_px": 150.0}
+    assert 10 <= len(street.was_read) <= 25

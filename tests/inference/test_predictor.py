@@ -8,7 +8,9 @@ import pytest
 
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
-from monoskd.inference.predictor import CameraSource, Predictor, predict_source
+from monoskd.inference.cameras import CameraSource
+from monoskd.inference.predict import predict_source
+from monoskd.inference.predictor import Predictor
 from monoskd.kitti.io import read_calibration, read_image, read_objects
 
 FOCAL = CameraSource(focal_px=100.0)

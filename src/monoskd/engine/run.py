@@ -14,6 +14,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
+from monoskd.data.samples import typical_focal_px
 from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.callbacks import ConfigFile, Manifest, ModelFile, PlainLines, StopSignal, WholeCheckpoints
 from monoskd.engine.check import Plan, check, on_cuda
@@ -58,6 +59,7 @@ def build(plan: Plan) -> Run:
         torch.set_num_threads(config.threads)
     student = build_student(config)
     plan.sources.check_supervised(config.data, student)
+    student.adapt_to(**typical_focal_px(plan.sources.train, input_size=student.input_size))
     training = build_training(config, student)
     detections = None
     if config.data.unlabelled is not None and training.distiller is not None:
