@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from monoskd.data.samples import Samples
+from monoskd.data.samples import Samples, typical_focal_px
 from monoskd.data.transforms import Augmentation, Draw
-from monoskd.geometry.camera import PublishedLetterbox
+from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.kitti.io import Calibration, write_calibration, write_depth, write_objects, write_split
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.did_m3d.targets import make_targets
 from monoskd.objects import KITTI_MEAN_SIZES, Objects
-from monoskd.structures import Batch, PublishedData, Sample, TargetMaker
+from monoskd.structures import Batch, Frame, FrameSource, PublishedData, Sample, TargetMaker
 
 P2 = np.array([[110.0, 0, 93.0, 4.5], [0, 110.0, 25.0, 0.02], [0, 0, 1, 0.0027]])
 CAR = Objects(
@@ -206,9 +206,8 @@ def test_real_boxes_lie_where_the_labels_say_under_augmentation(kitti: Path) -> 
 
 def test_the_typical_focal_length_is_the_median_of_the_frames() -> None:
     class Street(FrameSource):
-        names = [f"{i:02d}" for i in range(51)]
-
         def __init__(self) -> None:
+            self.names = [f"{i:02d}" for i in range(51)]
             self.was_read: list[str] = []
 
         def read(self, name: str) -> Frame:

@@ -55,7 +55,6 @@ def run(options: argparse.Namespace) -> None:
         roll_deg=options.roll,
     )
     predictor = Predictor(options.model, device=options.device, fit=options.fit)
-
     done: list[Summary] = []
     try:
         with progress_of("predicting") as progress:
@@ -71,7 +70,6 @@ def run(options: argparse.Namespace) -> None:
                 progress=progress,
                 report=done.append,
             )
-
     finally:
         for summary in done:
             _say(summary, options)

@@ -21,8 +21,8 @@ _MOST_TILT_DEG = 60
 _FILM_DIAGONAL_MM = math.hypot(36, 24)
 _OFF_CENTRE = 0.15  # share of the width by which a principal point may miss the middle
 _HOW = (
-    "give `--calib FILE`, `--camera FILE`, `--focal PX` or `--hfov DEG`; the focal length in pixels is the picture's width "
-    "x the lens' focal length in mm / the sensor's width in mm, and for a phone the 35 mm focal length x the picture's "
+    "give `--calib FILE`, `--camera FILE`, `--focal PX` or `--hfov DEG`; the focal length in pixels is that in mm x "
+    "the picture's width in pixels / the sensor's width in mm, and for a phone the 35 mm focal length x the picture's "
     "diagonal in pixels / 43.3"
 )
 
@@ -102,9 +102,7 @@ class CameraSource:
         if self.hfov_deg is not None:
             return Lens(Camera.from_hfov(self.hfov_deg, width=width, height=height), width, height, "--hfov")
         if focal_35mm is None:
-            raise InputError(
-                f"{stem}: expected a camera, got none, and the picture's EXIF names no focal length: {_HOW}"
-            )
+            raise InputError(f"{stem}: expected a camera, got none, also not from its EXIF: {_HOW}")
         focal_px = focal_35mm * math.hypot(width, height) / _FILM_DIAGONAL_MM
         source = f"EXIF, {focal_35mm:g} mm on 35 mm film"
         return Lens(Camera.from_focal(focal_px, width=width, height=height), width, height, source)
@@ -124,8 +122,9 @@ def check_size(camera: Camera, *, width: int, height: int, where: str) -> None:
     u, v = (float(value) for value in np.asarray(camera.P)[:2, 2])
     if abs(u - width / 2) > _OFF_CENTRE * width or not 0 < v < height:
         raise InputError(
-            f"{where}: expected the camera of a {width} x {height} picture, got the principal point ({u:.0f}, {v:.0f}), "
-            f"as of pictures of about {2 * u:.0f} x {2 * v:.0f}: scale the picture or the calibration, or give `--focal`"
+            f"{where}: expected the camera of a {width} x {height} picture, got the principal point "
+            f"({u:.0f}, {v:.0f}), as of pictures of about {2 * u:.0f} x {2 * v:.0f}: "
+            "scale the picture or the calibration, or give `--focal`"
         )
 
 

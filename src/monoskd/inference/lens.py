@@ -24,6 +24,7 @@ _GRID = 41  # pixels each way at which it is asked where a lens looks
 _MOST_SIDE_PX = 4096  # of a rectified picture
 _STEP = 1e-4  # [x / z] of differences
 _NEWTON_STEPS = 30
+_NO_SECOND_MAP: Any = None  # OpenCV's stubs do not know that there may be none
 _FAR = 50.0  # [x / z] no lens model is asked beyond
 _STEPS = 16  # points along the side of a box
 _SQUARE = 0.01  # relative difference of the focal lengths from where pixels are not square
@@ -169,9 +170,8 @@ class Rectified:
     def _map(self) -> NDArray[np.float32]:
         columns, rows = np.meshgrid(np.arange(self.size[0]) + 0.5, np.arange(self.size[1]) + 0.5)
         uv = self.back(np.column_stack([columns.ravel(), rows.ravel()])) - 0.5
-        maps = np.where(np.isfinite(uv), uv, -9).astype(np.float32).reshape(*columns.shape, 2)
-        return maps
+        return np.where(np.isfinite(uv), uv, -9).astype(np.float32).reshape(*columns.shape, 2)
 
     def picture(self, image: Pixels) -> Pixels:
         """The picture that the level pinhole camera sees, black where the lens does not look."""
-        return np.asarray(cv2.remap(image, self._map, None, cv2.INTER_LINEAR), np.uint8)
+        return np.asarray(cv2.remap(image, self._map, _NO_SECOND_MAP, cv2.INTER_LINEAR), np.uint8)

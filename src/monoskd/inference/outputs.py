@@ -24,7 +24,10 @@ _LONGEST_SIDE_PX = 65_500  # of a JPEG
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of a picture. objects: 2D boxes in the picture's pixels, 3D boxes in the lens' level frame."""
+    """What a detector says of a picture.
+
+    objects: 2D boxes in the picture's pixels, 3D boxes in the lens' level frame.
+    """
 
     picture: Picture
     lens: Lens

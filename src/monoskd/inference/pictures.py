@@ -69,7 +69,8 @@ def open_source(source: str | Path) -> Pictures:
             return _video(source, int(str(source)))
         if not has_magic(str(source)):
             raise InputError(f"{source}: no such image, folder or video")
-        paths = [path for path in visible(map(Path, glob(str(source), recursive=True))) if path.is_file()]
+        names = glob(str(source), recursive=True)  # noqa: PTH207 - a pattern with a folder of its own, maybe absolute
+        paths = [path for path in visible(map(Path, names)) if path.is_file()]
         if not paths:
             raise InputError(f"{source}: expected files of this pattern, got none: check it")
         return _of_files(paths, source)

@@ -52,8 +52,8 @@ class DidM3DConfig:
         top_k: detections an image at inference.
         reference_focal_px: the focal length [original px] through which visual depth = exp(-raw) at zoom 1. None: that
             of the training set, which `train` sets; without training KITTI's 721.54 px.
-        input_focal_px: the focal length [network px] of the pictures that it learns from. None: `train` sets it; without
-            training it is unknown.
+        input_focal_px: the focal length [network px] of the pictures that it learns from. None: `train` sets it;
+            without training it is unknown.
         initial_depth_m: visual depth that an untrained network says where an image is not zoomed.
         initial_size_cells: (width, height) of 2D boxes that an untrained network says, in cells of 4 px.
     """
