@@ -259,7 +259,8 @@ class Detections(_Movable):
     """The n detections of one image, best first (or of a batch, see `by_image`).
 
     classes: the names that `labels` index; scores: heat times the confidence in the depth; boxes_2d: (left, top, right,
-    bottom) in original pixels; alpha [rad]; heat: the certainty that an object of the class is there, wherever exactly.
+    bottom) in original pixels; alpha [rad]; heat: the certainty that an object of the class is there, wherever exactly;
+    depth_std_m: standard deviation of the depth, where a detector estimates it.
     """
 
     classes: tuple[str, ...]
@@ -269,14 +270,15 @@ class Detections(_Movable):
     boxes_3d: Boxes3D
     alpha: Float[Tensor, " n"]
     heat: Float[Tensor, " n"]
+    depth_std_m: Float[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Any) -> "Detections":
         """The rows that a mask, a slice or an index tensor selects."""
-        names = [field.name for field in fields(self) if field.name != "classes"]
-        return replace(self, **{name: getattr(self, name)[index] for name in names})
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "classes"}
+        return replace(self, **{name: column[index] for name, column in columns.items() if column is not None})
 
     def above(self, score: float) -> "Detections":
         """Those with at least this score."""
@@ -330,6 +332,17 @@ class Detector(nn.Module, ABC):
     input_multiple: int = 1
     published_input: bool = False
     task_graph: Mapping[str, tuple[str, ...]] = {}
+
+    @property
+    def input_focal_px(self) -> float | None:
+        """The focal length [network px] of the pictures it was trained on, to which prediction brings others.
+
+        None: unknown; then a picture is only made to fit `input_size`.
+        """
+        return None
+
+    def adapt_to(self, *, focal_px: float, input_focal_px: float) -> None:
+        """Take over the lens of a training set, before training: focal lengths in original and in network pixels."""
 
     @abstractmethod
     def forward(self, views: Views, at: Any = None) -> Any:

@@ -152,7 +152,10 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate --model model.safetensors --data nowhere", "nowhere/ImageSets/val.txt: expected a readable file"),
         ("evaluate --model model.safetensors --data data --split no", "no.txt: expected a readable file"),
         ("predict words.txt --focal 9", "required: --model"),
-        ("predict words.txt --model model.safetensors", "exactly one of --calib, --focal and --hfov, got 0"),
+        (
+            "predict words.txt --model model.safetensors --focal 9 --hfov 9",
+            "expected one of --calib, --camera, --focal",
+        ),
         ("predict words.txt --model model.safetensors --focal 9", "words.txt: expected an image"),
         ("predict nowhere --model model.safetensors --focal 9", "nowhere: no such image, folder or video"),
         ("predict empty --model model.safetensors --focal 9", "empty: expected images"),

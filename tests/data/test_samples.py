@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from monoskd.data.samples import Samples
+from monoskd.data.samples import Samples, typical_focal_px
 from monoskd.data.transforms import Augmentation, Draw
-from monoskd.geometry.camera import PublishedLetterbox
+from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.kitti.io import Calibration, write_calibration, write_depth, write_objects, write_split
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.did_m3d.targets import make_targets
 from monoskd.objects import KITTI_MEAN_SIZES, Objects
-from monoskd.structures import Batch, PublishedData, Sample, TargetMaker
+from monoskd.structures import Batch, Frame, FrameSource, PublishedData, Sample, TargetMaker
 
 P2 = np.array([[110.0, 0, 93.0, 4.5], [0, 110.0, 25.0, 0.02], [0, 0, 1, 0.0027]])
 CAR = Objects(
@@ -202,3 +202,20 @@ def test_real_boxes_lie_where_the_labels_say_under_augmentation(kitti: Path) -> 
         overlaps += (shared / union).tolist()
     assert len(overlaps) > 40
     assert np.median(overlaps) > 0.85
+
+
+def test_the_typical_focal_length_is_the_median_of_the_frames() -> None:
+    class Street(FrameSource):
+        def __init__(self) -> None:
+            self.names = [f"{i:02d}" for i in range(51)]
+            self.was_read: list[str] = []
+
+        def read(self, name: str) -> Frame:
+            self.was_read.append(name)
+            scale = 2 if name == "03" else 1  # another camera
+            camera = Camera.from_focal(300.0 * scale, width=400, height=100)
+            return Frame(np.zeros((100 * scale, 400 * scale, 3), np.uint8), camera)
+
+    street = Street()
+    assert typical_focal_px(street, input_size=(200, 100)) == {"focal_px": 300.0, "input_focal_px": 150.0}
+    assert 10 <= len(street.was_read) <= 25

@@ -5,7 +5,9 @@ import torch
 
 from monoskd.engine.evaluate import evaluate_folders
 from monoskd.engine.measure import Measurement, evaluate_model, labelled_batches, measure
-from monoskd.inference.predictor import CameraSource, Predictor, predict_source
+from monoskd.inference.cameras import CameraSource
+from monoskd.inference.predict import predict_source
+from monoskd.inference.predictor import Predictor
 from monoskd.kitti.io import read_split
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.weights import save_model

@@ -22,6 +22,8 @@ from monoskd.engine.run import build_training
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
+from monoskd.kitti.io import read_split, write_split
+from monoskd.kitti.layout import KittiLayout
 from monoskd.models.checkpoints import check_seal
 from monoskd.models.weights import load_model
 

@@ -1,5 +1,6 @@
 """A detector small enough to predict in every test."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ def tiny_detector(**settings: object) -> DidM3D:
         **settings,  # type: ignore[arg-type]
     )
     return DidM3D(config).eval()
+
+
+@pytest.fixture(scope="session")
+def make_detector() -> Callable[..., DidM3D]:
+    """`tiny_detector`."""
+    return tiny_detector
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,21 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
-from monoskd.inference.predictor import CameraSource, Predictor, predict_source
+from monoskd.inference.cameras import CameraSource
+from monoskd.inference.predict import predict_source
+from monoskd.inference.predictor import Fit, Predictor
 from monoskd.kitti.io import read_calibration, read_image, read_objects
+from monoskd.models.did_m3d import DidM3D
+from monoskd.structures import Frame
 
 FOCAL = CameraSource(focal_px=100.0)
 
@@ -91,10 +97,10 @@ def test_a_broken_picture_is_named_and_what_was_done_is_kept(
     predictor: Predictor, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
-    with pytest.raises(InputError, match=r"b\.jpg: expected a whole image"):
+    with pytest.raises(InputError, match=r"b\.jpg: expected a whole image.*; 2 others are done and kept in"):
         predict_source(predictor, folder, cameras=FOCAL, out=tmp_path / "out")
-    assert [one["image"] for one in document(tmp_path / "out")["images"]] == ["a"]
-    assert (tmp_path / "out" / "kitti" / "a.txt").is_file()
+    assert [one["image"] for one in document(tmp_path / "out")["images"]] == ["a", "c"]
+    assert (tmp_path / "out" / "kitti" / "c.txt").is_file()
 
 
 def test_a_failed_attempt_leaves_earlier_results_alone(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
@@ -182,20 +188,19 @@ def test_what_is_no_source_is_named(predictor: Predictor, tmp_path: Path, name: 
 def test_calibration_comes_from_a_file_a_folder_or_a_number(scenes: Path) -> None:
     calib = scenes / "training" / "calib"
     truth = read_calibration(calib / "000001.txt").camera.P
-    of_file = CameraSource(calibration=calib / "000001.txt").camera("anything", width=416, height=128)
-    of_folder = CameraSource(calibration=calib).camera("000001", width=416, height=128)
-    assert (truth == of_file.P).all()
-    assert (truth == of_folder.P).all()
+    of_file = CameraSource(calibration=calib / "000001.txt").lens("anything", width=416, height=128)
+    of_folder = CameraSource(calibration=calib).lens("000001", width=416, height=128)
+    assert (truth == of_file.camera.P).all()
+    assert (truth == of_folder.camera.P).all()
     with pytest.raises(InputError, match=r"calib/photo\.txt: expected a readable file"):
-        CameraSource(calibration=calib).camera("photo", width=416, height=128)
-    assert CameraSource(focal_px=50.0).camera("", width=100, height=40).P[0, 0] == 50
-    assert CameraSource(hfov_deg=90.0).camera("", width=100, height=40).P[0, 0] == pytest.approx(50)
+        CameraSource(calibration=calib).lens("photo", width=416, height=128)
+    assert CameraSource(focal_px=50.0).lens("", width=100, height=40).camera.focal_px == 50
+    assert CameraSource(hfov_deg=90.0).lens("", width=100, height=40).camera.focal_px == pytest.approx(50)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "expected exactly one of --calib, --focal and --hfov, got 0"),
         ({"focal_px": 3.0, "hfov_deg": 3.0}, "got 2"),
         ({"focal_px": 0.0}, "--focal: expected 1 to 1000000 pixels, got 0"),
         ({"focal_px": 1e300}, r"--focal: expected 1 to 1000000 pixels, got 1e\+300"),
@@ -231,3 +236,139 @@ def test_real_frames(predictor: Predictor, kitti: Path, tmp_path: Path) -> None:
     cameras = CameraSource(calibration=kitti / "training" / "calib")
     assert predict_source(predictor, tmp_path, cameras=cameras, out=tmp_path / "out", draw=True).images == 2
     assert {path.stem for path in (tmp_path / "out" / "drawn").iterdir()} == set(names)
+
+
+# --- any camera -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(make_detector: Callable[..., DidM3D]) -> Predictor:
+    """A predictor of a detector that saw a focal length of 100 network pixels in training."""
+    return Predictor(make_detector(reference_focal_px=100.0, input_focal_px=100.0))
+
+
+@pytest.mark.parametrize("fit", ["focal", "size"])
+def test_the_same_picture_in_other_pixels_has_the_same_boxes(make_detector: Callable[..., DidM3D], fit: Fit) -> None:
+    detector = make_detector(reference_focal_px=100.0, input_focal_px=200.0)
+    predictor = Predictor(detector, fit=fit)
+    street = cv2.GaussianBlur(picture(256, 128), (0, 0), 9)
+    street = cv2.normalize(street, None, 0, 255, cv2.NORM_MINMAX)
+    found = []
+    for size in (0.5, 1, 2, 4):
+        image = cv2.resize(street, None, fx=size, fy=size, interpolation=cv2.INTER_LINEAR)
+        camera = Camera.from_focal(200.0 * size, width=image.shape[1], height=image.shape[0])
+        found.append(predictor(image, camera).boxes_3d.bottom[:, 2].median().item())
+    assert np.allclose(found, found[1], rtol=0.01)
+
+
+def test_twice_the_focal_length_is_twice_the_distance_at_the_same_size(predictor: Predictor) -> None:
+    # No training, so no apparent size to bring pictures to: k alone.
+    image = picture(128, 64)
+    z = [
+        predictor(image, Camera.from_focal(f, width=128, height=64)).boxes_3d.bottom[:, 2].median().item()
+        for f in (100.0, 200.0, 1970.0)
+    ]
+    assert z[1] / z[0] == pytest.approx(2, rel=0.05)
+    assert z[2] / z[0] == pytest.approx(19.7, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "focal_px", "network", "zoom"),
+    [
+        ((128, 64), 100.0, (128, 64), 1.0),  # as in training
+        ((120, 60), 95.0, (128, 64), 128 / 120),  # nearly: as in training
+        ((256, 64), 100.0, (256, 64), 1.0),  # a wider picture through the same lens
+        ((64, 160), 100.0, (64, 160), 1.0),  # portrait
+        ((300, 100), 200.0, (160, 64), 0.5),  # a longer lens
+        ((128, 64), 50.0, (256, 128), 2.0),  # a wider lens, at the limit of four times the pixels
+        ((128, 64), 10.0, (256, 128), 2.0),  # beyond it
+        ((90, 60), 1e6, (32, 32), 1e-4),
+    ],
+)
+def test_pictures_are_brought_to_the_focal_length_of_training(
+    trained: Predictor, size: tuple[int, int], focal_px: float, network: tuple[int, int], zoom: float
+) -> None:
+    frame = Frame(picture(*size), Camera.from_focal(focal_px, width=size[0], height=size[1]))
+    sample = trained.sample(frame)
+    assert sample.letterbox.size == network
+    assert tuple(sample.image.shape[1:]) == network[::-1]
+    assert float(sample.letterbox.scale) == pytest.approx(zoom)
+    middle = sample.letterbox.apply(torch.tensor([size[0] / 2, size[1] / 2]))
+    torch.testing.assert_close(middle, torch.tensor(network) / 2)
+    assert trained(frame.image, frame.camera) is not None
+
+
+def test_a_batch_of_pictures_is_each_alone(trained: Predictor) -> None:
+    frames = [
+        Frame(picture(width, 64, seed), Camera.from_focal(100.0, width=width, height=64))
+        for seed, width in enumerate((128, 256, 128, 200))
+    ]
+    for together, frame in zip(trained.batch(frames), frames, strict=True):
+        alone = trained(frame.image, frame.camera)
+        torch.testing.assert_close(together.boxes_3d.bottom, alone.boxes_3d.bottom, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((20, 30, 3), np.float32), r"got float32 of shape \(20, 30, 3\): multiply by 255"),
+        (np.zeros((20, 30, 3), np.uint16), r"got uint16 .*: scale to 0 .. 255"),
+        (np.zeros((3, 20, 30), np.uint8), r"move the channels last: `image.transpose\(1, 2, 0\)`"),
+        (np.zeros((20, 30), np.uint8), "repeat the grey channel"),
+        (np.zeros((20, 30, 1), np.uint8), "repeat the grey channel"),
+        (np.zeros((20, 30, 4), np.uint8), "leave out alpha"),
+        (np.zeros((1, 20, 30, 3), np.uint8), "one picture at a time"),
+        (np.zeros((0, 30, 3), np.uint8), "is there a picture"),
+        (torch.zeros(3, 20, 30), "got Tensor: call `np.asarray"),
+        ("photo.jpg", "got str"),
+        (None, "got NoneType"),
+    ],
+)
+def test_a_wrong_array_is_named(predictor: Predictor, image: object, message: str) -> None:
+    with pytest.raises(InputError, match=f"image: expected a numpy array of RGB pixels.*{message}"):
+        predictor(image, Camera.from_focal(100, width=30, height=20))  # type: ignore[arg-type]
+
+
+def test_a_wrong_camera_or_fit_is_named(predictor: Predictor) -> None:
+    with pytest.raises(InputError, match=r"camera: expected the `Camera` of one picture.* got float"):
+        predictor(picture(30, 20), 700.0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"got \(2, 3, 4\)"):
+        predictor(picture(30, 20), Camera(np.zeros((2, 3, 4))))
+    with pytest.raises(InputError, match="focal lengths above 0 px"):
+        predictor(picture(30, 20), Camera(np.zeros((3, 4))))
+    with pytest.raises(InputError, match="fit: expected focal or size, got 'width'"):
+        Predictor(predictor.detector, fit="width")  # type: ignore[arg-type]
+
+
+def test_the_document_says_camera_deviation_and_corners(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    cameras = CameraSource(focal_px=100.0, pitch_deg=5, roll_deg=3)
+    for batch_size in (1, 2):
+        out = tmp_path / f"out{batch_size}"
+        predict_source(predictor, folder, cameras=cameras, out=out, score=0, draw=True, batch_size=batch_size)
+    first = document(out)["images"][0]
+    assert first["camera"]["focal_px"] == [100, 100]
+    assert (first["camera"]["width"], first["camera"]["source"]) == (90, "--focal")
+    assert np.shape(first["camera"]["rotation_to_level"]) == (3, 3)
+    box = first["detections"][0]
+    assert box["depth_std_m"] > 0
+    corners = np.array(box["corners_m"])
+    np.testing.assert_allclose(corners[:4].mean(0), box["bottom_centre_m"], atol=1e-4)
+    assert box["depth_m"] == box["bottom_centre_m"][2]
+    left, top, right, bottom = box["box_2d_px"]
+    assert 0 <= left <= right <= 90
+    assert 0 <= top <= bottom <= 60
+    one, two = (document(tmp_path / f"out{size}")["images"] for size in (1, 2))
+    assert [len(entry["detections"]) for entry in one] == [len(entry["detections"]) for entry in two]
+
+
+def test_a_video_of_the_drawings_is_written(predictor: Predictor, teacher: Path, folder: Path, tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    with pytest.raises(InputError, match="b: expected 90 x 60 pixels, as of the video's first picture, got 120 x 40"):
+        predict_source(predictor, folder, cameras=FOCAL, out=tmp_path / "out", video=film)
+    capture = cv2.VideoCapture(str(film))
+    assert [capture.read()[0] for _ in range(3)] == [True, True, False]
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+    with pytest.raises(InputError, match=r"expected a name that ends in \.mp4, got film\.gif"):
+        predict_source(predictor, folder, cameras=FOCAL, out=tmp_path / "other", video=tmp_path / "film.gif")
+    with pytest.raises(InputError, match="expected an rgb network"):
+        predict_source(Predictor(teacher), folder, cameras=FOCAL, out=tmp_path / "third")

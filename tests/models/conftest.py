@@ -22,6 +22,7 @@ def small_config() -> DidM3DConfig:
         head_width=16,
         input_size=SIZE,
         top_k=10,
+        reference_focal_px=700.0,
     )
 
 

@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from monoskd.cli.parser import Commands, add_command, share
+from monoskd.cli.parser import Commands, add_command, count, share
 from monoskd.cli.terminal import progress_of, say
+
+if TYPE_CHECKING:
+    from monoskd.inference.predict import Summary
 
 
 def add(commands: Commands) -> None:
@@ -17,32 +21,64 @@ def add(commands: Commands) -> None:
         example="photo.jpg --model model.safetensors --focal 1100 --draw",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="image, folder of images or video")
+    source = "image, folder, glob, text list of images, video or camera number"
+    add("source", type=Path, metavar="SOURCE", help=source)
     add("--model", type=Path, required=True, help="model file")
     add("--calib", type=Path, default=None, help="KITTI calibration file, or folder with one for each image")
+    add("--camera", type=Path, default=None, metavar="FILE", help="camera file (JSON or YAML), with lens distortion")
     add("--focal", type=float, default=None, metavar="PX", help="focal length [px] of a camera without calibration")
     add("--hfov", type=float, default=None, metavar="DEG", help="or its horizontal field of view [degrees]")
+    add("--pitch", type=float, default=0.0, metavar="DEG", help="how far the camera looks down [degrees]")
+    add("--roll", type=float, default=0.0, metavar="DEG", help="how far it is turned clockwise [degrees]")
+    fit = "bring pictures to the focal length of training, or only to its size"
+    add("--fit", choices=("focal", "size"), default="focal", help=fit)
     add("--out", type=Path, default=Path("predictions"), help="folder to write")
     add("--score", type=share, default=0.2, help="least score")
     add("--draw", action="store_true", help="draw the boxes, from the camera and from above")
+    add("--video", type=Path, default=None, metavar="OUT.mp4", help="write the drawings as a video")
+    add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
     add("--device", default="cpu", help="torch device")
 
 
 def run(options: argparse.Namespace) -> None:
     """Predict, and say how much was detected."""
-    from monoskd.inference.predictor import CameraSource, Predictor, predict_source
+    from monoskd.inference.cameras import CameraSource
+    from monoskd.inference.predict import predict_source
+    from monoskd.inference.predictor import Predictor
 
-    cameras = CameraSource(calibration=options.calib, focal_px=options.focal, hfov_deg=options.hfov)
-    predictor = Predictor(options.model, device=options.device)
-    with progress_of("predicting") as progress:
-        summary = predict_source(
-            predictor,
-            options.source,
-            cameras=cameras,
-            out=options.out,
-            score=options.score,
-            draw=options.draw,
-            progress=progress,
-        )
-    counts = f"{summary.images} images, {summary.detections} detections"
-    say(f"{counts} with a score of {options.score:g} or more: {options.out}")
+    cameras = CameraSource(
+        calibration=options.calib,
+        file=options.camera,
+        focal_px=options.focal,
+        hfov_deg=options.hfov,
+        pitch_deg=options.pitch,
+        roll_deg=options.roll,
+    )
+    predictor = Predictor(options.model, device=options.device, fit=options.fit)
+    done: list[Summary] = []
+    try:
+        with progress_of("predicting") as progress:
+            predict_source(
+                predictor,
+                options.source,
+                cameras=cameras,
+                out=options.out,
+                score=options.score,
+                draw=options.draw,
+                video=options.video,
+                batch_size=options.batch_size,
+                progress=progress,
+                report=done.append,
+            )
+    finally:
+        for summary in done:
+            _say(summary, options)
+
+
+def _say(summary: "Summary", options: argparse.Namespace) -> None:
+    for camera in summary.exif:
+        say(f"camera from {camera}")
+    if summary.images:
+        rate = summary.images / max(summary.seconds, 1e-9)
+        counts = f"{summary.images} images, {summary.detections} detections"
+        say(f"{counts} with a score of {options.score:g} or more, {rate:.3g} images/s: {options.out}")

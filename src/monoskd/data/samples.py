@@ -19,8 +19,10 @@ from monoskd.data.transforms import (
     warp_published,
     without_p23,
 )
-from monoskd.geometry.camera import Camera
+from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.structures import Frame, FrameSource, PublishedData, Sample, TargetMaker
+
+_LENS_FRAMES = 25  # a recording has one lens or few
 
 
 class Samples(Dataset[Sample]):
@@ -99,17 +101,19 @@ def make_sample(
     draw: Draw | None = None,
     soft: bool = False,
     published: PublishedData | None = None,
+    letterbox: Letterbox | None = None,
 ) -> Sample:
     """What a network sees of a frame and, with `targets`, what it should say about the frame's objects.
 
-    soft: the frame's objects are a teacher's detections, which their scores weigh.
+    soft: the frame's objects are a teacher's detections, which their scores weigh. letterbox: where the picture lies in
+    the network's input; None: whole, as large as fits `input_size`, under the augmentation.
     """
     draw, published = draw or Draw(), published or PublishedData()
     if published.divide_by_z:
         frame = replace(frame, camera=without_p23(frame.camera))
     if draw.flip:
         frame = flip(frame)
-    letterbox = draw_letterbox(
+    letterbox = letterbox or draw_letterbox(
         size=frame.size, draw=draw, input_size=input_size, per_axis_decoding=published.per_axis_decoding
     )
     warp_rgb, warp_metres = (warp_published, warp_published) if published.plain_bilinear else (warp_image, warp_depth)
@@ -130,6 +134,17 @@ def make_sample(
         targets=made,
         objects=frame.objects,
     )
+
+
+def typical_focal_px(source: FrameSource, *, input_size: tuple[int, int]) -> dict[str, float]:
+    """The median focal length of a recording, by up to 25 of its frames: what `Detector.adapt_to` takes."""
+    every = -(-len(source.names) // _LENS_FRAMES)
+    focal_px, zoom = [], []
+    for name in source.names[::every]:
+        frame = source.read(name)
+        focal_px.append(float(frame.camera.focal_px))
+        zoom.append(float(Letterbox.fit(width=frame.size[0], height=frame.size[1], size=input_size).scale))
+    return {"focal_px": float(np.median(focal_px)), "input_focal_px": float(np.median(np.multiply(focal_px, zoom)))}
 
 
 def _shared_number() -> Tensor:

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from monoskd.data.samples import typical_focal_px
 from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.callbacks import (
     MANIFEST,
@@ -83,6 +84,7 @@ def build(plan: Plan) -> Run:
         torch.set_num_threads(config.threads)
     student = build_student(config)
     plan.sources.check_supervised(config.data, student)
+    student.adapt_to(**typical_focal_px(plan.sources.train, input_size=student.input_size))
     training = build_training(config, student)
     _begin(plan, config)
     detections = None

@@ -64,7 +64,7 @@ def fill(image: Pixels, polygon: NDArray[Any], colour: Colour, *, opacity: float
     window[...] = layer
 
 
-def clip_planes(*, width: int, height: int, near: float) -> NDArray[np.float64]:
+def clip_planes(*, width: float, height: float, near: float) -> NDArray[np.float64]:
     """5 x 4: what an image (and as much again around it) shows of homogeneous pixels (u w, v w, w, 1), where >= 0."""
     return np.array(
         [

@@ -3,6 +3,7 @@
 Numpy RGB in, numpy RGB out; what goes in is not changed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +30,39 @@ from monoskd.inference.canvas import (
 from monoskd.objects import Objects
 
 NEAR_M = 0.1  # what comes nearer to the camera's plane is cut off
+HORIZON_COLOUR: Colour = (255, 255, 255)
+_BENT_STEPS = 16  # straight pieces that a bent line is made of
 
 # Corners of `Boxes3D.corners` around each face, the front first; and the ends of the twelve edges.
 _FACES = np.array([[0, 1, 5, 4], [1, 2, 6, 5], [2, 3, 7, 6], [3, 0, 4, 7], [0, 1, 2, 3], [4, 5, 6, 7]])
 _EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 _FACES_OF_EDGE = np.array([[face for face in range(6) if {*edge} <= {*_FACES[face]}] for edge in _EDGES.tolist()])
+
+
+@dataclass(frozen=True)
+class Bend:
+    """What a lens does to the lines of a pinhole camera's picture of `size` (width, height) [px].
+
+    function: pixels n x 2 of that picture to pixels of the photograph, NaN where the lens does not look.
+    """
+
+    function: Callable[[NDArray[Any]], NDArray[Any]]
+    size: tuple[float, float]
+
+    def enlarged(self, zoom: float) -> "Bend":
+        """The same between enlarged pictures."""
+        return Bend(lambda uv: self.function(uv / zoom) * zoom, (self.size[0] * zoom, self.size[1] * zoom))
+
+    def lines(self, lines: NDArray[Any]) -> list[NDArray[Any]]:
+        """Segments, m x 2 x 2, as bent lines."""
+        steps = np.linspace(0, 1, _BENT_STEPS + 1)[:, None]
+        bent = [self.function(start + steps * (end - start)) for start, end in lines]
+        return [line[np.isfinite(line).all(1)] for line in bent]
+
+    def polygon(self, corners: NDArray[Any]) -> NDArray[Any]:
+        """A polygon, k x 2, with bent sides."""
+        sides = self.lines(np.stack([corners, np.roll(corners, -1, 0)], 1))
+        return np.concatenate(sides) if sides else corners
 
 
 @dataclass(frozen=True)
@@ -55,34 +84,46 @@ TRUTH = Look(colour=TRUTH_COLOUR, filled=False, words=False)
 TEACHER = Look(colour=TEACHER_COLOUR, filled=False, words=False)
 
 
-def draw_boxes(image: Pixels, objects: Objects, camera: Camera, *, look: Look = PLAIN, min_width: int = 960) -> Pixels:
+def draw_boxes(
+    image: Pixels,
+    objects: Objects,
+    camera: Camera,
+    *,
+    look: Look = PLAIN,
+    min_width: int = 960,
+    bend: Bend | None = None,
+) -> Pixels:
     """The photograph with 3D boxes, the nearest on top.
 
     The front of a box is tinted; edges that the box itself hides are thin. What lies behind the camera is cut off.
-    Photographs narrower than `min_width` are enlarged first. camera: projects to the photograph's pixels.
+    Photographs narrower than `min_width` are enlarged first. camera: projects to the photograph's pixels or, with
+    `bend`, to those of the pinhole picture that the lens bends.
     """
     zoom = max(1.0, min_width / image.shape[1])
     canvas = _enlarge(image, zoom)
     P = np.asarray(Letterbox(np.float64(zoom), np.zeros(2), (0, 0)).camera(camera).P)
+    bend = None if bend is None else bend.enlarged(zoom)
     objects = _solid(objects)
     objects = objects[np.argsort(-objects.bottom[:, 2], kind="stable")]
     words = []
     for i, corners in enumerate(objects.boxes_3d.corners()):
         colour = look.colour or class_colour(str(objects.names[i]))
-        outline = _draw_box(canvas, corners, P, colour=colour, filled=look.filled)
+        outline = _draw_box(canvas, corners, P, colour=colour, filled=look.filled, bend=bend)
         if look.boxes_2d:
             left, top, right, bottom = objects.boxes_2d[i] * zoom
             rectangle = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
             stroke(canvas, [rectangle], colour, width=1, closed=True)
         if len(outline) and look.words:
-            left, top = outline.reshape(-1, 2).min(0).tolist()
+            left, top = outline.min(0).tolist()
             words.append(Word(_caption(objects[i : i + 1]), (left, top - 2), chip=colour))
     return write(canvas, words[::-1], height=max(11, canvas.shape[1] // 100))
 
 
-def _draw_box(canvas: Pixels, corners: NDArray[Any], P: NDArray[Any], *, colour: Colour, filled: bool) -> NDArray[Any]:
-    """Draw one box (8 x 3 [m]); returns its visible edges, m x 2 x 2 pixels."""
-    height, width = canvas.shape[:2]
+def _draw_box(
+    canvas: Pixels, corners: NDArray[Any], P: NDArray[Any], *, colour: Colour, filled: bool, bend: Bend | None
+) -> NDArray[Any]:
+    """Draw one box (8 x 3 [m]); returns points of its visible edges, m x 2 pixels."""
+    width, height = (canvas.shape[1], canvas.shape[0]) if bend is None else bend.size
     planes = clip_planes(width=width, height=height, near=NEAR_M)
     homogeneous = corners @ P[:, :3].T + P[:, 3]
     eye = -np.linalg.solve(P[:, :3], P[:, 3])
@@ -90,16 +131,34 @@ def _draw_box(canvas: Pixels, corners: NDArray[Any], P: NDArray[Any], *, colour:
     towards = ((faces - corners.mean(0)) * (eye - faces)).sum(-1) > 0
     if filled:
         for face in np.flatnonzero(towards):
-            fill(canvas, visible_polygon(homogeneous[_FACES[face]], planes), colour, opacity=0.38 if face == 0 else 0.1)
+            polygon = visible_polygon(homogeneous[_FACES[face]], planes)
+            polygon = polygon if bend is None else bend.polygon(polygon)
+            fill(canvas, polygon, colour, opacity=0.38 if face == 0 else 0.1)
     shown = towards[_FACES_OF_EDGE].any(1)
-    hidden, seen = (visible_segments(homogeneous[_EDGES[rows]], planes) for rows in (~shown, shown))
-    ahead = visible_segments(np.stack([homogeneous[:4].mean(0), homogeneous[:2].mean(0)])[None], planes)
+    line_ahead = np.stack([homogeneous[:4].mean(0), homogeneous[:2].mean(0)])[None]
+    hidden, seen, ahead = (
+        _bent(visible_segments(segments, planes), bend)
+        for segments in (homogeneous[_EDGES[~shown]], homogeneous[_EDGES[shown]], line_ahead)
+    )
     thick = max(1, round(width / 640) - (not filled))
     red, green, blue = colour
     stroke(canvas, hidden, (red * 3 // 5, green * 3 // 5, blue * 3 // 5), width=1)
     stroke(canvas, seen, INK, width=thick + 2)
     stroke(canvas, [*seen, *ahead], colour, width=thick)
-    return np.concatenate([hidden, seen])
+    return np.concatenate([np.zeros((0, 2)), *hidden, *seen])
+
+
+def _bent(lines: NDArray[Any], bend: Bend | None) -> list[NDArray[Any]]:
+    return list(lines) if bend is None else bend.lines(lines)
+
+
+def draw_horizon(canvas: Pixels, camera: Camera, *, bend: Bend | None = None) -> None:
+    """Draw, in place, where points as high as the camera lie: a wrong pitch or roll is seen at once."""
+    width = canvas.shape[1] if bend is None else bend.size[0]
+    row = float(np.asarray(camera.P)[1, 2])
+    for line in _bent(np.array([[[0.0, row], [width, row]]]), bend):
+        stroke(canvas, [line], INK, width=3)
+        stroke(canvas, [line], HORIZON_COLOUR, width=1)
 
 
 def draw_birds_eye(
@@ -194,19 +253,27 @@ def draw_scene(
     teacher: Objects | None = None,
     range_m: float | None = None,
     min_height: int = 480,
+    bend: Bend | None = None,
+    horizon: bool = False,
 ) -> Pixels:
-    """The photograph with its boxes and, to its right, the same from above. Lower photographs are enlarged first."""
+    """The photograph with its boxes and, to its right, the same from above. Lower photographs are enlarged first.
+
+    bend: see `draw_boxes`; horizon: draw the one that the camera implies.
+    """
     zoom = max(1.0, min_height / image.shape[0])
     canvas = _enlarge(image, zoom)
     enlarged = Letterbox(np.float64(zoom), np.zeros(2), (0, 0)).camera(camera)
+    bent = None if bend is None else bend.enlarged(zoom)
+    if horizon:
+        draw_horizon(canvas, enlarged, bend=bent)
     for objects, look in ((ground_truth, TRUTH), (teacher, TEACHER), (detections, PLAIN)):
         if objects is not None:
-            canvas = draw_boxes(canvas, objects, enlarged, look=look, min_width=0)
+            canvas = draw_boxes(canvas, objects, enlarged, look=look, min_width=0, bend=bent)
     above = draw_birds_eye(
         detections,
         ground_truth,
         teacher=teacher,
-        field_of_view=edge_slopes(camera, width=image.shape[1]),
+        field_of_view=edge_slopes(camera, width=image.shape[1] if bend is None else round(bend.size[0])),
         range_m=range_m,
         size=(canvas.shape[0] * 9 // 10, canvas.shape[0]),
     )

@@ -144,6 +144,47 @@ def test_depth_is_seen_apparent_in_units_of_80_metres(
     assert torch.equal(output.heads["heatmap"], teacher.forward_normalised(seen, views).heads["heatmap"])
 
 
+def test_depth_goes_by_the_focal_length_in_network_pixels(detector: DidM3D, letterbox: Letterbox) -> None:
+    # A picture of twice the pixels through twice the focal length is the same picture.
+    picture, depths = images()[:1].expand(4, -1, -1, -1), []
+    for modality in ("rgb", "depth"):
+        network = detector if modality == "rgb" else DidM3D(replace(detector.config, modality="depth"))
+        P = torch.tensor([[700.0, 0, 320, 0], [0, 700, 192, 0], [0, 0, 1, 0]])
+        sizes = torch.tensor([0.5, 1, 2, 4])
+        cameras = Camera(torch.stack([torch.diag(torch.tensor([size, size, 1.0])) @ P for size in sizes]))
+        boxes = Letterbox(0.25 / sizes, torch.zeros(4, 2), (160, 96))
+        found = network.eval().decode(network(Views(picture, cameras, boxes)), Views(picture, cameras, boxes))
+        for other, size in zip(found, sizes, strict=True):
+            torch.testing.assert_close(other.boxes_3d.bottom, found[1].boxes_3d.bottom, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(other.boxes_2d, size * found[1].boxes_2d, rtol=1e-3, atol=1e-2)
+        depths.append(found[1].boxes_3d.bottom[:, 2])
+    assert float(depths[0].median().detach()) == pytest.approx(20 / 4, rel=0.1)
+
+
+def test_the_reference_is_the_training_sets_unless_the_config_says_one(small_config: DidM3DConfig) -> None:
+    new = DidM3D(replace(small_config, reference_focal_px=None))
+    assert (new.reference_focal_px, new.input_focal_px) == (721.5377, None)
+    new.adapt_to(focal_px=240.0, input_focal_px=200.0)
+    assert (new.reference_focal_px, new.input_focal_px) == (240, 200)
+    new.adapt_to(focal_px=900.0, input_focal_px=900.0)  # a second training set
+    assert (new.reference_focal_px, new.input_focal_px) == (240, 200)
+    configured = DidM3D(small_config)
+    configured.adapt_to(focal_px=240.0, input_focal_px=200.0)
+    assert configured.reference_focal_px == 700
+    published = DidM3D(replace(small_config, geometry="published"))
+    published.adapt_to(focal_px=240.0, input_focal_px=200.0)
+    assert published.config == replace(small_config, geometry="published")
+    assert published.input_focal_px is None
+
+
+def test_the_training_sets_own_lens_leaves_the_zoom_alone(
+    small_config: DidM3DConfig, cameras: Camera, letterbox: Letterbox
+) -> None:
+    network = DidM3D(small_config)
+    k = network.magnification(Views(images(), cameras, letterbox))
+    assert torch.equal(k, letterbox.scale)
+
+
 def test_an_untrained_network_says_20_metres_and_plausible_boxes(detector: DidM3D, cameras: Camera) -> None:
     plain = Letterbox(torch.ones(2), torch.zeros(2, 2), (160, 96))
     output = detector.eval()(Views(images(), cameras, plain))
@@ -202,6 +243,7 @@ def test_half_precision_layers_leave_positions_in_full(detector: DidM3D, cameras
         ({"mean_sizes": {"Car": (1.5, 1.6, float("nan"))}}, "mean_sizes: expected .* above 0 m by class"),
         ({"geometry": "round"}, "geometry: expected corrected or published, got 'round'"),
         ({"initial_size_cells": (6.0,)}, r"initial_size_cells: expected .* got \(6\.0,\)"),
+        ({"reference_focal_px": 0.0}, "reference_focal_px: expected more than 0 px, or none, got 0.0"),
         ({"initial_depth_m": "far"}, "initial_depth_m: expected more than 0 m, got 'far'"),
         ({"input_size": (0, 0)}, r"input_size: expected .* multiples of 32 px, got \(0, 0\)"),
         ({"input_size": "big"}, "input_size: expected .* multiples of 32 px, got 'big'"),

@@ -53,19 +53,29 @@ def test_ray_maps_are_the_rays_of_evenly_spread_pixels() -> None:
     torch.testing.assert_close(ray_maps(corners, camera)[0], points[..., :2].movedim(-1, 0))
 
 
-def heads_of(scale: float, boxes: torch.Tensor, *, shared: torch.Tensor) -> dict[str, torch.Tensor]:
+def heads_of(
+    scale: float, boxes: torch.Tensor, *, shared: torch.Tensor, magnification: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     heads = RegionalHeads(inputs=4, hidden=8, classes=3, initial_depth_m=20.0).eval()
     P = torch.tensor([[[700.0, 0, 320, 0], [0, 700, 190, 0], [0, 0, 1, 0]]])
     letterbox = Letterbox(torch.tensor([scale]), torch.zeros(1, 2), (320, 192))
-    return heads(shared, rois=rois_of(len(boxes)), boxes=boxes, views=Views(shared, Camera(P), letterbox))
+    views = Views(shared, Camera(P), letterbox)
+    return heads(shared, rois=rois_of(len(boxes)), boxes=boxes, views=views, magnification=magnification)
 
 
-def test_visual_depth_starts_as_configured_and_follows_the_zoom() -> None:
+def test_published_visual_depth_follows_the_zoom_alone() -> None:
     boxes, shared = torch.tensor([[10.0, 10, 30, 20]]), torch.zeros(1, 4, 48, 80)
     for scale in (0.5, 1.0, 1.5):
         depth = heads_of(scale, boxes, shared=shared)["visual_depth"]
         torch.testing.assert_close(depth, torch.full((1, 7, 7), 20 * scale), rtol=0.01, atol=0)
+
+
+def test_visual_depth_starts_as_configured_and_follows_the_magnification() -> None:
+    boxes, shared = torch.tensor([[10.0, 10, 30, 20]]), torch.zeros(1, 4, 48, 80)
+    for k in (0.4, 1.0, 2.7):
+        depth = heads_of(1.0, boxes, shared=shared, magnification=torch.tensor([k]))["visual_depth"]
+        torch.testing.assert_close(depth, torch.full((1, 7, 7), 20 * k), rtol=0.01, atol=0)
 
 
 def test_instance_depth_joins_visual_and_attribute() -> None:

@@ -39,6 +39,7 @@ def decode_regions(
         boxes_3d=Boxes3D(centre + below, dimensions, yaw),
         alpha=alpha,
         heat=output.scores,
+        depth_std_m=depth_deviation(heads["depth"], heads["depth_log_variance"]),
     )
 
 
@@ -53,6 +54,18 @@ def merge_depth(
     log_p = -torch.exp(log_variance.flatten(1) / 2)
     merged = (log_p.softmax(1) * depth.flatten(1)).sum(1)
     return merged, torch.exp(torch.logsumexp(2 * log_p, 1) - torch.logsumexp(log_p, 1))
+
+
+def depth_deviation(depth: Float[Tensor, "n 7 7"], log_variance: Float[Tensor, "n 7 7"]) -> Float[Tensor, " n"]:
+    """Standard deviation [m] of the merged depth: of the mixture of the points' distributions, with their weights.
+
+    variance = sum(p (v + (d - merged)^2)) / sum(p), with v = exp(u) a point's variance and p as in `merge_depth`.
+    """
+    u, depth = log_variance.flatten(1), depth.flatten(1)
+    log_share = (-torch.exp(u / 2)).log_softmax(1)
+    spread = depth - (log_share.exp() * depth).sum(1, keepdim=True)
+    own, between = torch.logsumexp(log_share + u, 1).exp(), (log_share.exp() * spread**2).sum(1)
+    return (own + between).sqrt()
 
 
 def heading_angle(heading: Float[Tensor, "n 24"]) -> Float[Tensor, " n"]:

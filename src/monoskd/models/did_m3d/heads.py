@@ -60,12 +60,14 @@ class RegionalHeads(nn.Module):
         rois: Rois,
         boxes: Float[Tensor, "n 4"],
         views: Views,
+        magnification: Float[Tensor, " b"] | None,
     ) -> dict[str, Tensor]:
         """`offset_3d` n x 2, `size_3d` n x 3, `heading` n x 24; depths [m] and their log-variances n x 7 x 7.
 
-        visual depth = exp(-raw) k, with k = height in network pixels / height in original pixels: the zoom of the
-        image, which the features cannot see. Instance depth = visual + attribute depth; its log-variance is the
-        logsumexp of theirs.
+        visual depth = exp(-raw) k, with k = the image's `magnification`: how much larger objects look than through the
+        reference lens, which the features cannot see. None: k = height in network pixels / height in original pixels
+        of each box, as published, which is right for one lens only. Instance depth = visual + attribute depth; its
+        log-variance is the logsumexp of theirs.
         """
         corners_px = views.letterbox[rois.image].invert(boxes.reshape(-1, 2, 2) * HEAD_STRIDE).to(boxes)
         rays = ray_maps(corners_px, Camera(views.cameras.P[rois.image].to(boxes)))
@@ -74,8 +76,8 @@ class RegionalHeads(nn.Module):
         joined = torch.cat([patches, rays.to(patches), one_hot.to(patches)], 1)
 
         heads = {name: _full_precision(head(joined)) for name, head in self.named_children()}
-        zoom = _zoom(boxes=boxes, corners_px=corners_px)
-        heads["visual_depth"] = torch.exp(-heads["visual_depth"]) * zoom[:, None, None]
+        k = _zoom(boxes=boxes, corners_px=corners_px) if magnification is None else magnification[rois.image]
+        heads["visual_depth"] = torch.exp(-heads["visual_depth"]) * k[:, None, None]
         heads["depth"] = heads["visual_depth"] + heads["attribute_depth"]
         heads["depth_log_variance"] = torch.logaddexp(heads["visual_log_variance"], heads["attribute_log_variance"])
         return heads

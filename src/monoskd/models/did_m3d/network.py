@@ -31,6 +31,7 @@ from monoskd.structures import Detections, Detector, Modality, PublishedData, Ta
 FAR_M = 80.0  # depth maps are divided by this
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+KITTI_FOCAL_PX = 721.5377  # of most drives
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class DidM3DConfig:
         input_size: (width, height) [px] that images are brought to; multiples of 32.
         geometry: the letterbox it is fed through: `corrected` (one scale, exact inverse) or `published`.
         top_k: detections an image at inference.
+        reference_focal_px: the focal length [original px] through which visual depth = exp(-raw) at zoom 1. None: that
+            of the training set, which `train` sets; without training KITTI's 721.54 px.
+        input_focal_px: the focal length [network px] of the pictures that it learns from. None: `train` sets it;
+            without training it is unknown.
         initial_depth_m: visual depth that an untrained network says where an image is not zoomed.
         initial_size_cells: (width, height) of 2D boxes that an untrained network says, in cells of 4 px.
     """
@@ -64,6 +69,8 @@ class DidM3DConfig:
     input_size: tuple[int, int] = (1280, 384)
     geometry: Literal["corrected", "published"] = "corrected"
     top_k: int = 50
+    reference_focal_px: float | None = None
+    input_focal_px: float | None = None
     initial_depth_m: float = 20.0
     initial_size_cells: tuple[float, float] = (6.0, 4.0)
 
@@ -112,6 +119,8 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "geometry": ("corrected or published", lambda value: value in ("corrected", "published")),
     "top_k": ("a whole number of at least 1", _is_count),
+    "reference_focal_px": ("more than 0 px, or none", lambda value: value is None or _is_positive(value)),
+    "input_focal_px": ("more than 0 px, or none", lambda value: value is None or _is_positive(value)),
     "initial_depth_m": ("more than 0 m", _is_positive),
     "initial_size_cells": (
         "(width, height) of at least 0 cells",
@@ -174,6 +183,35 @@ class DidM3D(Detector):
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
+    @property
+    def reference_focal_px(self) -> float:
+        """The focal length [original px] through which k = 1 at zoom 1."""
+        return self.config.reference_focal_px or KITTI_FOCAL_PX
+
+    @property
+    def input_focal_px(self) -> float | None:
+        """The focal length [network px] that it was trained at; None as published: there it plays no part."""
+        return None if self.published_input else self.config.input_focal_px
+
+    def adapt_to(self, *, focal_px: float, input_focal_px: float) -> None:
+        """Keep the lens of the training set in the config, unless one is there already."""
+        if not self.published_input:
+            self.config = replace(
+                self.config,
+                reference_focal_px=self.config.reference_focal_px or focal_px,
+                input_focal_px=self.config.input_focal_px or input_focal_px,
+            )
+
+    def magnification(self, views: Views) -> Float[Tensor, " b"] | None:
+        """k = f_net / f_ref: how much larger objects look than through the reference lens; None as published.
+
+        An object of size S at depth z spans f_net S / z network pixels, with f_net = focal length x zoom.
+        """
+        if self.published_input:
+            return None
+        lens: Tensor = views.cameras.focal_px.to(views.images) / self.reference_focal_px
+        return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
+
     def forward(self, views: Views, at: DidM3DTargets | None = None) -> DidM3DOutput:
         """Look at pictures or depth maps; the regional heads at the objects of `at`, or at the heat map's peaks."""
         return self.forward_normalised(self.normalise(views), views, rois=None if at is None else at.rois)
@@ -181,16 +219,14 @@ class DidM3D(Detector):
     def normalise(self, views: Views) -> Float[Tensor, "b 3 h w"]:
         """What the first layer sees: RGB by ImageNet's mean and spread; apparent depth / 80 m in all three channels.
 
-        Apparent depth is depth / zoom: how far away an object of this many network pixels would be, had the image not
-        been zoomed. It is what the visual depth head has to say before its own zoom, and nothing else tells the network
-        about the zoom.
+        Apparent depth is depth / `magnification`: how far away an object of this many network pixels would be, seen
+        through the reference lens. It is what the visual depth head has to say before it multiplies by k.
         """
         if self.modality == "rgb":
             return (views.images - self.pixel_mean) / self.pixel_std
-        # The published data pipeline scales depth maps itself.
-        scale = 1 if self.published_input else torch.as_tensor(views.letterbox.scale).to(views.images)
-        zoom = torch.as_tensor(scale).reshape(-1, 1, 1, 1)
-        return (views.images / zoom / FAR_M).expand(-1, 3, -1, -1)
+        k = self.magnification(views)
+        apparent_m = views.images if k is None else views.images / k[:, None, None, None]  # published data is scaled
+        return (apparent_m / FAR_M).expand(-1, 3, -1, -1)
 
     def forward_normalised(
         self, inputs: Float[Tensor, "b 3 h w"], views: Views, *, rois: Rois | None = None
@@ -215,7 +251,9 @@ class DidM3D(Detector):
     ) -> tuple[Float[Tensor, "n 4"], dict[str, Tensor]]:
         """The 2D boxes [cells] that the dense heads give at these regions, and what the regional heads say there."""
         boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
-        return boxes, self.regional(features[f"neck.{HEAD_STRIDE}"], rois=rois, boxes=boxes, views=views)
+        k = self.magnification(views)
+        shared = features[f"neck.{HEAD_STRIDE}"]
+        return boxes, self.regional(shared, rois=rois, boxes=boxes, views=views, magnification=k)
 
     def loss(self, output: DidM3DOutput, targets: DidM3DTargets) -> dict[str, Tensor]:
         """Task losses by name: heatmap, offset_2d, size_2d, offset_3d, size_3d, heading, depth.

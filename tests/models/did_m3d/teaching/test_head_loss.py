@@ -135,7 +135,7 @@ def test_depth_in_metres_drowns_the_other_parts_and_relative_depth_does_not(targ
     def network(seed: int) -> DidM3D:
         torch.manual_seed(seed)
         slim = {"channels": (8, 8, 8, 16, 16, 16)}
-        return DidM3D(DidM3DConfig(pretrained=False, backbone_arguments=slim, head_width=16))
+        return DidM3D(DidM3DConfig(pretrained=False, backbone_arguments=slim, head_width=16, reference_focal_px=100.0))
 
     camera = Camera(torch.tensor([[100.0, 0, 40, 0], [0, 100, 24, 0], [0, 0, 1, 0]]).expand(3, -1, -1))
     letterbox = Letterbox(torch.ones(3), torch.zeros(3, 2), (96, 64))

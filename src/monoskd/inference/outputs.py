@@ -1,0 +1,223 @@
+"""What prediction writes: result files, one document, drawings, a video."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from monoskd.errors import InputError
+from monoskd.files import MOST_BYTES, check_report, read_json, write_atomically, write_json
+from monoskd.inference.draw import Bend, draw_scene
+from monoskd.inference.lens import Lens
+from monoskd.inference.pictures import Picture
+from monoskd.kitti.io import write_objects
+from monoskd.objects import Objects
+
+SCHEMA = "monoskd/detections/1"
+_LONGEST_SIDE_PX = 65_500  # of a JPEG
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of a picture.
+
+    objects: 2D boxes in the picture's pixels, 3D boxes in the lens' level frame.
+    """
+
+    picture: Picture
+    lens: Lens
+    objects: Objects
+    depth_std_m: NDArray[np.float64] | None = None
+
+    def drawn(self) -> NDArray[np.uint8]:
+        """The picture with its boxes and horizon, and the street from above."""
+        rectified = self.lens.rectified
+        bend = None if rectified is None else Bend(rectified.back, rectified.size)
+        return draw_scene(self.picture.image, camera=self.lens.camera, detections=self.objects, bend=bend, horizon=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """The picture's entry in the document."""
+        return {
+            "image": self.picture.stem,
+            "camera": _lens_as_json(self.lens),
+            "detections": as_json(self.objects, self.depth_std_m),
+        }
+
+
+class Outputs:
+    """The files of one prediction in the folder `out`, and its video, if there is one.
+
+    What was written before an interruption stays, and so do the entries of other pictures in `detections.json`.
+    """
+
+    def __init__(
+        self, out: Path, *, draw: bool = False, video: Path | None = None, frames_a_second: float = 10.0
+    ) -> None:
+        self.out, self.draw = out, draw
+        self.document = out / "detections.json"
+        self.entries = _entries(self.document)
+        self.written = 0
+        self._size: tuple[int, ...] | None = None
+        self._film = None if video is None else _Film(video, frames_a_second)
+
+    def check(self, picture: Picture) -> None:
+        """Raise InputError for a picture that cannot be drawn as asked."""
+        if self.draw:
+            check_jpeg(self.out / "drawn" / f"{picture.stem}.jpg", size=_drawn_size(picture.image))
+        if self._film is not None:
+            self._film.check(picture)
+
+    def write(self, prediction: Prediction) -> None:
+        """Write all that one picture brings."""
+        stem = prediction.picture.stem
+        write_objects(self.out / "kitti" / f"{stem}.txt", prediction.objects)
+        if self.draw or self._film is not None:
+            drawn = prediction.drawn()
+            if self.draw:
+                write_jpeg(self.out / "drawn" / f"{stem}.jpg", drawn)
+            if self._film is not None:
+                self._film.add(drawn)
+        self.entries[stem] = prediction.as_json()
+        self.written += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        """Write the document and end the video, whatever stopped the work."""
+        if self.written:
+            images = [self.entries[stem] for stem in sorted(self.entries)]
+            write_json(self.document, {"schema": SCHEMA, "images": images})
+        if self._film is not None:
+            self._film.close()
+
+
+class _Film:
+    """An MP4 file of drawings, which takes its name when it is closed."""
+
+    def __init__(self, path: Path, frames_a_second: float) -> None:
+        check_report(path, suffix=".mp4")
+        if path.suffix.lower() != ".mp4":
+            raise InputError(f"--video: expected a name that ends in .mp4, got {path.name}: change it")
+        self.path, self.rate = path, frames_a_second
+        self.partial = path.with_name(f".{path.stem[:100]}.partial.mp4")
+        self.shape: tuple[int, ...] | None = None
+        self.writer: Any = None
+
+    def check(self, picture: Picture) -> None:
+        """Raise InputError for a picture of another size than the first."""
+        self.shape = self.shape or picture.image.shape
+        if picture.image.shape != self.shape:
+            (height, width), (rows, columns) = self.shape[:2], picture.image.shape[:2]
+            raise InputError(
+                f"{picture.stem}: expected {width} x {height} pixels, as of the video's first picture, got {columns} x "
+                f"{rows}: predict it without `--video`"
+            )
+
+    def add(self, drawn: NDArray[np.uint8]) -> None:
+        """One more frame; the codec wants even sides."""
+        frame = np.ascontiguousarray(drawn[: len(drawn) // 2 * 2, : drawn.shape[1] // 2 * 2, ::-1])
+        if self.writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self.writer = cv2.VideoWriter(str(self.partial), code, self.rate, frame.shape[1::-1])
+            if not self.writer.isOpened():
+                raise InputError(
+                    f"{self.path}: expected to write an MP4 video of {frame.shape[1]} x {frame.shape[0]} pixels, but "
+                    "OpenCV cannot here: use `--draw`"
+                )
+        self.writer.write(frame)
+
+    def close(self) -> None:
+        """Give the video its name."""
+        if self.writer is not None:
+            self.writer.release()
+            if self.partial.exists():
+                self.partial.replace(self.path)
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    """What an earlier prediction says, by picture. Raises InputError where it or its neighbours are not ours."""
+    if not path.exists():
+        if strange := next((path.parent / "kitti").glob("*.txt"), None):
+            raise InputError(
+                f"{strange}: expected {path.name} of the prediction that it is from, got none: change `--out`"
+            )
+        return {}
+    try:
+        document = read_json(path, at_most=MOST_BYTES)
+        if document["schema"] != SCHEMA:
+            raise ValueError(document["schema"])
+        return {image["image"]: {**image, "detections": image["detections"]} for image in document["images"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: expected an earlier prediction, got another file: choose another `--out`") from error
+
+
+def as_json(objects: Objects, depth_std_m: NDArray[np.float64] | None = None) -> list[dict[str, Any]]:
+    """One entry a detection: pixels, metres and radians, as in the text files."""
+    assert objects.scores is not None
+    corners = objects.boxes_3d.corners()
+    return [
+        {
+            "class": str(objects.names[i]),
+            "score": float(objects.scores[i]),
+            "box_2d_px": objects.boxes_2d[i].tolist(),
+            "bottom_centre_m": objects.bottom[i].tolist(),
+            "height_width_length_m": objects.dimensions[i].tolist(),
+            "yaw_rad": float(objects.yaw[i]),
+            "alpha_rad": float(objects.alpha[i]),
+            "depth_m": float(objects.bottom[i, 2]),
+            "depth_std_m": None if depth_std_m is None else _finite(depth_std_m[i]),
+            "corners_m": corners[i].tolist(),
+        }
+        for i in range(len(objects))
+    ]
+
+
+def _lens_as_json(lens: Lens) -> dict[str, Any]:
+    """The camera: from where, of which pictures, and how it projects."""
+    P = np.asarray(lens.pinhole.P)
+    entry: dict[str, Any] = {
+        "source": lens.source,
+        "width": lens.width,
+        "height": lens.height,
+        "focal_px": [float(P[0, 0]), float(P[1, 1])],
+        "principal_point_px": [float(P[0, 2]), float(P[1, 2])],
+        "projection": P.tolist(),
+    }
+    if lens.rectified is not None:  # boxes are in the level frame: rotation x a point of the camera's frame
+        entry |= {"rotation_to_level": lens.rotation.tolist(), "distortion": lens.distortion.tolist()}
+        entry["distortion_model"] = "fisheye" if lens.fisheye else "radial-tangential"
+    return entry
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _drawn_size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    """(width, height) of `draw_scene`'s picture."""
+    height = max(image.shape[0], 480)
+    return round(image.shape[1] * max(1.0, 480 / image.shape[0])) + height * 9 // 10, height
+
+
+def check_jpeg(path: Path, *, size: tuple[int, int]) -> None:
+    """Raise InputError for a size, (width, height), that a JPEG cannot have."""
+    if max(size) > _LONGEST_SIDE_PX:
+        raise InputError(
+            f"{path}: expected a drawing of at most {_LONGEST_SIDE_PX} pixels each way, got {size[0]} x {size[1]}: "
+            "predict such a picture without `--draw`"
+        )
+
+
+def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write RGB pixels."""
+    check_jpeg(path, size=(image.shape[1], image.shape[0]))
+    good, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    assert good, "JPEG encoding of an RGB image does not fail"
+    write_atomically(path, code.tobytes())

@@ -1,0 +1,158 @@
+"""Pictures to predict: an image, a folder, a glob, a list, a video or a camera, read ahead in a thread."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from glob import glob, has_magic
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from monoskd.errors import InputError
+from monoskd.files import read_text, visible
+from monoskd.images import IMAGE_SUFFIXES
+from monoskd.kitti.io import read_image
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+_EXIF_IFD, _FOCAL_35MM = 0x8769, 0xA405
+_MISSING_SHARE, _MISSING_FRAMES = 0.02, 1  # of a video: what a whole file's header may count too much
+_FRAMES_A_SECOND = 10.0  # of a video that is made of pictures
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, RGB h x w x 3. stem: its name in what is written; focal_35mm: as its EXIF says, if it does."""
+
+    stem: str
+    image: NDArray[np.uint8]
+    focal_35mm: float | None = None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A picture that cannot be read, or the end of a video that is missing. reason: one line that names it."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A source that is open. total: how many pictures there are, 0 if unknown; files: what is read from."""
+
+    total: int
+    items: Iterator[Picture | Broken]
+    files: tuple[Path, ...] = ()
+    frames_a_second: float = _FRAMES_A_SECOND
+
+
+def open_source(source: str | Path) -> Pictures:
+    """The pictures of an image, a folder, a glob pattern, a text file with a path a line, a video or a camera number.
+
+    Raises InputError where there are none, and where two would have the same name.
+    """
+    path = Path(source)
+    if path.is_dir():
+        paths = [path for path in visible(path.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+        if not paths:
+            raise InputError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), got none")
+        return _of_files(paths, source)
+    if not path.exists():
+        if str(source).isdecimal():
+            return _video(source, int(str(source)))
+        if not has_magic(str(source)):
+            raise InputError(f"{source}: no such image, folder or video")
+        names = glob(str(source), recursive=True)  # noqa: PTH207 - a pattern with a folder of its own, maybe absolute
+        paths = [path for path in visible(map(Path, names)) if path.is_file()]
+        if not paths:
+            raise InputError(f"{source}: expected files of this pattern, got none: check it")
+        return _of_files(paths, source)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return _video(source, str(path), files=(path,))
+    if path.suffix.lower() == ".txt":
+        return _of_files(_listed(path), source)
+    return _of_files([path], source)
+
+
+def _listed(path: Path) -> list[Path]:
+    """The files that a text file names, one a line, relative to it. Raises InputError for a first line that is none."""
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    paths = [path.parent / line for line in lines if line and not line.startswith("#")]
+    if not paths or not paths[0].is_file():
+        found = f"'{paths[0].name:.40}', which is none" if paths else "no line"
+        raise InputError(f"{path}: expected an image or a list of images, a path a line, got {found}: check it")
+    return paths
+
+
+def _of_files(paths: list[Path], source: str | Path) -> Pictures:
+    by_stem: dict[str, Path] = {}
+    for path in paths:
+        if (other := by_stem.setdefault(path.stem, path)) is not path:
+            raise InputError(f"{source}: expected names that differ, got {other.name} and {path.name}; rename one")
+    return Pictures(len(paths), map(_read, paths), files=tuple(paths))
+
+
+def _read(path: Path) -> Picture | Broken:
+    try:
+        return Picture(path.stem, read_image(path), _focal_35mm(path))
+    except InputError as error:
+        return Broken(str(error))
+
+
+def _focal_35mm(path: Path) -> float | None:
+    """The lens' focal length [mm] as if on 35 mm film, where the picture's EXIF has it."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            value = float(image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_35MM, 0))
+    except Exception:  # damaged EXIF, in any of many ways, is none
+        return None
+    return value if 1 <= value <= 10_000 else None
+
+
+def _video(source: str | Path, target: str | int, *, files: tuple[Path, ...] = ()) -> Pictures:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said below, in one line
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    capture = cv2.VideoCapture(target)
+    good, bgr = capture.read()
+    if not good:
+        if isinstance(target, int):
+            raise InputError(f"{source}: expected the number of a camera that can be read, got none: is it connected?")
+        raise InputError(
+            f"{source}: expected a video that OpenCV can read, got something else; try an .mp4 or a folder of images"
+        )
+    total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if files else 0
+    rate = capture.get(cv2.CAP_PROP_FPS)
+
+    def items(good: bool, bgr: Any) -> Iterator[Picture | Broken]:
+        for index in count():
+            if not good:
+                break
+            yield Picture(f"{index:06d}", np.ascontiguousarray(bgr[..., ::-1]))
+            good, bgr = capture.read()
+        if total - index > max(_MISSING_FRAMES, _MISSING_SHARE * total):
+            yield Broken(
+                f"{source}: expected {total} frames, as its header says, got {index}: it is cut off or damaged"
+            )
+        capture.release()
+
+    rate = rate if np.isfinite(rate) and 1 <= rate <= 1000 else _FRAMES_A_SECOND
+    return Pictures(total, items(good, bgr), files, rate)
+
+
+def read_ahead(items: Iterable[T], *, most: int) -> Iterator[T]:
+    """The same items, up to `most` of them read by a thread before they are asked for."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        pending = deque(thread.submit(next, iterator, end) for _ in range(most))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(thread.submit(next, iterator, end))
+            yield item  # type: ignore[misc]  # not the end

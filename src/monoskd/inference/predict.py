@@ -1,0 +1,134 @@
+"""Pictures of any source become result files, a document, drawings and a video."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from monoskd.errors import InputError
+from monoskd.inference.cameras import CameraSource
+from monoskd.inference.lens import Lens
+from monoskd.inference.outputs import Outputs, Prediction
+from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
+from monoskd.inference.predictor import Predictor
+from monoskd.structures import Detections, Frame
+
+_NAMED = 3  # broken pictures that the error names
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How many pictures and detections there were, how long it took, and which cameras were taken from EXIF."""
+
+    images: int
+    detections: int
+    seconds: float
+    exif: tuple[str, ...] = ()
+
+
+def predict_source(
+    predictor: Predictor,
+    source: str | Path,
+    *,
+    cameras: CameraSource,
+    out: Path,
+    score: float = 0.2,
+    draw: bool = False,
+    video: Path | None = None,
+    batch_size: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[Summary], None] = lambda summary: None,
+) -> Summary:
+    """Predict all pictures of a source (see `open_source`); returns what was done.
+
+    Writes `out/kitti/<stem>.txt` and `out/detections.json`, with `draw` also `out/drawn/<stem>.jpg` (the boxes on the
+    picture and from above), with `video` an MP4 of these drawings. score: least score. batch_size: pictures that go
+    through the network together. What was done before an interruption stays. progress: called with (done, total),
+    total 0 if unknown; report: called with what was done, also before an error.
+
+    Raises InputError where files that are read would be written over, and at the end, once all others are done, for
+    pictures that cannot be read or have no camera.
+    """
+    if predictor.detector.modality == "depth":
+        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+    pictures = open_source(source)
+    _check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
+    broken: list[str] = []
+    exif: dict[str, None] = {}
+    images, found, start = 0, 0, time.perf_counter()
+    with Outputs(out, draw=draw, video=video, frames_a_second=pictures.frames_a_second) as outputs:
+
+        def ready(item: Picture | Broken) -> tuple[Picture, Lens] | None:
+            try:
+                if isinstance(item, Broken):
+                    raise InputError(item.reason)
+                outputs.check(item)
+                height, width = item.image.shape[:2]
+                return item, cameras.lens(item.stem, width=width, height=height, focal_35mm=item.focal_35mm)
+            except InputError as error:
+                broken.append(str(error))
+                return None
+
+        for group in _groups(read_ahead(pictures.items, most=2 * batch_size), batch_size):
+            pairs = [pair for pair in map(ready, group) if pair is not None]
+            for prediction in _predictions(predictor, pairs, score=score):
+                outputs.write(prediction)
+                images, found = images + 1, found + len(prediction.objects)
+                if prediction.lens.source.startswith("EXIF"):
+                    exif[f"{prediction.lens.source}: {float(prediction.lens.pinhole.focal_px):.0f} px"] = None
+                progress(images, pictures.total)
+    summary = Summary(images, found, time.perf_counter() - start, tuple(exif))
+    report(summary)
+    if broken:
+        raise InputError(_complaint(broken, done=images, out=out))
+    return summary
+
+
+def _predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, score: float) -> Iterator[Prediction]:
+    """Pictures with their lenses, rectified, looked at together, and put back into their own pixels."""
+    frames = []
+    for picture, lens in pairs:
+        image = picture.image if lens.rectified is None else lens.rectified.picture(picture.image)
+        frames.append(Frame(image=image, camera=lens.camera))
+    for (picture, lens), detections in zip(pairs, predictor.batch(frames) if frames else [], strict=True):
+        yield _prediction(picture, lens, detections.above(score))
+
+
+def _prediction(picture: Picture, lens: Lens, detections: Detections) -> Prediction:
+    objects = detections.to_objects()
+    if lens.rectified is not None:
+        objects.boxes_2d[:] = lens.rectified.back_boxes(objects.boxes_2d)
+    deviation = detections.depth_std_m
+    return Prediction(picture, lens, objects, None if deviation is None else np.asarray(deviation, np.float64))
+
+
+def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def _complaint(broken: list[str], *, done: int, out: Path) -> str:
+    """One line about the pictures that were not predicted."""
+    if len(broken) == 1 and not done:
+        return broken[0]
+    more = f", and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    kept = f"; {done} others are done and kept in {out}" if done else ""
+    return "; ".join(broken[:_NAMED]) + more + kept
+
+
+def _check_apart(out: Path, read: list[Path], *, video: Path | None) -> None:
+    """Refuse an output folder whose files would fall on those that are read."""
+    writes = {(out / "kitti").resolve(): "results", (out / "drawn").resolve(): "drawings"}
+    for path in read:
+        folder = (path if path.is_dir() else path.parent).resolve()
+        if folder in writes:
+            raise InputError(f"{path}: expected a place that no {writes[folder]} go to, got {folder}: change `--out`")
+        if video is not None and path.resolve() == video.resolve():
+            raise InputError(f"{video}: expected a video to write, got the one that is read: change `--video`")

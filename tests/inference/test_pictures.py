@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from monoskd.errors import InputError
+from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.tif", "b.gif", "c.jfif", "d.png", "._d.png", "notes.md"):
+        if name.endswith("md") or name.startswith("."):
+            (tmp_path / name).write_bytes(b"no picture")
+            continue
+        kinds = {"jfif": "JPEG", "tif": "TIFF"}
+        Image.new("RGB", (40, 20), (9, 99, 9)).save(tmp_path / name, kinds.get(name[2:]))
+    return tmp_path
+
+
+def stems(source: str | Path) -> list[str]:
+    return [item.stem for item in open_source(source).items if isinstance(item, Picture)]
+
+
+def test_a_folder_a_glob_and_a_list_hold_pictures(folder: Path) -> None:
+    assert stems(folder) == ["a", "b", "c", "d"]
+    assert stems(f"{folder}/[bd].*") == ["b", "d"]
+    (folder / "list.txt").write_text("\n# two of them\nd.png\na.tif\n")
+    assert stems(folder / "list.txt") == ["d", "a"]
+    assert open_source(folder).total == 4
+
+
+def test_a_damaged_picture_is_an_item_like_others(folder: Path) -> None:
+    (folder / "d.png").write_bytes((folder / "d.png").read_bytes()[:50])
+    items = list(open_source(folder).items)
+    assert [isinstance(item, Broken) for item in items] == [False, False, False, True]
+    assert isinstance(items[-1], Broken)
+    assert "d.png: expected a whole image" in items[-1].reason
+
+
+def test_the_focal_length_of_exif_is_read(folder: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 28
+    Image.new("RGB", (40, 20)).save(folder / "photo.jpg", exif=exif)
+    with_exif, without = (next(iter(open_source(folder / name).items)) for name in ("photo.jpg", "d.png"))
+    assert isinstance(with_exif, Picture)
+    assert isinstance(without, Picture)
+    assert (with_exif.focal_35mm, without.focal_35mm) == (28.0, None)
+
+
+def test_a_video_that_is_cut_off_says_so_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "drive.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 5, (160, 96))
+    for seed in range(12):
+        writer.write(np.random.default_rng(seed).integers(0, 255, (96, 160, 3), np.uint8))
+    writer.release()
+    assert [type(item) for item in open_source(path).items] == [Picture] * 12
+    assert open_source(path).frames_a_second == pytest.approx(5)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    *whole, last = open_source(path).items
+    assert 2 <= len(whole) < 10
+    assert isinstance(last, Broken)
+    assert f"expected 12 frames, as its header says, got {len(whole)}" in last.reason
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nothing*.png", "expected files of this pattern, got none"),
+        ("99", "expected the number of a camera that can be read"),
+        ("empty.txt", "expected an image or a list of images, a path a line, got no line"),
+        ("names.txt", "got 'nowhere.png', which is none"),
+    ],
+)
+def test_what_is_no_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "names.txt").write_text("nowhere.png\n")
+    with pytest.raises(InputError, match=message) as caught:
+        open_source(source)
+    assert source in str(caught.value)
+
+
+def test_reading_ahead_keeps_order_and_errors() -> None:
+    assert list(read_ahead(range(7), most=3)) == list(range(7))
+    assert list(read_ahead([], most=3)) == []
+
+    def fails() -> object:
+        yield 1
+        raise OSError("gone")
+
+    items = read_ahead(fails(), most=2)  # type: ignore[arg-type]
+    assert next(items) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(items)
