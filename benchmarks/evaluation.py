@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.kitti.io import write_objects, write_split
-from monoskd.objects import Objects
+from monoskd.objects import KITTI_MEAN_SIZES, Objects
 
 FRAMES = 3769
 OBJECTS_A_FRAME, DETECTIONS_A_FRAME = 7.1, 6.1
-SIZES = {"Pedestrian": (1.76, 0.66, 0.84), "Car": (1.53, 1.63, 3.88), "Cyclist": (1.74, 0.60, 1.76)}
 SHARES = (0.12, 0.82, 0.06)
 FOCAL_PX, CENTRE_PX = 720.0, (610.0, 175.0)
 
@@ -56,8 +55,8 @@ PROGRAMS = {
 
 def made_up(random: np.random.Generator, count: int) -> Objects:
     """A frame of objects on flat ground."""
-    names = random.choice(list(SIZES), count, p=SHARES)
-    dimensions = np.array([SIZES[name] for name in names]).reshape(-1, 3)
+    names = random.choice(list(KITTI_MEAN_SIZES), count, p=SHARES)
+    dimensions = np.array([KITTI_MEAN_SIZES[name] for name in names]).reshape(-1, 3)
     bottom = np.stack([random.uniform(-20, 20, count), np.full(count, 1.65), random.uniform(5, 70, count)], 1)
     scale = FOCAL_PX / bottom[:, 2]
     u, v = CENTRE_PX[0] + scale * bottom[:, 0], CENTRE_PX[1] + scale * bottom[:, 1]

@@ -27,6 +27,7 @@ from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.kitti.doctor import examine
 from monoskd.kitti.prepare import prepare
 from monoskd.models.weights import load_model
+from monoskd.objects import KITTI_HEIGHT_PX, MIN_HEIGHT_PX
 from monoskd.synthetic import synthesize
 
 EPOCHS = {"teacher": 90, "rendered": 60, "baseline": 60, "transfer": 60, "control": 30, "monoskd": 30}
@@ -106,7 +107,7 @@ def configured(out: Path, seed: int, name: str, *, epochs: int) -> dict[str, Any
     config["optimizer"]["schedule"]["milestones"] = [epochs * 3 // 4, epochs * 9 // 10]
     config["optimizer"]["schedule"]["warmup_epochs"] = min(2, epochs // 2)
     if name == "rendered":
-        config["data"]["min_height_px"] = 25.0 * RENDERED_SIZE[1] / 375
+        config["data"]["min_height_px"] = MIN_HEIGHT_PX * RENDERED_SIZE[1] / KITTI_HEIGHT_PX
     if name in STARTS:
         config["start"] = str(folder / STARTS[name] / "model.safetensors")
         del config["detector"]  # the start's

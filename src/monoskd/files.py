@@ -113,6 +113,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
 
 
+def link(path: Path, target: Path) -> None:
+    """Make `path` a symlink to `target`; a symlink that points elsewhere is replaced.
+
+    Raises InputError where a file or folder has that name already.
+    """
+    try:
+        if path.is_symlink():
+            if path.readlink() == target:
+                return
+            path.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+    except OSError as error:
+        raise InputError(f"{path}: expected to link {target} here, got '{error.strerror}': remove it") from error
+
+
 def cannot_write(path: str | Path, error: OSError) -> InputError:
     """The one line about an error while writing."""
     advice = "choose a writable folder"
@@ -141,7 +157,7 @@ def check_writable(folder: str | Path, *, named: str | Path | None = None) -> No
     one, and where a permission is missing.
     """
     folder = Path(folder)
-    nearest = next(place for place in (folder, *folder.absolute().parents) if os.access(place, os.F_OK))
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
     fault = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK) else errno.EACCES
     if fault:
         raise cannot_write(folder if named is None else named, OSError(fault, os.strerror(fault)))

@@ -128,12 +128,12 @@ def _check_end(path: str | Path, file: IO[bytes]) -> bool:
 
 def _png_chunks(file: IO[bytes]) -> set[bytes]:
     """The names of the chunks up to the end or to where the file is cut off or damaged."""
-    size, place, names = file.seek(0, 2), len(_PNG_START), set()
-    while place + 12 <= size:  # length, name, data, checksum
-        file.seek(place)
+    size, offset, names = file.seek(0, 2), len(_PNG_START), set()
+    while offset + 12 <= size:  # length, name, data, checksum
+        file.seek(offset)
         head = file.read(8)
-        place += 12 + int.from_bytes(head[:4], "big")
-        if place > size or not head[4:].isalpha():
+        offset += 12 + int.from_bytes(head[:4], "big")
+        if offset > size or not head[4:].isalpha():
             break
         names.add(head[4:])
         if head[4:] == b"IEND":
@@ -143,14 +143,14 @@ def _png_chunks(file: IO[bytes]) -> set[bytes]:
 
 def _jpeg_ends(file: IO[bytes]) -> bool:
     """Whether the mark of the end stands behind the start of the pixels, among which it cannot occur."""
-    size, place = file.seek(0, 2), 2
-    while place + 4 <= size:  # a segment: its mark, its length, its data; a thumbnail in it has an end of its own
-        file.seek(place)
+    size, offset = file.seek(0, 2), 2
+    while offset + 4 <= size:  # a segment: its mark, its length, its data; a thumbnail in it has an end of its own
+        file.seek(offset)
         head = file.read(4)
         if head[:2] == _JPEG_SCAN or head[0] != 0xFF:
             break
-        place += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
-    for begin in (max(place, size - _TAIL), place):
+        offset += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
+    for begin in (max(offset, size - _TAIL), offset):
         file.seek(begin)
         if _JPEG_END in file.read():
             return True

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from monoskd.geometry.boxes import Boxes3D
 
-# A supervised object is at least as easy as KITTI's "hard", and not so near that only a fragment is seen.
 # KITTI's mean (height, width, length) [m] of each class, as the published networks use them.
 KITTI_MEAN_SIZES: dict[str, tuple[float, float, float]] = {
     "Pedestrian": (1.76255119, 0.66068622, 0.84422524),
@@ -17,7 +16,9 @@ KITTI_MEAN_SIZES: dict[str, tuple[float, float, float]] = {
     "Cyclist": (1.73698127, 0.59706367, 1.76282397),
 }
 
-MIN_HEIGHT_PX = 25.0  # on pictures of KITTI's size
+# A supervised object is at least as easy as KITTI's "hard", and not so near that only a fragment is seen.
+KITTI_HEIGHT_PX = 375  # of a picture; least object heights are meant for pictures this tall
+MIN_HEIGHT_PX = 25.0
 MAX_TRUNCATION = 0.5
 MAX_OCCLUSION = 2
 MIN_DEPTH_M = 2

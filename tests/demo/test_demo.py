@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from monoskd.demo.report import Report, RunResult, write_report
+from monoskd.demo.report import DemoReport, RunResult, write_report
 from monoskd.demo.story import STAGES, demo, launch, min_heights_px
 from monoskd.engine.config import load_config
 from monoskd.engine.launch import Launch, is_finished
@@ -40,7 +40,7 @@ def test_heights_scale_with_the_picture() -> None:
 
 
 @pytest.fixture
-def report(tmp_path: Path) -> Report:
+def report(tmp_path: Path) -> DemoReport:
     """A report of runs that detect nothing, with two lines of metrics each."""
     manifest: dict[str, Any] = {"train_seconds": 9.0, "images_per_second": 20.0, "peak_memory_mb": 500, "steps": 40}
     runs = {}
@@ -57,10 +57,10 @@ def report(tmp_path: Path) -> Report:
     note = {"frames": 5, "threshold": 0.3, "measured_on": "unlabelled, labels held back", "quality": quality}
     (tmp_path / "monoskd_unlabelled" / "detections.json").write_text(json.dumps(note))
     frames = {"train": 4, "val": 5, "unlabelled": 16}
-    return Report(seed=0, frames=frames, size=(320, 96), runs=runs, scenes=[], seconds=1.0, versions={})
+    return DemoReport(seed=0, frames=frames, size=(320, 96), runs=runs, drawn=[], seconds=1.0, versions={})
 
 
-def test_the_report_has_every_run_as_json(report: Report) -> None:
+def test_the_report_has_every_run_as_json(report: DemoReport) -> None:
     document = json.loads(json.dumps(report.to_json()))
     assert document["schema"] == "monoskd/demo/1"
     assert list(document["runs"]) == ["teacher", "baseline", "control", "monoskd", "monoskd_unlabelled"]
@@ -68,7 +68,7 @@ def test_the_report_has_every_run_as_json(report: Report) -> None:
         assert {"results", "depth_error_m", "train_seconds", "images_per_second", "peak_memory_mb"} <= run.keys()
 
 
-def test_the_page_has_every_run_and_the_quality_of_the_pseudo_labels(report: Report, tmp_path: Path) -> None:
+def test_the_page_has_every_run_and_the_quality_of_the_pseudo_labels(report: DemoReport, tmp_path: Path) -> None:
     page = write_report(report, tmp_path / "report.html").read_text()
     for name in RUNS:
         assert f'<td class="label">{name}</td>' in page
@@ -80,7 +80,7 @@ def test_the_page_has_every_run_and_the_quality_of_the_pseudo_labels(report: Rep
 
 
 def test_a_demo_goes_on_where_it_was_interrupted_and_a_finished_one_is_made_anew(
-    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report: DemoReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, trained = tmp_path / "demo", []
 
@@ -101,7 +101,7 @@ def test_a_demo_goes_on_where_it_was_interrupted_and_a_finished_one_is_made_anew
     for name, stub in {"synthesize": data, "prepare": print, "train_side_by_side": train}.items():
         monkeypatch.setattr(f"monoskd.demo.story.{name}", stub)
     times: list[float | None] = []
-    monkeypatch.setattr("monoskd.demo.story.examine", lambda *_, started, **__: times.append(started) or report)
+    monkeypatch.setattr("monoskd.demo.story.measure_runs", lambda *_, started, **__: times.append(started) or report)
     with pytest.raises(KeyboardInterrupt):
         demo(out)
     demo(out)

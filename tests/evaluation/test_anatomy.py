@@ -5,7 +5,7 @@ import pytest
 
 from monoskd.evaluation.anatomy import corrected_detections
 from monoskd.evaluation.kitti_ap import evaluate_kitti
-from monoskd.evaluation.scene import Scene
+from monoskd.evaluation.pairs import PairedFrames
 from monoskd.objects import Objects
 
 Street = tuple[list[Objects], list[Objects]]
@@ -38,7 +38,7 @@ def test_each_part_is_replaced_and_nothing_else() -> None:
         yaw=np.array([0.5]),
         alpha=np.array([0.4]),
     )
-    corrected = {name: rows.objects for name, rows in corrected_detections(Scene.of([truth], [found])).items()}
+    corrected = {name: rows.objects for name, rows in corrected_detections(PairedFrames.of([truth], [found])).items()}
     np.testing.assert_array_equal(corrected["yaw"].yaw, truth.yaw)
     np.testing.assert_array_equal(corrected["yaw"].alpha, truth.alpha)
     np.testing.assert_array_equal(corrected["yaw"].bottom, found.bottom)
@@ -52,7 +52,7 @@ def test_each_part_is_replaced_and_nothing_else() -> None:
 
 def test_a_better_depth_leaves_the_pixel() -> None:
     found = car(z_m=25, score=0.5)
-    depth = corrected_detections(Scene.of([car(z_m=20)], [found]))["depth"].objects
+    depth = corrected_detections(PairedFrames.of([car(z_m=20)], [found]))["depth"].objects
     before, after = found.boxes_3d.centres, depth.boxes_3d.centres
     assert after[0, 2] == 20
     np.testing.assert_allclose(after[0] / after[0, 2], before[0] / before[0, 2])
@@ -60,13 +60,13 @@ def test_a_better_depth_leaves_the_pixel() -> None:
 
 def test_an_object_is_given_once_to_the_best_scored() -> None:
     found = joined(car(z_m=30, score=0.4), car(z_m=31, score=0.9, shift_px=2), car(z_m=32, score=0.8, shift_px=400))
-    location = corrected_detections(Scene.of([car()], [found]))["location"].objects
+    location = corrected_detections(PairedFrames.of([car()], [found]))["location"].objects
     assert location.bottom[:, 2].tolist() == [30, 20, 32]
 
 
 def test_a_detection_is_not_assigned_another_class() -> None:
     found = replace(car(z_m=30, score=0.4), names=np.array(["Cyclist"]))
-    corrected = corrected_detections(Scene.of([car()], [found]))
+    corrected = corrected_detections(PairedFrames.of([car()], [found]))
     assert corrected["location"].objects.bottom[0, 2] == 30
     assert corrected["score"].objects.scores.tolist() == [0]
 
@@ -74,7 +74,7 @@ def test_a_detection_is_not_assigned_another_class() -> None:
 def test_scores_become_the_overlap() -> None:
     found = joined(car(score=0.1), car(score=0.9), car(z_m=60, score=1))
     found = replace(found, yaw=np.zeros(3), bottom=found.bottom + np.array([[0, 0, 0], [1.0, 0, 0], [0, 0, 0]]))
-    scores = corrected_detections(Scene.of([replace(car(), yaw=np.zeros(1))], [found]))["score"].objects.scores
+    scores = corrected_detections(PairedFrames.of([replace(car(), yaw=np.zeros(1))], [found]))["score"].objects.scores
     assert scores == pytest.approx([1, 3 / 5, 0])  # 4 m long and 1 m off: 3 of 5 metres are shared
 
 
@@ -92,8 +92,8 @@ def test_mending_helps(street: Street) -> None:
 
 def test_detections_in_place_are_left_alone(street: Street) -> None:
     truth, found = street
-    scene = Scene.of(truth, found)
-    before = {name: np.array(column) for name, column in vars(scene.detections.objects).items()}
-    corrected_detections(scene)
+    paired = PairedFrames.of(truth, found)
+    before = {name: np.array(column) for name, column in vars(paired.detections.objects).items()}
+    corrected_detections(paired)
     for name, column in before.items():
-        np.testing.assert_array_equal(getattr(scene.detections.objects, name), column)
+        np.testing.assert_array_equal(getattr(paired.detections.objects, name), column)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from monoskd.evaluation import matching as matching_module
 from monoskd.evaluation.matching import Changes, Matching, components, take_turns
-from monoskd.evaluation.scene import Pairs
+from monoskd.evaluation.pairs import Pairs
 
 # Few distinct values, so that ties are common.
 VALUES = st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9])

@@ -16,7 +16,7 @@ from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera
 from monoskd.kitti.doctor import examine
 from monoskd.kitti.doctor_checks import projection_ious
-from monoskd.kitti.doctor_report import Finding, Report
+from monoskd.kitti.doctor_report import DoctorReport, Finding
 from monoskd.kitti.io import (
     Calibration,
     read_calibration,
@@ -441,11 +441,11 @@ def test_progress_counts_frames(healthy):
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def a_report(count: int) -> Report:
+def a_report(count: int) -> DoctorReport:
     findings = [
         Finding("warning", "case", "expected <b>Car</b>, got 'car'", "rename", "a.txt", n) for n in range(count)
     ]
-    return Report(
+    return DoctorReport(
         root="set & co",
         files={"image_2": 1},
         splits={},

@@ -28,13 +28,13 @@ def add(commands: Commands) -> None:
     add("--model", type=Path, default=None, help="model file: predict first (with --data)")
     add("--data", type=Path, default=None, help="data set to predict on, in KITTI layout")
     add("--split", default=None, help="with --labels a file of frame names, with --data a name in ImageSets [val]")
-    add("--classes", type=names, default=("Pedestrian", "Car", "Cyclist"), help="comma-separated")
+    add("--classes", type=names, default=None, help="comma-separated [Pedestrian,Car,Cyclist]")
     add(
         "--min-heights",
         type=heights,
-        default=(40.0, 25.0, 25.0),
+        default=None,
         metavar="EASY,MODERATE,HARD",
-        help="2D heights [px] that objects must exceed; scale them with pictures smaller than KITTI's",
+        help="2D heights [px] that objects must exceed; scale them with pictures smaller than KITTI's [40,25,25]",
     )
     add_reports(parser, json="write the table as JSON", html="write a page with precision-recall curves")
     add("--bootstrap", type=count, default=None, metavar="N", help="95 %% intervals from N resamplings of the frames")
@@ -59,9 +59,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _evaluation(options: argparse.Namespace) -> "Evaluation":
-    wanted: dict[str, Any] = {
-        name: getattr(options, name) for name in ("classes", "min_heights", "bootstrap", "distances", "anatomy")
-    }
+    names = ("classes", "min_heights", "bootstrap", "distances", "anatomy")
+    wanted: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.labels is not None:
         from monoskd.engine.evaluate import evaluate_folders
 

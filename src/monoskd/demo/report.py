@@ -40,11 +40,11 @@ _FLIGHT_NOTE = (
     "as the gradient of the detection task."
 )
 _FLOOR_NOTE = (
-    "The floor is the loss of a student that outputs the mean teacher map of the other images, and so knows nothing of "
+    "The floor is the loss of a student that outputs the mean teacher map of the other images and so knows nothing of "
     "this image. A term that is not below its floor has taught nothing about images yet. Degeneracy is the share of a "
     "map's values in the largest block of its soft ranks: at 1, rank correlation equals Pearson correlation."
 )
-_SCENES_NOTE = (
+_FRAMES_NOTE = (
     f"The student's boxes ({DRAWN}) on the picture and from above; ground truth and the teacher's boxes as outlines. "
     "Each run shows its best boxes, as many as there are objects that are not largely hidden. Scores are low after a "
     "short training."
@@ -75,25 +75,25 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One held-out frame for the page: its picture, its labelled objects and what each run detects."""
+class DrawnFrame:
+    """One held-out frame for the page: its picture, its labelled objects and each run's detections by name."""
 
     frame: str
     image: NDArray[np.uint8]
     camera: Any
     truth: Any
-    found: Mapping[str, Any]
+    detections: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Report:
+class DemoReport:
     """Everything the page shows. seconds: of the whole demo; None if it was interrupted and continued."""
 
     seed: int
     frames: dict[str, int]
     size: tuple[int, int]
     runs: dict[str, RunResult]
-    scenes: Sequence[Scene]
+    drawn: Sequence[DrawnFrame]
     seconds: float | None
     versions: dict[str, str]
 
@@ -110,7 +110,7 @@ class Report:
         }
 
 
-def write_report(report: Report, path: Path) -> Path:
+def write_report(report: DemoReport, path: Path) -> Path:
     """Write the page: one file, no scripts, no network."""
     body = (
         *_summary(report),
@@ -119,14 +119,14 @@ def write_report(report: Report, path: Path) -> Path:
         section("Depth error and cost", *_costs(report)),
         section("Loss curves", grid(_losses(report))),
         *_flight(report),
-        section("Held-out scenes", paragraph(_SCENES_NOTE, kind="note"), *map(_scene, report.scenes)),
+        section("Held-out frames", paragraph(_FRAMES_NOTE, kind="note"), *map(_drawn, report.drawn)),
     )
     write_page(path, page(f"monoskd demo, seed {report.seed}", *body))
     return path
 
 
-def _summary(report: Report) -> Iterator[Html]:
-    """The figures that the demo is run for."""
+def _summary(report: DemoReport) -> Iterator[Html]:
+    """The main results: Car AP3D of each run."""
     took = "continued from an earlier call" if report.seconds is None else f"{report.seconds / 60:.1f} minutes in all"
     yield paragraph(
         f"{report.frames['train']} rendered frames to train on, {report.frames['val']} held out, "
@@ -147,22 +147,22 @@ def _summary(report: Report) -> Iterator[Html]:
 
 
 def _remark(remark: str, name: str, ap: Mapping[str, float | None]) -> str:
-    """With the difference to the control for the runs that are compared with it."""
+    """The remark; for the distilled runs, with the difference to the control."""
     value, control = ap[name], ap["control"]
     if name not in DISTILLED or value is None or control is None:
         return remark
     return f"{value - control:+.1f} to the control; {remark}"
 
 
-def _precision(report: Report) -> Iterator[Html]:
-    """The table of Car, and those of the other classes folded away."""
+def _precision(report: DemoReport) -> Iterator[Html]:
+    """The table of Car; those of the other classes are folded."""
     yield paragraph("easy / moderate / hard", kind="note")
     yield _precision_table(report, "Car")
     for name in sorted({row["class"] for run in report.runs.values() for row in run.results} - {"Car"}):
         yield fold(name, _precision_table(report, name))
 
 
-def _precision_table(report: Report, name: str) -> Html:
+def _precision_table(report: DemoReport, name: str) -> Html:
     first = next(iter(report.runs.values()))
     measures = [
         (row["metric"], row["iou"])
@@ -178,7 +178,7 @@ def _precision_table(report: Report, name: str) -> Html:
     return Table(("run", *(f"{metric} @{iou:g}" for metric, iou in measures)), tuple(rows)).html()
 
 
-def _labels(report: Report) -> Iterator[Html]:
+def _labels(report: DemoReport) -> Iterator[Html]:
     """How good the teacher's detections are as labels, by class and distance."""
     record = read_json(report.runs["monoskd_unlabelled"].folder / "detections.json")
     yield paragraph(
@@ -201,7 +201,7 @@ def _labels(report: Report) -> Iterator[Html]:
     yield Table(columns, tuple(rows)).html()
 
 
-def _costs(report: Report) -> Iterator[Html]:
+def _costs(report: DemoReport) -> Iterator[Html]:
     yield paragraph(_COST_NOTE, kind="note")
     rows = (
         (
@@ -219,7 +219,7 @@ def _costs(report: Report) -> Iterator[Html]:
     yield Table(("run", *columns), tuple(rows)).html()
 
 
-def _losses(report: Report) -> Iterator[Html]:
+def _losses(report: DemoReport) -> Iterator[Html]:
     losses = {name: read_curves(run.folder / "metrics.csv") for name, run in report.runs.items()}
     totals = {name: curves["train/loss"] for name, curves in losses.items() if "train/loss" in curves}
     yield line_chart(totals, title="training loss, all terms", x_label="step", y_label="loss")
@@ -228,7 +228,7 @@ def _losses(report: Report) -> Iterator[Html]:
         yield line_chart(terms, title=f"terms of {name}, unweighted", x_label="step", y_label="loss")
 
 
-def _flight(report: Report) -> Iterator[Html]:
+def _flight(report: DemoReport) -> Iterator[Html]:
     """What the flight recorder measured: nothing if no run recorded it."""
     charts: list[Html] = []
     rows: list[tuple[str, ...]] = []
@@ -247,16 +247,16 @@ def _flight(report: Report) -> Iterator[Html]:
         yield section("Flight recorder", notes[0], grid(charts), notes[1], table.html())
 
 
-def _scene(scene: Scene) -> Html:
-    drawn = draw_scene(
-        scene.image,
-        camera=scene.camera,
-        detections=scene.found[DRAWN],
-        ground_truth=scene.truth,
-        teacher=scene.found["teacher"],
+def _drawn(frame: DrawnFrame) -> Html:
+    pixels = draw_scene(
+        frame.image,
+        camera=frame.camera,
+        detections=frame.detections[DRAWN],
+        ground_truth=frame.truth,
+        teacher=frame.detections["teacher"],
     )
-    _, code = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
-    return picture(code.tobytes(), f"frame {scene.frame}")
+    _, code = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    return picture(code.tobytes(), f"frame {frame.frame}")
 
 
 def read_curves(path: Path, *, smoothing: int = _SMOOTHING) -> dict[str, Line]:

@@ -1,7 +1,7 @@
-"""The main job on rendered data: render, prepare, teacher, baseline, control, MonoSKD with and without further frames.
+"""The whole job on rendered data: render, prepare, train five runs (see `STAGES`), evaluate, write the report.
 
-Every training is the same command that a user would type, in a process of its own with one thread; some run side by
-side, which on two cores is faster than one after another with two threads.
+Every training is the same command that a user would type, in a separate process with one thread; some run side by
+side. On two cores this is faster than one after another with two threads.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from monoskd.demo.report import Report, RunResult, Scene, write_report
+from monoskd.demo.report import DemoReport, DrawnFrame, RunResult, write_report
 from monoskd.engine.callbacks import versions
 from monoskd.engine.config import MOST_SEEDS, load_config
 from monoskd.engine.launch import Launch, is_finished, train_side_by_side
@@ -26,15 +26,14 @@ from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
 from monoskd.models.named import named
 from monoskd.models.weights import load_model
-from monoskd.objects import Objects
+from monoskd.objects import KITTI_HEIGHT_PX, Objects
 from monoskd.structures import Detector
 from monoskd.synthetic import MANIFEST, synthesize
 
 VAL_SHARE = 5 / 9
-UNLABELLED_SHARE = 16 / 9  # frames without labels for each with: four for each that is trained on
-KITTI_HEIGHT_PX = 375  # the evaluation's least object heights are meant for images this tall
+UNLABELLED_SHARE = 16 / 9  # frames without labels per frame with labels: four per training frame
 BATCH = 4
-SCENES, SCENE_OBJECTS = 4, 5  # held-out frames that the report draws, and about how many objects they show
+DRAWN_FRAMES, OBJECTS_IN_DRAWN = 4, 5  # held-out frames that the report draws, and about how many objects they show
 
 STAGES = (("teacher", "baseline"), ("control", "monoskd", "monoskd_unlabelled"))
 """Which runs go side by side. Those of the second stage begin with the baseline; all but control need the teacher."""
@@ -48,14 +47,14 @@ def demo(
     size: tuple[int, int] = (320, 96),
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Do it all; returns the path of `report.html`, with `report.json` beside it.
+    """Run every step; returns the path of `report.html`, with `report.json` beside it.
 
-    out: folder for `data/`, `runs/` and the report. frames: rendered frames with labels, 5/9 of them held out; 16/9 as
-    many without come on top. seed: of the scenes and of every training. size: (width, height) of the pictures [px].
-    say: told what is going on.
+    out: folder for `data/`, `runs/` and the report. frames: number of rendered frames with labels, 5/9 of them held
+    out; 16/9 of that number are rendered without labels. seed: of the scenes and of every training. size: (width,
+    height) of the pictures [px]. say: called with each line of progress.
 
-    Interrupted and called again with the same arguments it goes on with the data and the runs that are whole; a
-    finished demo is trained anew. Raises InputError where `out` holds anything else.
+    After an interruption, a call with the same arguments keeps complete data and finished runs; a finished demo is
+    trained again. Raises InputError where `out` holds anything else.
     """
     if frames < 2 * BATCH + 2:
         raise InputError(f"--frames: expected at least {2 * BATCH + 2}, a batch of {BATCH} to train on, got {frames}")
@@ -78,14 +77,14 @@ def demo(
         say(f"{number}/5 training {', '.join(stage)} side by side{', or done before' if known else ''}")
         train_side_by_side(launches, finished=lambda run, manifest: say(f"    {_pace(run, manifest)}"))
     say("5/5 evaluating on held-out frames")
-    report = examine(out, data=data, seed=seed, size=size, started=started)
+    report = measure_runs(out, data=data, seed=seed, size=size, started=started)
     write_json(out / "report.json", report.to_json())
     return write_report(report, out / "report.html")
 
 
-def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started: float | None) -> Report:
-    """Measure every run on the held-out frames. started: when it all began, None if not in this process."""
-    runs, found = {}, {}
+def measure_runs(out: Path, *, data: Path, seed: int, size: tuple[int, int], started: float | None) -> DemoReport:
+    """Measure every run on the held-out frames. started: when the demo began; None if an earlier process began it."""
+    runs, detections = {}, {}
     for name in (name for stage in STAGES for name in stage):
         folder = out / "runs" / name
         evaluator = KittiEvaluator(min_heights_px=min_heights_px(size))
@@ -100,24 +99,24 @@ def examine(out: Path, *, data: Path, seed: int, size: tuple[int, int], started:
             manifest=read_json(folder / "manifest.json"),
         )
         pairs = zip(measurement.detections, measurement.truth, strict=True)
-        found[name] = [one[: _countable(truth)] for one, truth in pairs]  # detections come best first
+        detections[name] = [objects[: _countable(truth)] for objects, truth in pairs]  # best first
     layout = KittiLayout(data)
     names = read_split(layout.split("val"))
     truth = measurement.truth
-    typical = sorted(range(len(names)), key=lambda i: abs(_countable(truth[i]) - SCENE_OBJECTS))[:SCENES]
-    scenes = [
-        Scene(
+    typical = sorted(range(len(names)), key=lambda i: abs(_countable(truth[i]) - OBJECTS_IN_DRAWN))[:DRAWN_FRAMES]
+    drawn = [
+        DrawnFrame(
             frame=names[i],
             image=read_image(layout.image(names[i])),
             camera=read_calibration(layout.calibration(names[i])).camera,
             truth=truth[i],
-            found={name: objects[i] for name, objects in found.items()},
+            detections={name: objects[i] for name, objects in detections.items()},
         )
         for i in typical
     ]
     frames = {split: len(read_split(layout.split(split))) for split in ("train", "val", "unlabelled")}
     seconds = None if started is None else time.perf_counter() - started
-    return Report(seed=seed, frames=frames, size=size, runs=runs, scenes=scenes, seconds=seconds, versions=versions())
+    return DemoReport(seed=seed, frames=frames, size=size, runs=runs, drawn=drawn, seconds=seconds, versions=versions())
 
 
 def launch(name: str, *, out: Path, seed: int, size: tuple[int, int]) -> Launch:
@@ -164,10 +163,11 @@ def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
 
 
 def _check_ours(out: Path) -> None:
-    """Anything that is not a demo's is left alone."""
-    names = {one.name for one in out.iterdir()} if out.exists() else set()
-    runs = {one.name for one in (out / "runs").iterdir()} if "runs" in names else set()
-    known = names <= {"data", "runs", "report.html", "report.json"} and runs <= {name for one in STAGES for name in one}
+    """Raise InputError where the folder holds files that no demo wrote."""
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    runs = {path.name for path in (out / "runs").iterdir()} if "runs" in names else set()
+    ours = {"data", "runs", "report.html", "report.json"}
+    known = names <= ours and runs <= {name for stage in STAGES for name in stage}
     if names and not (known and (out / "data" / MANIFEST).is_file()):
         raise InputError(
             f"{out}: expected a new folder or an earlier demo's, found other files; choose another with --out"

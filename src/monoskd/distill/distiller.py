@@ -146,7 +146,7 @@ class Distiller(nn.Module):
             raise InputError(f"a mask was given and none of the terms takes one: {', '.join(self.terms)}")
         if self.training and torch.is_grad_enabled():
             self.balance.check_readings()
-        seen = self._look(Inputs(inputs, keywords), teacher_inputs, hints={"mask": mask, "targets": targets})
+        seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints={"mask": mask, "targets": targets})
         terms = {name: self._evaluate(name, term, seen) for name, term in self.terms.items()}
         weights = self.balance.weights(self.progress)
         parts = [weights[name] * value for name, value in terms.items()] + self.balance.penalty(self.progress)
@@ -159,7 +159,7 @@ class Distiller(nn.Module):
         self.eval()
         self._teachers.batch_statistics = False
         try:
-            seen = self._look(Inputs(inputs, keywords), teacher_inputs, hints={})
+            seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints={})
             for name, loss in self.losses.items():
                 if self.terms[name].between == "taps" and any(is_lazy(p) for p in loss.parameters()):
                     self._evaluate(name, self.terms[name], seen)
@@ -198,7 +198,7 @@ class Distiller(nn.Module):
         term = self.terms[name]
         return resized([seen.maps[tap] for tap in self._taps_of(term)], policy=term.resize, where=f'term "{name}"')
 
-    def _look(self, inputs: Inputs, teacher_inputs: Any, *, hints: dict[str, Any]) -> Seen:
+    def _forward(self, inputs: Inputs, teacher_inputs: Any, *, hints: dict[str, Any]) -> Seen:
         """One pass of the student and of the teachers that a term asks for."""
         self._teachers.freeze()
         asked = self._asked()

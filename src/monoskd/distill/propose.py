@@ -42,8 +42,8 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A map that a network makes: the path of its module, how to view it, and its size as a map."""
+class CandidateMap:
+    """A map that could be tapped: the path of its module, how to view it, and its size as a map."""
 
     path: str
     view: TokensAsMap | str | None  # "channels_first" for that function
@@ -124,8 +124,8 @@ def _terms(mapped: bool, key: str | None) -> dict[str, Chosen]:
     return terms
 
 
-def _run(network: nn.Module, inputs: Inputs) -> tuple[list[Place], Any]:
-    """The places of a network in the order in which they are made, and its output. Nothing is learned."""
+def _run(network: nn.Module, inputs: Inputs) -> tuple[list[CandidateMap], Any]:
+    """The maps of a network in the order in which they are made, and its output. Nothing is learned."""
     seen: list[tuple[str, Tensor, int]] = []
 
     def keep(path: str, output: Any) -> None:
@@ -145,10 +145,10 @@ def _run(network: nn.Module, inputs: Inputs) -> tuple[list[Place], Any]:
     once = [(path, x) for path, x, version in seen if paths[path] == 1 and x._version == version]
     batches = Counter(len(x) for _, x in once if x.ndim == 4).most_common(1)
     maps = [(path, x) for path, x in once if not batches or len(x) == batches[0][0]]
-    places = [_place(path, x, _image_size(inputs)) for path, x in maps]
-    if not any(places):  # a network may resize its images
-        places = [_place(path, x, None) for path, x in maps]
-    return [place for place in places if place is not None], output
+    candidates = [_candidate(path, x, _image_size(inputs)) for path, x in maps]
+    if not any(candidates):  # a network may resize its images
+        candidates = [_candidate(path, x, None) for path, x in maps]
+    return [candidate for candidate in candidates if candidate is not None], output
 
 
 def _named(path: str, made: Any) -> list[tuple[str, Tensor]]:
@@ -171,15 +171,15 @@ def _image_size(inputs: Inputs) -> tuple[int, int] | None:
     return None
 
 
-def _place(path: str, x: Tensor, image: tuple[int, int] | None) -> Place | None:
-    """The map that a tensor is, if it is one of more than one place."""
+def _candidate(path: str, x: Tensor, image: tuple[int, int] | None) -> CandidateMap | None:
+    """The tensor as a map, if it has more than one place."""
     if not x.is_floating_point() or x.is_nested:
         return None
     if x.ndim == 4 and min(x.shape) > 0:
         _, c, h, w = x.shape
         if image is None or _fits((h, w), image):
-            return Place(path, None, c, (h, w)) if h * w > 1 else None
-        return Place(path, "channels_first", w, (c, h)) if _fits((c, h), image) and c * h > 1 else None
+            return CandidateMap(path, None, c, (h, w)) if h * w > 1 else None
+        return CandidateMap(path, "channels_first", w, (c, h)) if _fits((c, h), image) and c * h > 1 else None
     if x.ndim == 3 and image:
         _, count, channels = x.shape
         for prefix in range(min(MOST_PREFIX, count - 2) + 1):
@@ -187,7 +187,7 @@ def _place(path: str, x: Tensor, image: tuple[int, int] | None) -> Place | None:
                 size = height, (count - prefix) // height
                 if (count - prefix) % height == 0 and min(size) > 1 and _fits(size, image):
                     square = size[0] == size[1]
-                    return Place(path, TokensAsMap(prefix, None if square else height), channels, size)
+                    return CandidateMap(path, TokensAsMap(prefix, None if square else height), channels, size)
     return None
 
 
@@ -200,19 +200,21 @@ def _fits(size: tuple[int, int], image: tuple[int, int]) -> bool:
     )
 
 
-def _by_size(places: Sequence[Place]) -> dict[tuple[int, int], Place]:
+def _by_size(candidates: Sequence[CandidateMap]) -> dict[tuple[int, int], CandidateMap]:
     """For each size the outermost module's map, the last of several."""
-    chosen: dict[tuple[int, int], Place] = {}
-    for place in places:
-        best = chosen.get(place.size)
-        if best is None or place.path.count(".") <= best.path.count("."):
-            chosen[place.size] = place
+    chosen: dict[tuple[int, int], CandidateMap] = {}
+    for candidate in candidates:
+        best = chosen.get(candidate.size)
+        if best is None or candidate.path.count(".") <= best.path.count("."):
+            chosen[candidate.size] = candidate
     return chosen
 
 
-def _pairs(students: list[Place], teachers: list[Place]) -> tuple[list[tuple[Place, Place]], list[str]]:
-    """The places to compare, finest first, and the reason in words."""
-    last_s, last_t = (_by_size(places) for places in (students, teachers))
+def _pairs(
+    students: list[CandidateMap], teachers: list[CandidateMap]
+) -> tuple[list[tuple[CandidateMap, CandidateMap]], list[str]]:
+    """The maps to compare, finest first, and the reason in words."""
+    last_s, last_t = (_by_size(candidates) for candidates in (students, teachers))
     common = sorted(last_s.keys() & last_t.keys(), key=lambda size: size[0] * size[1])[:MOST_TAPS]
     if common:
         pairs = [(last_s[size], last_t[size]) for size in reversed(common)]
@@ -239,7 +241,7 @@ def _logits_key(student: Any, teacher: Any) -> str | None:
     return None
 
 
-def _code(pairs: Sequence[tuple[Place, Place]], terms: Mapping[str, str]) -> str:
+def _code(pairs: Sequence[tuple[CandidateMap, CandidateMap]], terms: Mapping[str, str]) -> str:
     """The lines that make the same distiller by hand."""
     code = [f"Tap({s.code}, {t.code})" for s, t in pairs]
     body = "".join(f"        {line},\n" for line in code)

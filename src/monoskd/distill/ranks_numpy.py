@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from monoskd.geometry.arrays import ranges
+
 Floats = NDArray[np.float32] | NDArray[np.float64]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -183,7 +185,7 @@ def ascending_ranks(values: Floats, dtype: Any) -> NDArray[Any]:
         breaks = np.flatnonzero(np.diff(at) != 1)
         first, last = at[np.append(0, breaks + 1)], at[np.append(breaks, len(at) - 1)] + 1
         width = last - first + 1
-        inside = np.arange(width.sum()) + np.repeat(first - width.cumsum() + width, width)
+        inside = np.repeat(first, width) + ranges(width)
         shared = (first % n + last % n) / 2 + 1
         ranks.ravel()[inside] = np.repeat(shared, width)
     ranks[with_nan(values)] = np.nan

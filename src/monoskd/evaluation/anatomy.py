@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 
 from monoskd.evaluation.matching import take_turns
-from monoskd.evaluation.scene import Float, Pairs, Rows, Scene
+from monoskd.evaluation.pairs import Float, PairedFrames, Pairs, Rows
 from monoskd.objects import Objects
 
 LEAST_OVERLAP_2D = 0.5
 """How much the 2D boxes of a detection and an object must overlap for the detection to be assigned to the object."""
 
 
-def corrected_detections(scene: Scene) -> dict[str, Rows]:
+def corrected_detections(paired: PairedFrames) -> dict[str, Rows]:
     """All detections, with one part of those that are assigned to an object replaced by that object's.
 
     "location": the 3D centre. "depth": the distance along the viewing ray through the detection's 3D centre, as if
@@ -27,10 +27,10 @@ def corrected_detections(scene: Scene) -> dict[str, Rows]:
     A detection is assigned to the object of its class that its 2D box overlaps most; by falling score, each object
     once.
     """
-    assigned = _assigned(scene)
-    truth = scene.truth.objects[assigned.truth]
+    assigned = _assigned(paired)
+    truth = paired.truth.objects[assigned.truth]
     rows = assigned.detection
-    before = scene.detections.objects
+    before = paired.detections.objects
 
     def corrected(**columns: Float) -> Objects:
         whole = {name: getattr(before, name).copy() for name in columns}
@@ -45,28 +45,28 @@ def corrected_detections(scene: Scene) -> dict[str, Rows]:
         "dimensions": corrected(dimensions=truth.dimensions, bottom=_bottom(centre, truth.dimensions)),
         "yaw": corrected(yaw=truth.yaw, alpha=truth.alpha),
         "box_2d": corrected(boxes_2d=truth.boxes_2d),
-        "score": replace(before, scores=_best_overlap_3d(scene)),
+        "score": replace(before, scores=_best_overlap_3d(paired)),
     }
-    return {name: replace(scene.detections, objects=objects) for name, objects in parts.items()}
+    return {name: replace(paired.detections, objects=objects) for name, objects in parts.items()}
 
 
-def _assigned(scene: Scene) -> Pairs:
-    pairs = _of_one_class(scene, scene.pairs["bbox"])
+def _assigned(paired: PairedFrames) -> Pairs:
+    pairs = _of_one_class(paired, paired.pairs["bbox"])
     pairs = pairs[pairs.overlap > LEAST_OVERLAP_2D]
-    place = np.empty(len(scene.scores), np.int64)
-    place[np.argsort(-scene.scores, kind="stable")] = np.arange(len(place))
-    frame = scene.truth.frame[pairs.truth]
-    return pairs[take_turns(frame, place[pairs.detection], pairs.truth, preference=-pairs.overlap)]
+    rank = np.empty(len(paired.scores), np.int64)
+    rank[np.argsort(-paired.scores, kind="stable")] = np.arange(len(rank))
+    frame = paired.truth.frame[pairs.truth]
+    return pairs[take_turns(frame, rank[pairs.detection], pairs.truth, preference=-pairs.overlap)]
 
 
-def _of_one_class(scene: Scene, pairs: Pairs) -> Pairs:
-    return pairs[scene.truth.names[pairs.truth] == scene.detections.names[pairs.detection]]
+def _of_one_class(paired: PairedFrames, pairs: Pairs) -> Pairs:
+    return pairs[paired.truth.names[pairs.truth] == paired.detections.names[pairs.detection]]
 
 
-def _best_overlap_3d(scene: Scene) -> Float:
+def _best_overlap_3d(paired: PairedFrames) -> Float:
     """For each detection the best overlap with an object of its class; 0 up to `LEAST_OVERLAP`."""
-    pairs = _of_one_class(scene, scene.pairs["3d"])
-    best = np.zeros(len(scene.detections))
+    pairs = _of_one_class(paired, paired.pairs["3d"])
+    best = np.zeros(len(paired.detections))
     np.maximum.at(best, pairs.detection, pairs.overlap)
     return best
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from monoskd.evaluation.curves import Tally, precision_curve
-from monoskd.evaluation.scene import Float, Int
+from monoskd.evaluation.pairs import Float, Int
 
 CONFIDENCE = 0.95
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monoskd.evaluation.scene import Float, Int
+from monoskd.evaluation.pairs import Float, Int
 
 RECALLS = ("R40", "R11")
 POINTS = 41

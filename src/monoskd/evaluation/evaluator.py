@@ -1,4 +1,4 @@
-"""What validation asks of a metric, and KITTI's answer."""
+"""The interface of a metric for validation, and KITTI's average precision behind it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from monoskd.objects import Objects
 
 
 class Evaluator(ABC):
-    """A metric: detections against labels, frame by frame."""
+    """A metric that compares detections with labels, frame by frame."""
 
     @abstractmethod
     def summary(self, truth: Sequence[Objects], detections: Sequence[Objects]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """KITTI's average precision, as the official evaluation computes it, in exact geometry. See docs/evaluation.md.
 
-Lay the frames end to end (`scene`), match for every threshold at once (`matching`), count what that means at each
-difficulty (`rules`), read the 41 points of the precision curve off the counts (`curves`).
+Pair the objects and detections of each frame (`pairs`), match them for every threshold at once (`matching`), count what
+that means at each difficulty (`rules`), and compute the 41 points of the precision curve from the counts (`curves`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,9 @@ from monoskd.errors import InputError
 from monoskd.evaluation.anatomy import corrected_detections
 from monoskd.evaluation.bootstrap import draw_frames, interval, resampled_curves
 from monoskd.evaluation.curves import RECALLS, Tally, average_precision
+from monoskd.evaluation.pairs import Int, PairedFrames
 from monoskd.evaluation.results import Evaluation, Result
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS, Contest, Scope, contests, known_classes, tallies
-from monoskd.evaluation.scene import Int, Scene
 from monoskd.objects import Objects
 
 __all__ = ["Evaluation", "evaluate_kitti"]
@@ -52,29 +52,30 @@ def evaluate_kitti(
         raise InputError(f"min_heights: expected three heights of at least 0 px, got {min_heights}")
     if bootstrap is not None and bootstrap < 1:
         raise InputError(f"bootstrap: expected a positive number of resamplings, got {bootstrap}: 200 are usual")
-    scene = Scene.of(ground_truth, detections)
-    whole = Scope.at_depth(scene)
+    paired = PairedFrames.of(ground_truth, detections)
+    whole = Scope.at_depth(paired)
     evaluation = evaluate_scope(
-        scene, whole, names, min_heights, draws=draw_frames(scene.frames, samples=bootstrap or 0, seed=seed)
+        paired, whole, names, min_heights, draws=draw_frames(paired.frames, samples=bootstrap or 0, seed=seed)
     )
     if distances:
-        ranges = {name: Scope.at_depth(scene, from_m=near, to_m=far) for name, (near, far) in DISTANCES_M.items()}
-        parts = {name: evaluate_scope(scene, scope, names, min_heights) for name, scope in ranges.items()}
+        ranges = {name: Scope.at_depth(paired, from_m=near, to_m=far) for name, (near, far) in DISTANCES_M.items()}
+        parts = {name: evaluate_scope(paired, scope, names, min_heights) for name, scope in ranges.items()}
         evaluation = replace(evaluation, by_distance={name: _where_objects_are(part) for name, part in parts.items()})
     if anatomy:
         corrected = {
-            name: Scene.joined(scene.frames, scene.truth, rows) for name, rows in corrected_detections(scene).items()
+            name: PairedFrames.joined(paired.frames, paired.truth, rows)
+            for name, rows in corrected_detections(paired).items()
         }
         parts = {name: evaluate_scope(other, whole, names, min_heights) for name, other in corrected.items()}
         evaluation = replace(evaluation, anatomy=parts)
-    return replace(evaluation, notes=tuple(_notes(scene, names, min_heights)))
+    return replace(evaluation, notes=tuple(_notes(paired, names, min_heights)))
 
 
-def _notes(scene: Scene, classes: Sequence[str], min_heights: Sequence[float]) -> Iterator[str]:
+def _notes(paired: PairedFrames, classes: Sequence[str], min_heights: Sequence[float]) -> Iterator[str]:
     """What a reader of the numbers should know."""
     if tuple(min_heights) != MIN_HEIGHTS_PX:
         yield _heights(min_heights)
-    labelled = set(scene.truth.names.tolist())
+    labelled = set(paired.truth.names.tolist())
     if absent := [name for name in classes if name.lower() not in labelled]:
         yield f"no object of {', '.join(absent)} is labelled: 0 says nothing about the detector there"
 
@@ -85,23 +86,23 @@ def _heights(min_heights: Sequence[float]) -> str:
 
 
 def evaluate_scope(
-    scene: Scene,
+    paired: PairedFrames,
     scope: Scope,
     classes: Sequence[str],
     min_heights: tuple[float, float, float],
     *,
     draws: Int | None = None,
 ) -> Evaluation:
-    """The evaluation of that part of the scene that `scope` names. draws: samples x frames, see `draw_frames`."""
+    """The evaluation of the part of the frames that `scope` names. draws: samples x frames, see `draw_frames`."""
     results = [
         result
         for contest in contests(classes)
-        for result in _results(contest, tallies(scene, contest, min_heights, scope), frames=scene.frames, draws=draws)
+        for result in _results(contest, tallies(paired, contest, min_heights, scope), frames=paired.frames, draws=draws)
     ]
-    if (scene.detections.objects.alpha == NO_ALPHA).any():
+    if (paired.detections.objects.alpha == NO_ALPHA).any():
         everywhere = np.ones(3, np.bool_)
         results = [result.without_value(everywhere) if result.metric == "aos" else result for result in results]
-    return Evaluation(frames=scene.frames, results=tuple(results))
+    return Evaluation(frames=paired.frames, results=tuple(results))
 
 
 def _results(contest: Contest, counts: Sequence[Tally], *, frames: int, draws: Int | None) -> Iterator[Result]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monoskd.evaluation.scene import Bool, Float, Int, Pairs
+from monoskd.evaluation.pairs import Bool, Float, Int, Pairs
+from monoskd.geometry.arrays import ranges
 
 LARGE = 200
 
@@ -74,7 +75,7 @@ def take_turns(group: Int, chooser: Int, chosen: Int, *, preference: Float) -> B
     order = order[~large]
     if not len(order):
         return closed
-    turn = _place_in_run(group[order])
+    turn = _position_in_run(group[order])
     by_turn = order[np.argsort(turn, kind="stable")]
     chooser_free = np.ones(chooser.max() + 1, np.bool_)
     chosen_free = np.ones(chosen.max() + 1, np.bool_)
@@ -90,10 +91,10 @@ def _one_by_one(rows: Int, chooser: Int, chosen: Int) -> list[int]:
     """The pairs of these rows that close, in the order of the rows."""
     taken: tuple[set[int], set[int]] = (set(), set())
     closed = []
-    for row, one, other in zip(rows.tolist(), chooser[rows].tolist(), chosen[rows].tolist(), strict=True):
-        if one not in taken[0] and other not in taken[1]:
-            taken[0].add(one)
-            taken[1].add(other)
+    for row, first, second in zip(rows.tolist(), chooser[rows].tolist(), chosen[rows].tolist(), strict=True):
+        if first not in taken[0] and second not in taken[1]:
+            taken[0].add(first)
+            taken[1].add(second)
             closed.append(row)
     return closed
 
@@ -135,7 +136,7 @@ def _played(pairs: Pairs, which: Int, component: Int, scores: Float, preference:
     entry = enters[pairs.detection]
     plays = rounds_until_end[component] - entry
     pair = np.repeat(np.arange(len(pairs)), plays)
-    nth_play = np.arange(len(pair)) - np.repeat(np.cumsum(plays) - plays, plays)
+    nth_play = ranges(plays)
     round_ = entry[pair] + nth_play
     closed = take_turns(
         round_,
@@ -194,7 +195,7 @@ def _least_of_each(group: Int, value: Int) -> Int:
     return least[group]
 
 
-def _place_in_run(sorted_group: Int) -> Int:
+def _position_in_run(sorted_group: Int) -> Int:
     """0, 1, 2, ... for each run of equal values."""
     starts = np.flatnonzero(np.diff(sorted_group, prepend=sorted_group[0] - 1))
-    return np.arange(len(sorted_group)) - np.repeat(starts, np.diff(starts, append=len(sorted_group)))
+    return ranges(np.diff(starts, append=len(sorted_group)))

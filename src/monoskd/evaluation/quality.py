@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from monoskd.evaluation.pairs import Bool, Float, Int
 from monoskd.evaluation.rules import MAX_OCCLUSION, MAX_TRUNCATION, NEIGHBOURS
-from monoskd.evaluation.scene import Bool, Float, Int
 from monoskd.geometry.iou import area_2d, intersection_2d, iou_2d
-from monoskd.objects import Objects, canonical_name, class_index
+from monoskd.objects import MIN_HEIGHT_PX, Objects, canonical_name, class_index
 
 LEAST_OVERLAP = 0.5  # of 2D boxes: 3D boxes would leave out the very depth errors that are to be measured
 DISTANCES_M = {"all": (0.0, np.inf), "0-20": (0.0, 20.0), "20-40": (20.0, 40.0), "40+": (40.0, np.inf)}
@@ -47,7 +47,11 @@ class LabelQuality:
 
 
 def label_quality(
-    truth: Sequence[Objects], detections: Sequence[Objects], *, classes: Sequence[str], min_height_px: float = 25.0
+    truth: Sequence[Objects],
+    detections: Sequence[Objects],
+    *,
+    classes: Sequence[str],
+    min_height_px: float = MIN_HEIGHT_PX,
 ) -> list[LabelQuality]:
     """A row for each class and distance, over frames.
 

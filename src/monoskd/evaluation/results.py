@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from monoskd.evaluation.curves import RECALLS, average_precision
-from monoskd.evaluation.scene import Bool, Float, Int
+from monoskd.evaluation.pairs import Bool, Float, Int
 
 SCHEMA = "monoskd/evaluation/1"
 DIFFICULTIES = ("easy", "moderate", "hard")

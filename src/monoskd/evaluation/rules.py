@@ -8,7 +8,7 @@ import numpy as np
 from monoskd.errors import InputError
 from monoskd.evaluation.curves import Tally
 from monoskd.evaluation.matching import Matching
-from monoskd.evaluation.scene import Bool, Pairs, Scene
+from monoskd.evaluation.pairs import Bool, PairedFrames, Pairs
 
 NEIGHBOURS = {"Pedestrian": "person_sitting", "Car": "van", "Cyclist": None}
 """The classes, and the objects (lower case) so similar to them that a detection there is not an error."""
@@ -29,18 +29,18 @@ class Contest:
 
 @dataclass(frozen=True)
 class Scope:
-    """The part of the scene that is evaluated: only these objects must be found, only these detections can be wrong.
+    """The part of the frames that is evaluated: only these objects must be found, only these detections can be wrong.
 
-    truth, detections: a flag for each row of the scene's tables.
+    truth, detections: a flag for each row of the two tables.
     """
 
     truth: Bool
     detections: Bool
 
     @classmethod
-    def at_depth(cls, scene: Scene, *, from_m: float = -np.inf, to_m: float = np.inf) -> "Scope":
+    def at_depth(cls, paired: PairedFrames, *, from_m: float = -np.inf, to_m: float = np.inf) -> "Scope":
         """What is at least `from_m` and less than `to_m` in front of the camera; by default everything."""
-        truth, detected = (rows.objects.bottom[:, 2] for rows in (scene.truth, scene.detections))
+        truth, detected = (rows.objects.bottom[:, 2] for rows in (paired.truth, paired.detections))
         return cls((from_m <= truth) & (truth < to_m), (from_m <= detected) & (detected < to_m))
 
 
@@ -73,40 +73,42 @@ def contests(classes: Sequence[str]) -> Iterator[Contest]:
             yield Contest(name, geometry, loose_overlap(name))
 
 
-def tallies(scene: Scene, contest: Contest, min_heights: tuple[float, float, float], scope: Scope) -> list[Tally]:
+def tallies(
+    paired: PairedFrames, contest: Contest, min_heights: tuple[float, float, float], scope: Scope
+) -> list[Tally]:
     """The counts of one contest for easy, moderate and hard."""
-    truth = scene.truth.objects
-    own = scene.truth.names == contest.class_name.lower()
-    alike = own | (scene.truth.names == NEIGHBOURS.get(contest.class_name))
-    pairs = scene.pairs[contest.geometry]
+    truth = paired.truth.objects
+    own = paired.truth.names == contest.class_name.lower()
+    alike = own | (paired.truth.names == NEIGHBOURS.get(contest.class_name))
+    pairs = paired.pairs[contest.geometry]
     pairs = pairs[(pairs.overlap > contest.least_overlap) & alike[pairs.truth]]
     height_px = truth.boxes_2d[:, 3] - truth.boxes_2d[:, 1]
-    matchings = {least: _match(scene, contest.class_name, pairs, least_px=least) for least in set(min_heights)}
+    matchings = {least: _match(paired, contest.class_name, pairs, least_px=least) for least in set(min_heights)}
     counts = []
     for least, occlusion, truncation in zip(min_heights, MAX_OCCLUSION, MAX_TRUNCATION, strict=True):
         visible = (truth.occlusion <= occlusion) & (truth.truncation <= truncation) & (height_px > least)
         matching = matchings[least]
         blamed = matching.counted & scope.detections
         if contest.geometry == "bbox":
-            blamed &= scene.dont_care_share <= contest.least_overlap
-        counts.append(_count(scene, matching, valid=own & visible & scope.truth, blamed=blamed))
+            blamed &= paired.dont_care_share <= contest.least_overlap
+        counts.append(_count(paired, matching, valid=own & visible & scope.truth, blamed=blamed))
     return counts
 
 
-def _match(scene: Scene, class_name: str, pairs: Pairs, *, least_px: float) -> Matching:
+def _match(paired: PairedFrames, class_name: str, pairs: Pairs, *, least_px: float) -> Matching:
     """Match the pairs of one contest. Detections below the least height can absorb, of whatever class they are."""
-    detected = scene.detections.objects
-    own = scene.detections.names == class_name.lower()
+    detected = paired.detections.objects
+    own = paired.detections.names == class_name.lower()
     small = np.abs(detected.boxes_2d[:, 3] - detected.boxes_2d[:, 1]) < least_px
-    return Matching.of(pairs[(own | small)[pairs.detection]], scores=scene.scores, counted=own & ~small)
+    return Matching.of(pairs[(own | small)[pairs.detection]], scores=paired.scores, counted=own & ~small)
 
 
-def _count(scene: Scene, matching: Matching, *, valid: Bool, blamed: Bool) -> Tally:
+def _count(paired: PairedFrames, matching: Matching, *, valid: Bool, blamed: Bool) -> Tally:
     """What the matching means if `valid` objects must be found and `blamed` detections are errors unless taken.
 
     So a detection is one false alarm more from its own score on, and one less for as long as an object has taken it.
     """
-    truth, detected, pairs, scores = scene.truth, scene.detections, matching.pairs, scene.scores
+    truth, detected, pairs, scores = paired.truth, paired.detections, matching.pairs, paired.scores
     is_hit = valid[pairs.truth] & matching.counted[pairs.detection]
     hits = pairs.detection[matching.best_scored[is_hit[matching.best_scored]]]
     hits = hits[np.argsort(-scores[hits], kind="stable")]

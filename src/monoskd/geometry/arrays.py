@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,3 +23,8 @@ def namespace(array: Any) -> ModuleType:
     import torch
 
     return torch
+
+
+def ranges(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, 1, .., c - 1 for each c of the counts, end to end."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monoskd.errors import InputError
-from monoskd.files import check_writable, read_text, visible, write_atomically
+from monoskd.files import check_writable, link, read_text, visible, write_atomically
 from monoskd.images import IMAGE_SUFFIXES
 from monoskd.importers.boxes import DECIMALS
 from monoskd.importers.plan import Planned, make_plan
@@ -149,7 +149,7 @@ def _import_picture(layout: KittiLayout, classes: ClassMap, planned: Planned) ->
         frame = picture.read(classes)
         link(layout.folder("image_2") / f"{name}{picture.image.suffix.lower()}", picture.image.resolve())
         _write_if_different(layout.calibration(name), format_calibration(frame.calibration))
-        _place_sweep(layout, planned)
+        _write_sweep(layout, planned)
         if frame.objects is not None:
             _write_if_different(layout.label(name), format_objects(frame.objects, decimals=DECIMALS))
     except InputError as error:
@@ -158,7 +158,7 @@ def _import_picture(layout: KittiLayout, classes: ClassMap, planned: Planned) ->
     return _Done(planned, frame.tilt_deg, objects, frame.left_out, frame.noted)
 
 
-def _place_sweep(layout: KittiLayout, planned: Planned) -> None:
+def _write_sweep(layout: KittiLayout, planned: Planned) -> None:
     """Link the sweep if its file is KITTI's; else convert it once and link the frames of other cameras to that."""
     picture, path, shared = planned.picture, layout.velodyne(planned.frame), layout.velodyne(planned.sweep_of)
     if picture.sweep is None or not picture.sweep.is_file():
@@ -170,19 +170,6 @@ def _place_sweep(layout: KittiLayout, planned: Planned) -> None:
         write_velodyne(shared, picture.points())
     if path != shared:
         link(path, Path(shared.name))
-
-
-def link(path: Path, target: Path) -> None:
-    """Make `path` a symbolic link to `target`. Raises InputError where something else lies there."""
-    try:
-        if path.is_symlink():
-            if path.readlink() == target:
-                return
-            path.unlink()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(target)
-    except OSError as error:
-        raise InputError(f"{path}: expected to link {target} here, got '{error.strerror}': remove it") from error
 
 
 def _write_if_different(path: Path, text: str) -> None:

@@ -69,12 +69,12 @@ class Predictor:
         _check_camera(frame.camera)
         if self.detector.modality == "depth":
             _check_depth(frame.depth_m, size=frame.size)
-        letterbox = self._place(frame.camera, size=frame.size)
+        letterbox = self._letterbox(frame.camera, size=frame.size)
         return make_sample(
             "", frame, input_size=self.detector.input_size, published=self.published, letterbox=letterbox
         )
 
-    def _place(self, camera: Camera, *, size: tuple[int, int]) -> Letterbox | None:
+    def _letterbox(self, camera: Camera, *, size: tuple[int, int]) -> Letterbox | None:
         """Where a picture lies in the network's input; None: whole, as large as fits `input_size`."""
         focal_px = self.detector.input_focal_px
         if self.fit == "size" or focal_px is None:

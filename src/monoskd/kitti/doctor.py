@@ -10,8 +10,8 @@ import numpy as np
 from monoskd.errors import InputError
 from monoskd.files import visible
 from monoskd.kitti.agreement import disagreement
-from monoskd.kitti.doctor_checks import CLASSES, FrameFacts, examine_frame
-from monoskd.kitti.doctor_report import Finding, Report, Severity
+from monoskd.kitti.doctor_checks import CLASSES, FrameFacts, facts_of
+from monoskd.kitti.doctor_report import DoctorReport, Finding, Severity
 from monoskd.kitti.io import read_split
 from monoskd.kitti.layout import UNLABELLED, KittiLayout, suffixes
 from monoskd.kitti.leakage import RawRecord, copies, drives_of
@@ -32,7 +32,7 @@ _IF_MISSING: dict[str, tuple[Severity, str]] = {
 }
 
 
-def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Report:
+def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = None) -> DoctorReport:
     """Read every file of `root/training` and `root/ImageSets`, and compare what should agree.
 
     Images and depth maps are read at their ends only, and the points of at most 100 sweeps.
@@ -47,14 +47,14 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
     sampled = {frames["velodyne"][i] for i in _spread(len(frames["velodyne"]), _LIDAR_FRAMES)}
     facts: dict[str, FrameFacts] = {}
     for frame in everything:
-        facts[frame] = examine_frame(layout, frame, lidar=frame in sampled)
+        facts[frame] = facts_of(layout, frame, lidar=frame in sampled)
         if progress is not None:
             progress(len(facts), len(everything))
     splits, damaged_splits = _read_splits(layout)
     by_frame = list(facts.values())
     sizes = Counter(f"{width}x{height}" for fact in by_frame if fact.image_size for width, height in [fact.image_size])
     by_split = {name: _classes(facts[frame] for frame in listed if frame in facts) for name, listed in splits.items()}
-    return Report(
+    return DoctorReport(
         root=str(root),
         files={kind: len(names) for kind, names in frames.items()},
         splits={name: len(names) for name, names in splits.items()},

@@ -24,10 +24,9 @@ from monoskd.kitti.io import (
     read_velodyne,
 )
 from monoskd.kitti.layout import KittiLayout
-from monoskd.objects import MIN_HEIGHT_PX, Objects, has_3d_box, is_supervised
+from monoskd.objects import KITTI_HEIGHT_PX, KITTI_MEAN_SIZES, MIN_HEIGHT_PX, Objects, has_3d_box, is_supervised
 
-CLASSES = ("Pedestrian", "Car", "Cyclist")  # what the shipped configs train on
-_KITTI_HEIGHT_PX = 375
+CLASSES = tuple(KITTI_MEAN_SIZES)  # what the shipped configs train on
 
 _OUTSIDE_TOLERANCE_PX = 2
 _MAX_TRUNCATION = 0.1  # a truncated object's 2D box is clipped, so it says little about the projection
@@ -66,7 +65,7 @@ class FrameFacts:
         self.findings.append(Finding(severity, check, what, advice, str(path), line))
 
 
-def examine_frame(layout: KittiLayout, frame: str, *, lidar: bool) -> FrameFacts:
+def facts_of(layout: KittiLayout, frame: str, *, lidar: bool) -> FrameFacts:
     """Read the frame's files and compare them; `lidar`: also the points of its sweep, which takes longest."""
     facts = FrameFacts()
     facts.image_size = _image(layout.image(frame), facts)
@@ -120,8 +119,8 @@ def _label(path: Path, facts: FrameFacts) -> Objects | None:
         for severity, what, advice in _impossible(objects[index : index + 1], facts.image_size):
             facts.note(severity, "impossible box", path, what, advice, lines[index])
     objects = objects[objects.names != "DontCare"]
-    height_px = _KITTI_HEIGHT_PX if facts.image_size is None else facts.image_size[1]
-    least_px = MIN_HEIGHT_PX * min(1, height_px / _KITTI_HEIGHT_PX)
+    height_px = KITTI_HEIGHT_PX if facts.image_size is None else facts.image_size[1]
+    least_px = MIN_HEIGHT_PX * min(1, height_px / KITTI_HEIGHT_PX)
     facts.objects = len(objects)
     facts.only_2d = int((~has_3d_box(objects)).sum())
     facts.supervised = int(is_supervised(objects, CLASSES, min_height_px=least_px).sum())

@@ -38,7 +38,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class DoctorReport:
     """What is known about a data set after it was examined.
 
     files: number of frames by kind of file; splits: number of frames by split; classes: number of objects by class, in

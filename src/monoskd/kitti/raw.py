@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_text, visible
+from monoskd.files import link, read_text, visible
 from monoskd.images import IMAGE_SUFFIXES
 from monoskd.kitti.io import Calibration, FloatArray, parse_matrix, read_split, write_calibration, write_split
 from monoskd.kitti.layout import UNLABELLED, KittiLayout, is_kitti_number
@@ -238,22 +238,8 @@ def _refuse_broken_links(layout: KittiLayout, frames: Sequence[str]) -> None:
 def _add_frame(layout: KittiLayout, frame: str, source: Path, calibration: Calibration) -> None:
     """Link the picture and the sweep of `source` = raw_root/date/drive/frame, and write the calibration."""
     image = _pictures(source.parent, f"{source.name}.*")[0]
-    _link(layout.folder("image_2") / f"{frame}{image.suffix}", image)
-    _link(layout.velodyne(frame), source.parent / "velodyne_points" / "data" / f"{source.name}.bin")
+    sweep = source.parent / "velodyne_points" / "data" / f"{source.name}.bin"
+    link(layout.folder("image_2") / f"{frame}{image.suffix}", image.resolve())
+    link(layout.velodyne(frame), sweep.resolve())
     if not layout.calibration(frame).exists():
         write_calibration(layout.calibration(frame), calibration)
-
-
-def _link(path: Path, target: Path) -> None:
-    target = target.resolve()
-    try:
-        if path.is_symlink():
-            if path.readlink() == target:
-                return
-            path.unlink()  # made by an earlier call, when the drive was elsewhere
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(target)
-    except OSError as error:
-        raise InputError(
-            f"{path}: expected to link {target} here, got '{error.strerror}': remove what is there"
-        ) from error

@@ -50,7 +50,7 @@ class _View:
 
 def render_frame(seed: int, index: int, size: tuple[int, int]) -> RenderedFrame:
     """Frame `index` of the data set `seed`, at size (width, height) [px]: the same street at every size."""
-    view = _look(seed, index, size)
+    view = _view(seed, index, size)
     sweep_rng, image_rng = (np.random.default_rng((seed, index, stream)) for stream in (1, 2))
     depth_m, actor = _truth(view)
     row_of_actor = np.full(len(view.scene.actors) + 1, -1)
@@ -68,10 +68,10 @@ def render_frame(seed: int, index: int, size: tuple[int, int]) -> RenderedFrame:
 
 def label_frame(seed: int, index: int, size: tuple[int, int]) -> Objects:
     """The labels of `render_frame` alone: enough for statistics, in half the time."""
-    return _look(seed, index, size).labels.objects
+    return _view(seed, index, size).labels.objects
 
 
-def _look(seed: int, index: int, size: tuple[int, int]) -> _View:
+def _view(seed: int, index: int, size: tuple[int, int]) -> _View:
     width, height = size
     scene = sample_scene(seed, index)
     rig = rig_calibration(width=width, height=height)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monoskd.geometry.arrays import ranges
+
 NEAR_M = 0.3
 _EDGE_ON = 1e-12
 
@@ -65,7 +67,7 @@ def fragments(projected: Projected, *, width: int, height: int) -> Fragments:
     last = np.floor(np.clip(right, 0, width) - 0.5).astype(np.int64)
     length = np.where(outside, 0, (last - first + 1).clip(0))
     span = np.repeat(np.arange(len(row)), length)
-    column = np.arange(len(span)) + np.repeat(first - np.cumsum(length) + length, length)
+    column = first[span] + ranges(length)
     nearness = (slope.sum(0)[span] * (column + 0.5) + offset.sum(0)[span]).astype(np.float32)
     kept = (nearness > 0) & (nearness < 1 / NEAR_M)
     return Fragments((row[span] * width + column)[kept], triangle[span][kept], nearness[kept])
@@ -102,7 +104,7 @@ def _rows(projected: Projected, *, width: int, height: int) -> tuple[NDArray[np.
     last = np.where(whole, np.floor(bottom.clip(0, height) - 0.5), height - 1).astype(np.int64)
     count = np.where(drawn, (last - first + 1).clip(0), 0)
     triangle = np.repeat(np.arange(len(count)), count)
-    return triangle, np.arange(len(triangle)) + np.repeat(first - np.cumsum(count) + count, count)
+    return triangle, first[triangle] + ranges(count)
 
 
 def _cross(a: Any, b: Any) -> Any:

@@ -213,7 +213,7 @@ class DidM3D(Detector):
         return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
 
     def forward(self, views: Views, at: DidM3DTargets | None = None) -> DidM3DOutput:
-        """Look at pictures or depth maps; the regional heads at the objects of `at`, or at the heat map's peaks."""
+        """Run on pictures or depth maps; the regional heads at the objects of `at`, or at the heat map's peaks."""
         return self.forward_normalised(self.normalise(views), views, rois=None if at is None else at.rois)
 
     def normalise(self, views: Views) -> Float[Tensor, "b 3 h w"]:
@@ -243,10 +243,10 @@ class DidM3D(Detector):
             scores = at_cells(heat, rois).gather(1, rois.label[:, None]).squeeze(1)
         features = {f"backbone.{stride}": x for stride, x in backbone.items()}
         features |= {f"neck.{stride}": x for stride, x in neck.items()}
-        boxes, regional = self.look_at(rois, features=features, dense=dense, views=views)
+        boxes, regional = self.heads_at(rois, features=features, dense=dense, views=views)
         return DidM3DOutput(features, dense | regional, rois, boxes, scores)
 
-    def look_at(
+    def heads_at(
         self, rois: Rois, *, features: Mapping[str, Tensor], dense: Mapping[str, Tensor], views: Views
     ) -> tuple[Float[Tensor, "n 4"], dict[str, Tensor]]:
         """The 2D boxes [cells] that the dense heads give at these regions, and what the regional heads say there."""
@@ -281,6 +281,6 @@ class DidM3D(Detector):
 
     def metrics(self, output: DidM3DOutput, targets: DidM3DTargets, views: Views) -> dict[str, Tensor]:
         """depth_error_m: |z - true z| at the labelled objects' cells, n. Only the regional heads run again."""
-        _, heads = self.look_at(targets.rois, features=output.features, dense=output.heads, views=views)
+        _, heads = self.heads_at(targets.rois, features=output.features, dense=output.heads, views=views)
         depth_m, _ = merge_depth(heads["depth"], heads["depth_log_variance"])
         return {"depth_error_m": (depth_m - targets.depth).abs()}

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
+from monoskd.geometry.arrays import ranges
 from monoskd.geometry.iou import area_2d, intersection_2d, intersection_bev, iou_2d, iou_3d, iou_bev
 from monoskd.objects import Objects
 
@@ -16,7 +17,7 @@ Float: TypeAlias = NDArray[np.float64]
 Bool: TypeAlias = NDArray[np.bool_]
 
 LEAST_OVERLAP = 0.25
-"""No class asks for less, so pairs that overlap no more than this are not kept."""
+"""No class needs less, so only pairs that overlap more than this are kept."""
 PAIRS_AT_ONCE = 2**19
 MOST_PAIRS = 2_000_000  # that overlap, in one frame; 123 000 real detections on 7480 frames have 20 000 in all
 
@@ -32,16 +33,15 @@ class Rows:
     @classmethod
     def of(cls, frames: Sequence[Objects]) -> "Rows":
         """Lay the frames end to end."""
-        scored = all(one.scores is not None for one in frames)
+        scored = all(objects.scores is not None for objects in frames)
         columns: dict[str, Any] = {
-            field.name: np.concatenate([getattr(one, field.name) for one in frames])
+            field.name: np.concatenate([getattr(objects, field.name) for objects in frames])
             for field in fields(Objects)
             if scored or field.name != "scores"
         }
-        objects = Objects(**columns)
-        return cls(
-            objects, np.strings.lower(objects.names), np.repeat(np.arange(len(frames)), [len(f) for f in frames])
-        )
+        joined = Objects(**columns)
+        frame = np.repeat(np.arange(len(frames)), [len(objects) for objects in frames])
+        return cls(joined, np.strings.lower(joined.names), frame)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -70,8 +70,8 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """True objects, detections, and which of them overlap; independent of class, difficulty and threshold.
+class PairedFrames:
+    """All frames: true objects, detections, and which of them overlap; independent of class, difficulty and threshold.
 
     pairs: for each of "bbox", "bev" and "3d" the pairs whose intersection over union exceeds LEAST_OVERLAP.
     dont_care_share: for each detection, the largest share of its 2D box that lies in one DontCare box.
@@ -84,7 +84,7 @@ class Scene:
     dont_care_share: Float
 
     @classmethod
-    def of(cls, ground_truth: Sequence[Objects], detections: Sequence[Objects]) -> "Scene":
+    def of(cls, ground_truth: Sequence[Objects], detections: Sequence[Objects]) -> "PairedFrames":
         """Join the labels and the detections of each frame. Raises InputError where they do not fit together."""
         if len(ground_truth) != len(detections):
             raise InputError(
@@ -93,18 +93,18 @@ class Scene:
             )
         if not ground_truth:
             raise InputError("frames: expected at least one to evaluate, got none: check the split and the folders")
-        for index, one in enumerate(detections):
-            if one.scores is None and len(one):
+        for index, objects in enumerate(detections):
+            if objects.scores is None and len(objects):
                 raise InputError(f"detections of frame {index}: expected scores, got none: detections must be ranked")
-        scored = [Objects.empty(scored=True) if one.scores is None else one for one in detections]
+        scored = [Objects.empty(scored=True) if objects.scores is None else objects for objects in detections]
         truth, detected = Rows.of(ground_truth), Rows.of(scored)
         _check_finite(truth, what="ground truth")
         _check_finite(detected, what="detections")
         return cls.joined(len(ground_truth), truth, detected)
 
     @classmethod
-    def joined(cls, frames: int, truth: Rows, detections: Rows) -> "Scene":
-        """The scene of two tables."""
+    def joined(cls, frames: int, truth: Rows, detections: Rows) -> "PairedFrames":
+        """Pair the rows of two tables."""
         pairs: dict[str, list[Pairs]] = {geometry: [] for geometry in ("bbox", "bev", "3d")}
         per_frame = {geometry: np.zeros(frames, np.int64) for geometry in pairs}
         share = np.zeros(len(detections))
@@ -155,8 +155,7 @@ def _same_frame(truth: Rows, detected: Rows, *, frames: int) -> Iterator[tuple[I
     for rows in np.split(np.arange(len(truth)), np.flatnonzero(np.diff(part)) + 1):
         counts = partners[rows]
         row = np.repeat(rows, counts)
-        nth_partner = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        yield row, first[truth.frame[row]] + nth_partner
+        yield row, first[truth.frame[row]] + ranges(counts)
 
 
 def _overlapping(truth: Objects, detected: Objects, row: Int, column: Int) -> dict[str, Pairs]:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from monoskd.errors import InputError
-from monoskd.evaluation import scene as scene_module
+from monoskd.evaluation import pairs as pairs_module
 from monoskd.evaluation.kitti_ap import evaluate_kitti
-from monoskd.evaluation.scene import LEAST_OVERLAP, Scene
+from monoskd.evaluation.pairs import LEAST_OVERLAP, PairedFrames
 from monoskd.geometry.iou import iou_2d, iou_3d, iou_bev
 from monoskd.objects import Objects
 
@@ -15,7 +15,7 @@ Street = tuple[list[Objects], list[Objects]]
 
 @pytest.mark.parametrize("geometry", ["bbox", "bev", "3d"])
 def test_pairs_are_those_of_a_loop_over_frames(street: Street, geometry: str) -> None:
-    scene = Scene.of(*street)
+    paired = PairedFrames.of(*street)
     expected, first_truth, first_found = [], 0, 0
     for truth, found in zip(*street, strict=True):
         for t in range(len(truth)):
@@ -29,21 +29,21 @@ def test_pairs_are_those_of_a_loop_over_frames(street: Street, geometry: str) ->
                 if overlap > LEAST_OVERLAP:
                     expected.append((first_truth + t, first_found + d, overlap))
         first_truth, first_found = first_truth + len(truth), first_found + len(found)
-    pairs = scene.pairs[geometry]
+    pairs = paired.pairs[geometry]
     np.testing.assert_allclose(np.stack([pairs.truth, pairs.detection, pairs.overlap], 1), expected)
     assert len(expected) > 50
 
 
 def test_rows_know_their_frame(street: Street) -> None:
-    scene = Scene.of(*street)
+    paired = PairedFrames.of(*street)
     for index, truth in enumerate(street[0]):
-        np.testing.assert_array_equal(scene.truth.objects[scene.truth.frame == index].yaw, truth.yaw)
+        np.testing.assert_array_equal(paired.truth.objects[paired.truth.frame == index].yaw, truth.yaw)
 
 
 def test_pairs_do_not_depend_on_how_many_are_looked_at_at_once(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Scene.of(*street)
-    monkeypatch.setattr(scene_module, "PAIRS_AT_ONCE", 7)
-    parts = Scene.of(*street)
+    whole = PairedFrames.of(*street)
+    monkeypatch.setattr(pairs_module, "PAIRS_AT_ONCE", 7)
+    parts = PairedFrames.of(*street)
     np.testing.assert_array_equal(parts.dont_care_share, whole.dont_care_share)
     for geometry, pairs in whole.pairs.items():
         for name in ("truth", "detection", "overlap"):
@@ -53,9 +53,9 @@ def test_pairs_do_not_depend_on_how_many_are_looked_at_at_once(street: Street, m
 def test_a_crowd_in_one_place_is_refused_before_it_fills_the_memory(
     street: Street, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scene_module, "MOST_PAIRS", 3)
+    monkeypatch.setattr(pairs_module, "MOST_PAIRS", 3)
     with pytest.raises(InputError, match=r"frame \d+: expected objects apart from each other, got more than 3 pairs"):
-        Scene.of(*street)
+        PairedFrames.of(*street)
 
 
 def test_labels_of_2d_boxes_only_count_in_2d_and_divide_by_nothing(street: Street) -> None:
@@ -64,8 +64,8 @@ def test_labels_of_2d_boxes_only_count_in_2d_and_divide_by_nothing(street: Stree
             replace(truth, dimensions=np.full((len(truth), 3), value), bottom=np.zeros((len(truth), 3)))
             for truth in street[0]
         ]
-        scene = Scene.of(flat, street[1])
-        assert len(scene.pairs["bbox"]) == len(Scene.of(*street).pairs["bbox"]) > 50
-        assert len(scene.pairs["bev"]) == len(scene.pairs["3d"]) == 0
+        paired = PairedFrames.of(flat, street[1])
+        assert len(paired.pairs["bbox"]) == len(PairedFrames.of(*street).pairs["bbox"]) > 50
+        assert len(paired.pairs["bev"]) == len(paired.pairs["3d"]) == 0
         evaluation = evaluate_kitti(flat, street[1], distances=True, anatomy=True)
         assert all(result.curves.max() == 0 for result in evaluation.results if result.metric == "3d")
