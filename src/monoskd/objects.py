@@ -1,4 +1,4 @@
-"""The objects of one frame, as files, renderer, data and evaluation share them, in numpy alone."""
+"""The objects of one frame, in numpy: shared by files, renderer, data and evaluation."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -28,7 +28,7 @@ _SPELLING = {name.lower(): name for name in KITTI_CLASSES}
 
 
 def canonical_name(name: str) -> str:
-    """A class name as KITTI spells it, whatever its case; other names stay as they are."""
+    """A class name in KITTI's spelling, from any case; other names stay as they are."""
     return _SPELLING.get(name.lower(), name)
 
 
@@ -40,7 +40,7 @@ def class_index(names: Iterable[str], classes: Sequence[str]) -> NDArray[np.int6
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one frame, a row each: what a line of a KITTI `label_2` or result file says. Float64.
+    """The objects of one frame, one row per object: the values of a line in a KITTI `label_2` or result file. Float64.
 
     names: n strings; truncation: n in [0, 1], -1 where unknown; occlusion: n integers (0 visible .. 2 largely hidden,
     3 unknown, -1 don't care); alpha: n [rad]; boxes_2d: n x 4 (left, top, right, bottom) [px]; dimensions: n x 3

@@ -1,4 +1,4 @@
-"""The nouns that rooms share: frames, samples, batches, views, what a detector is and what it finds.
+"""The types that packages share: frames, samples, batches, views, the detector's interface and its output.
 
 Letters in shapes: b images of a batch, n objects of the whole batch laid flat, h x w network pixels, u x v cells of a
 detector's map. A position in cells is network pixels / stride, counted from 0 at the upper left.
@@ -54,7 +54,7 @@ class _Movable:
 
 @dataclass(frozen=True)
 class Frame:
-    """What is known of one picture, in its own pixels.
+    """One picture and what is known about it, in its own pixels.
 
     image: h x w x 3 RGB; camera: its projection; depth_m: h x w, 0 where unknown; objects: its labels.
     """
@@ -92,14 +92,14 @@ class FrameSource(ABC):
         return self.read(name).objects
 
     def held_back(self, name: str) -> Objects | None:
-        """Labels of a frame that counts as one without: to measure pseudo-labels with, not to train on."""
+        """Labels of a frame that training treats as unlabelled: to measure pseudo-labels, never to train on."""
         return None
 
     def check_apart(self, validation: "FrameSource") -> None:  # noqa: B027 - names differ, most sources know no more
         """Raise InputError where a frame is a validation frame under another name."""
 
     def check_unlabelled(self, *, mapping: Path | None) -> None:  # noqa: B027 - most sources have nothing to check
-        """Raise InputError where a frame without labels gives a validation frame away; see `UnlabelledConfig`."""
+        """Raise InputError where a frame without labels shows a validation frame; see `UnlabelledConfig`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class PublishedData:
 
     Args:
         double_depth_scale: the teacher sees metres / 256 x relative size of the crop; the depth targets stay metres.
-        per_axis_decoding: both axes are enlarged by the ratio of the widths, positions read back by each axis' own.
+        per_axis_decoding: both axes are scaled by the ratio of the widths, but decoding uses each axis' own ratio.
         divide_by_z: points are projected with a division by z, as if p23 were 0; a mirrored camera has p03' = -p03.
         plain_bilinear: one bilinear sample a pixel, without a low-pass filter; unknown depth counts as 0 metres.
         truncated_cells: cells are rounded towards zero, so that a centre just left of or above the map counts as in it.
@@ -128,7 +128,7 @@ class PublishedData:
 
 @dataclass(frozen=True)
 class Views(_Movable):
-    """What a network looks at: b pictures, their cameras, and where each picture lies in the network's input.
+    """A network's input: b pictures, their cameras, and where each picture lies in the network's pixels.
 
     images: RGB in [0, 1] (k = 3) or depth [m] (k = 1), warped by `letterbox`. cameras: project to *original* pixels.
     """
@@ -143,7 +143,7 @@ class Views(_Movable):
 
 @dataclass(frozen=True, kw_only=True)
 class Targets(_Movable):
-    """What the n objects of a batch should make a detector say. Each detector adds its own fields.
+    """What a detector should output for the n objects of a batch. Each detector adds its own fields.
 
     A field has a row for each object, unless `BY_IMAGE` names it: then it has one for each image. On frames without
     labels the objects are pseudo-labels: a teacher's detections.
@@ -184,9 +184,10 @@ class TargetMaker(Protocol):
 class Sample(_Movable):
     """One frame, ready for a network.
 
-    image: RGB in [0, 1], warped to the network's size. depth: metres, warped alike, 0 where unknown (what the teacher
-    sees). camera: projects to *original* (unwarped, but flipped if the image was) pixels. letterbox: original to
-    network pixels. size: (width, height) of the original image. objects: the labels, moved through the augmentation.
+    image: RGB in [0, 1], warped to the network's size. depth: metres, warped by the same letterbox, 0 where unknown
+    (the teacher's input). camera: projects to *original* (unwarped, but flipped if the image was) pixels. letterbox:
+    original to network pixels. size: (width, height) of the original image. objects: the labels, moved through the
+    augmentation.
     """
 
     frame: str
@@ -201,7 +202,7 @@ class Sample(_Movable):
 
 @dataclass(frozen=True)
 class Batch(_Movable):
-    """b samples side by side; fields as in `Sample`. depth and targets are there if every sample has them."""
+    """b samples; fields as in `Sample`. depth and targets: None unless every sample has them."""
 
     frames: list[str]
     image: Float[Tensor, "b 3 h w"]
@@ -213,7 +214,7 @@ class Batch(_Movable):
     objects: list[Objects | None]
 
     def views(self, modality: Modality) -> Views:
-        """What a network of this modality looks at. Raises ValueError where the batch has no depth maps."""
+        """The input of a network of this modality. Raises ValueError where the batch has no depth maps."""
         if modality == "depth" and self.depth is None:
             raise ValueError("a depth network needs depth maps, and this batch has none: run `monoskd prepare`")
         images = self.depth if modality == "depth" and self.depth is not None else self.image
@@ -225,8 +226,8 @@ class Batch(_Movable):
         letterboxes = [sample.letterbox for sample in samples]
         depths = [sample.depth for sample in samples if sample.depth is not None]
         targets = [sample.targets for sample in samples if sample.targets is not None]
-        places = [field.name for field in fields(letterboxes[0]) if field.name != "size"]
-        stacked: dict[str, Any] = {name: torch.stack([getattr(box, name) for box in letterboxes]) for name in places}
+        names = [field.name for field in fields(letterboxes[0]) if field.name != "size"]
+        stacked: dict[str, Any] = {name: torch.stack([getattr(box, name) for box in letterboxes]) for name in names}
         return cls(
             frames=[sample.frame for sample in samples],
             image=torch.stack([sample.image for sample in samples]),
@@ -241,7 +242,7 @@ class Batch(_Movable):
 
 @dataclass(frozen=True)
 class DetectorOutput(_Movable):
-    """What one forward pass says; detectors that have more (regions, queries) add fields.
+    """The output of one forward pass; detectors that have more (regions, queries) add fields.
 
     features: named maps (backbone and neck); heads: named tensors, b x ... in this class.
     """
@@ -250,7 +251,7 @@ class DetectorOutput(_Movable):
     heads: dict[str, Tensor]
 
     def of(self, images: Bool[Tensor, " b"]) -> Self:
-        """What is said of the chosen images, which are numbered anew; without the features."""
+        """The output for the chosen images, which are numbered anew; without the features."""
         return replace(self, features={}, heads={name: head[images] for name, head in self.heads.items()})
 
 
@@ -259,8 +260,8 @@ class Detections(_Movable):
     """The n detections of one image, best first (or of a batch, see `by_image`).
 
     classes: the names that `labels` index; scores: heat times the confidence in the depth; boxes_2d: (left, top, right,
-    bottom) in original pixels; alpha [rad]; heat: the certainty that an object of the class is there, wherever exactly;
-    depth_std_m: standard deviation of the depth, where a detector estimates it.
+    bottom) in original pixels; alpha [rad]; heat: the confidence that an object of the class is there, whatever its
+    exact position; depth_std_m: standard deviation of the depth, where a detector estimates it.
     """
 
     classes: tuple[str, ...]
@@ -314,13 +315,13 @@ class Detections(_Movable):
 
 
 class Detector(nn.Module, ABC):
-    """A monocular 3D detector: all that training, distillation, measurement and prediction ask of one.
+    """The interface of a monocular 3D detector, as training, distillation, measurement and prediction use it.
 
-    modality: what it looks at, pictures (`rgb`) or depth maps (`depth`). classes: in the order of its labels.
+    modality: its input, pictures (`rgb`) or depth maps (`depth`). classes: in the order of its labels.
     input_size: (width, height) [px] of its input; input_multiple: both are multiples of it.
-    published_input: True where it is fed as the published networks are (`PublishedData`).
-    task_graph: for hierarchical task learning, the tasks that must have settled before each task of `loss` counts in
-    full; in the order in which a published implementation lists them. Empty: every task weighs 1.
+    published_input: whether its input is made as for the published networks (`PublishedData`).
+    task_graph: for hierarchical task learning, for each task of `loss` the tasks that must converge before it
+    counts in full; in the order of the published implementation. Empty: every task weighs 1.
 
     A model file holds any detector whose constructor takes one argument, `config`, a dataclass of plain values, and
     keeps it under that name.
@@ -337,16 +338,16 @@ class Detector(nn.Module, ABC):
     def input_focal_px(self) -> float | None:
         """The focal length [network px] of the pictures it was trained on, to which prediction brings others.
 
-        None: unknown; then a picture is only made to fit `input_size`.
+        None: unknown; then a picture is only resized to fit `input_size`.
         """
         return None
 
     def adapt_to(self, *, focal_px: float, input_focal_px: float) -> None:
-        """Take over the lens of a training set, before training: focal lengths in original and in network pixels."""
+        """Store the focal lengths of a training set, before training, in original and in network pixels."""
 
     @abstractmethod
     def forward(self, views: Views, at: Any = None) -> Any:
-        """A `DetectorOutput`. at: the batch's targets in training, for a network that looks at known objects."""
+        """A `DetectorOutput`. at: the batch's targets in training, if the heads run at known objects."""
 
     @abstractmethod
     def loss(self, output: Any, targets: Any) -> dict[str, Tensor]:
@@ -360,7 +361,7 @@ class Detector(nn.Module, ABC):
     def target_maker(
         self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None
     ) -> TargetMaker:
-        """What makes this detector's targets. min_height_px: least 2D height of a supervised object [original px]."""
+        """Makes this detector's targets. min_height_px: least 2D height of a supervised object [original px]."""
 
     def metrics(self, output: Any, targets: Any, views: Views) -> dict[str, Tensor]:
         """Errors at the labelled objects by name, n each, such as `depth_error_m`; output: of a pass without `at`."""

@@ -97,7 +97,7 @@ def test_copies_of_unused_adapters_can_be_used(copied) -> None:
 def test_a_use_that_makes_no_sense_is_an_error() -> None:
     with pytest.raises(InputError, match="tap: the student has 3 channels and the teacher 5"):
         fitted("identity", channels_in=3, channels=5)
-    with pytest.raises(InputError, match='adapter="conv" looks at neighbours and got tokens or vectors'):
+    with pytest.raises(InputError, match='adapter="conv" mixes neighbours and got tokens or vectors'):
         Adapter("conv").fit(torch.zeros(1, 3, 7, 1), channels=3, grid=False, where="tap")
     with pytest.raises(InputError, match="adapter='cnov': expected auto, conv, linear, identity, none or a module"):
         Adapter("cnov")

@@ -168,7 +168,7 @@ def test_a_validation_drive_under_another_name_is_refused(raw, benchmark_files):
     shutil.copy(raw / DAY / SECOND / "velodyne_points" / "data" / "0000000001.bin", layout.velodyne("000001"))
     (raw / DAY / SECOND).rename(raw / DAY / f"{DAY}_drive_0009_sync")
     shutil.rmtree(raw / DAY / FIRST)
-    with pytest.raises(InputError, match=r"0000000001\.bin: expected nothing of validation, got what frame 000001 has"):
+    with pytest.raises(InputError, match=r"0000000001\.bin: expected no validation frame, got what frame 000001 has"):
         read_kitti_raw(raw, mapping=mapping, kitti=kitti)
 
 

@@ -132,7 +132,7 @@ def test_a_renamed_validation_drive_is_refused(raw, mapping, layout):
     (raw / DAY / VAL).rename(raw / DAY / f"{DAY}_drive_9999_sync")
     with pytest.raises(
         InputError,
-        match=r"drive_9999_sync/.*0000000001\.bin: expected nothing of validation, got what frame 000001 has",
+        match=r"drive_9999_sync/.*0000000001\.bin: expected no validation frame, got what frame 000001 has",
     ):
         prepare_raw(raw, layout.root, mapping=mapping)
     assert not layout.split("unlabelled").exists()

@@ -1,7 +1,7 @@
-"""One frame in original pixels, and what augmentation and the network's size do to it.
+"""Augmentation of one frame in original pixels, and resampling to the network's size.
 
-Order: flip; crop and zoom, which is only a `Letterbox` and moves nothing yet; colour; then image and depth are
-resampled once, by that letterbox. Numpy, OpenCV and PIL: no network.
+Order: flip; crop and zoom, which only make a `Letterbox`; colour; then image and depth are resampled once, through
+that letterbox. Numpy, OpenCV and PIL: no network.
 """
 
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far augmentation goes. With every field 0 it does nothing.
+    """The strength of augmentation. With every field 0 it does nothing.
 
     Args:
         flip_probability: share of samples that are mirrored left to right.
@@ -64,7 +64,7 @@ class Augmentation:
                 raise InputError(f"augmentation.{name}: expected a number from 0 to 1, got {value}: correct the config")
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        """One sample's augmentation. Takes the same amount of randomness whatever comes out."""
+        """One sample's augmentation. Always draws the same number of random values."""
         flip, crop = rng.random(2) < (self.flip_probability, self.crop_probability)
         size, *shift = rng.standard_normal(3)
         spread = np.array([self.brightness, self.contrast, self.saturation])
@@ -101,11 +101,11 @@ def _flip_objects(objects: Objects, *, width: int) -> Objects:
 
 
 def jitter(image: Pixels, draw: Draw) -> Pixels:
-    """The picture in another light: b (c (s x + (1 - s) luma(x)) + (1 - c) mean luma), one affine map of the colours.
+    """Brightness, contrast and saturation: b (c (s x + (1 - s) luma(x)) + (1 - c) mean luma), one affine map of the
+    colours.
 
-    As torchvision's adjust_brightness, _contrast and _saturation one after another, which commute, but rounded and
-    clipped once at the end. Done before the picture is resampled, with which it commutes too, so that what lies
-    outside the picture stays black.
+    As torchvision's adjust_brightness, _contrast and _saturation in sequence, which commute, but rounded and clipped
+    once at the end. Applied before resampling, so that pixels outside the picture stay black.
     """
     if (draw.brightness, draw.contrast, draw.saturation) == (1, 1, 1):
         return image
@@ -169,8 +169,8 @@ def warp_published(pixels: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
     """As the original implementation resamples pictures and depth maps: one bilinear sample a pixel.
 
     It aliases where the picture shrinks, and unknown depth is averaged in as 0. PIL's affine transform, which the
-    recordings of the original were made with: they agree but for one grey level at 1 value in 10 000. OpenCV's, at the
-    same positions, rounds otherwise: it is a grey level away at 44 % of the colours of real frames (docs/published.md).
+    recordings of the original were made with: they differ by one grey level at 1 value in 10 000. OpenCV's, at the
+    same positions, rounds differently: by one grey level at 44 % of the colours of real frames (docs/published.md).
     """
     (u, v), step = (-letterbox.shift / letterbox.scale).tolist(), float(1 / letterbox.scale)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
@@ -182,7 +182,7 @@ def warp_published(pixels: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
 
 
 def without_p23(camera: Camera) -> Camera:
-    """The camera that divides by z instead of z + p23: what the original implementation projects with."""
+    """The camera that divides by z instead of z + p23: as the original implementation projects."""
     P = np.array(camera.P)
     P[2, 3] = 0
     return Camera(P)

@@ -1,4 +1,4 @@
-"""Small networks that bring a student's map to its teacher's channels; trained along, then thrown away.
+"""Small networks that bring a student's map to its teacher's channels; trained with the student, unused at inference.
 
 Their channels are known when the first map arrives, yet an optimiser made before that has to hold their weights. So
 the weights exist from the start as torch's `UninitializedParameter` and take shape in place, as in torch's lazy
@@ -18,7 +18,7 @@ from monoskd.errors import InputError
 
 
 def make_adapter(adapter: AdapterKind | nn.Module, *, used: bool) -> nn.Module:
-    """The adapter that a tap asks for; nothing where no term looks at the tap, since it would never learn."""
+    """The adapter that a tap asks for; an identity where no term uses the tap, since it would never be trained."""
     if not used:
         return Adapter("none")
     return adapter if isinstance(adapter, nn.Module) else Adapter(adapter)
@@ -59,7 +59,7 @@ class LazyConv(nn.Module):
             super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Take the shape from the file; a file written before first use has none, and first use is still to come."""
+        """Take the shape from the file. A file written before first use has none; then nothing is built."""
         if is_lazy(self.weight):
             if prefix + "weight" not in state_dict:
                 return
@@ -83,10 +83,10 @@ class Adapter(nn.Module):
             raise InputError(f"adapter={kind!r}: expected auto, conv, linear, identity, none or a module")
 
     def fit(self, student: Float[Tensor, "b c h w"], *, channels: int, grid: bool, where: str) -> None:
-        """Decide on first use what is needed to get from the student's map to the teacher's `channels`."""
+        """Build on first use the layers that bring the student's map to the teacher's `channels`."""
         if self.kind == "conv" and not grid:
             raise InputError(
-                f'{where}: adapter="conv" looks at neighbours and got tokens or vectors: use "linear", or make '
+                f'{where}: adapter="conv" mixes neighbours and got tokens or vectors: use "linear", or make '
                 "a map of tokens with Outlet(path, view=TokensAsMap())"
             )
         if self.kind == "identity" and student.shape[1] != channels:

@@ -1,4 +1,4 @@
-"""The mean map: what a network's features look like whatever it looks at."""
+"""The mean map: what a network's features have in common over all images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,11 @@ class RunningMean(nn.Module):
 
     A map's deviation is taken from the mean of the images seen *before* it, so it never contains the map itself; the
     very first batch deviates from zero. In training each call moves the means towards the batch's: by 1 / t at call t
-    (the plain mean of all calls so far), and no slower than 1 - momentum. In evaluation they stand still. The mean is a
-    constant to the gradient. A batch that is empty, or whose mean is not finite, teaches nothing.
+    (the plain mean of all calls so far), and no slower than 1 - momentum. In evaluation they do not change. The mean is
+    a constant to the gradient. An empty batch, or one whose mean is not finite, changes nothing.
 
     The buffers take their shapes on first use or from a state dict. They hold float32, whatever the maps' type.
-    Several processes: each follows its own images, and a checkpoint holds those of the process that wrote it.
+    With several processes, each has the means of its own images; a checkpoint holds those of the process that wrote it.
     """
 
     updates: Tensor
@@ -31,14 +31,14 @@ class RunningMean(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Deviations of the maps b x c x h x w, one a level; in training, then learn from them."""
+        """Deviations of the maps b x c x h x w, one a level; in training, then update the means."""
         deviations = self.deviations(maps)
         if self.training:
             self.learn(maps)
         return deviations
 
     def deviations(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Each level minus its mean; nothing is learned."""
+        """Each level minus its mean; no mean is updated."""
         return [level - self.mean(index, level).to(level.dtype) for index, level in enumerate(maps)]
 
     @torch.no_grad()
@@ -47,15 +47,15 @@ class RunningMean(nn.Module):
         if not all(len(level) for level in maps):
             return
         means = [self.mean(index, level) for index, level in enumerate(maps)]
-        news = [level.float().mean(0) for level in maps]
-        sound = torch.stack([new.isfinite().all() for new in news]).all()
-        self.updates += sound
+        batch_means = [level.float().mean(0) for level in maps]
+        finite = torch.stack([new.isfinite().all() for new in batch_means]).all()
+        self.updates += finite
         rate = (1 / self.updates.clamp(min=1)).clamp(min=1 - self.momentum)
-        for mean, new in zip(means, news, strict=True):
-            mean.copy_(torch.where(sound, mean + rate * (new - mean), mean))
+        for mean, new in zip(means, batch_means, strict=True):
+            mean.copy_(torch.where(finite, mean + rate * (new - mean), mean))
 
     def mean(self, index: int, level: Tensor) -> Tensor:
-        """The mean map of the level of that index, whose maps look like `level`; zeros before the first."""
+        """The mean map of the level of that index, of the shape of `level`; zeros before the first update."""
         name, shape = f"level_{index}", level.shape[1:]
         if not hasattr(self, name):
             with torch.inference_mode(False):  # else training could never write to it
@@ -69,7 +69,7 @@ class RunningMean(nn.Module):
         return mean
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """As always, with buffers made for the levels that the state dict knows."""
+        """Load as usual, after making buffers for the levels in the state dict."""
         for key, value in state_dict.items():
             name = key.removeprefix(prefix)
             if key.startswith(prefix) and name.startswith("level_"):

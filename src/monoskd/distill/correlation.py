@@ -1,4 +1,4 @@
-"""Pearson's correlation of plain tensors, with masks and with a value where it is not defined."""
+"""Pearson's correlation of plain tensors, with masks, and 0 where it is not defined."""
 
 import math
 from typing import Any, Literal, TypeAlias
@@ -19,8 +19,8 @@ def _directions(x: Float[Tensor, "*groups n"], weight: Tensor | None) -> tuple[T
     """Deviations from the weighted mean as vectors of length 1, and their lengths; a constant has 0 for both."""
     if weight is not None:
         x = torch.where(weight > 0, x, 0)
-    seen = x[..., :1] if weight is None else x.gather(-1, weight.argmax(dim=-1, keepdim=True))
-    x = x - seen  # exactly 0 for a constant, and no digits lost to an offset
+    reference = x[..., :1] if weight is None else x.gather(-1, weight.argmax(dim=-1, keepdim=True))
+    x = x - reference  # exactly 0 for a constant, and no digits lost to an offset
     if weight is not None:
         x = torch.where(weight > 0, x, 0)
     largest = torch.maximum(-x.amin(dim=-1, keepdim=True), x.amax(dim=-1, keepdim=True))  # aminmax is far slower
@@ -92,7 +92,7 @@ class _RankCorrelation(torch.autograd.Function):
 def rank_correlation(student: Float[Tensor, "*rows n"], teacher: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows"]:
     """Pearson correlation of ranks 1..n along the last axis, ties averaged; a gradient to the first alone.
 
-    0, without gradient, where a side is constant. As `correlation`, but what ranks are need not be found out.
+    0, without gradient, where a side is constant. As `correlation`, but faster, since the mean of ranks is known.
     """
     result: Tensor = _RankCorrelation.apply(student, teacher)
     return result
@@ -107,8 +107,8 @@ def correlation(
 ) -> Float[Tensor, "..."]:
     """Pearson correlation of a and b within each group: shape b per sample, b x c per channel, () over the batch.
 
-    weight: non-negative, broadcastable to a (a mask B x 1 x H x W, say); places of weight 0 do not count, whatever
-    stands there. Where a side is constant, or nothing has weight, the correlation is 0 and so is its gradient.
+    weight: non-negative, broadcastable to a (a mask B x 1 x H x W, say); places of weight 0 do not count, not even
+    NaN there. Where a side is constant, or nothing has weight, the correlation is 0 and so is its gradient.
     Computed in float32 at least.
     """
     if a.shape != b.shape:

@@ -12,7 +12,7 @@ from monoskd.errors import InputError
 
 
 class AttentionFusion(nn.Module):
-    """Maps that know what the coarser ones saw (Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021).
+    """Each map combined with the coarser ones (Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021).
 
     From the coarsest map up, with x_l the map of level l and P, S a 1x1 and a 3x3 convolution with batch norm:
 
@@ -23,7 +23,7 @@ class AttentionFusion(nn.Module):
     where up is nearest-neighbour upsampling to the size of level l and both gates are maps of one channel.
 
     channels: those of the maps, finest first; MonoDistill's are DLA-34's at strides 8, 16, 32. width: channels of y.
-    It serves training alone: at inference the student runs without it.
+    Used in training only: at inference the student runs without it.
     """
 
     def __init__(self, channels: Sequence[int] = (128, 256, 512), *, width: int = 512) -> None:

@@ -4,9 +4,9 @@ A block [a, b) of a row has a numerator N(a, b) and a denominator D(a, b) > 0, b
 regression is the coarsest split of a row into blocks whose values decrease; its borders are the vertices of the least
 concave majorant of the points (D(0, k), N(0, k)).
 
-Two neighbouring stretches that are solved already are joined by the one edge that touches both majorants; everything
-below that edge becomes one block. A halving search finds all edges of a round at once. `blocks` doubles fixed
-stretches, so that no shape depends on the data and nothing waits for the device. docs/ranks.md has the proofs.
+Two neighbouring solved stretches are joined by the one edge that touches both majorants; everything
+below that edge becomes one block. A halving search finds all edges of a round at once. `block_starts` doubles stretches
+of fixed length, so that no shape depends on the data and nothing waits for the device. docs/ranks.md has the proofs.
 """
 
 import math
@@ -57,7 +57,7 @@ class MeanMasses:
 
 @dataclass(frozen=True)
 class LogMasses:
-    """D spans more than a float does, so that values are logarithms. sums: N(0, k); logs: log D(0, k)."""
+    """D exceeds the range of a float, so values are logarithms. sums: N(0, k); logs: log D(0, k)."""
 
     sums: Float[Tensor, "rows points"]
     logs: Float[Tensor, "rows points"]
@@ -85,9 +85,9 @@ def join(
     """The blocks (first, last) that join the solved stretches [low, middle) and [middle, high), many joins at once.
 
     start and stop (last axis: points) give the block around each point. low < middle < high are borders of blocks and
-    the values on either side of middle do not decrease. Each step looks at one block of either side and decides for
-    one of them whether the joint block swallows it: the tangents to the two majorants there, continued to middle, say
-    which (docs/ranks.md). steps: the bit lengths of the longest left and the longest right side, added.
+    the values on either side of middle do not decrease. Each step takes one block of either side and decides for
+    one of them whether the joint block includes it: the tangents to the two majorants there, extended to middle, show
+    which one (docs/ranks.md). steps: the bit lengths of the longest left and the longest right side, added.
     """
     first, first_high = low, start.gather(-1, middle - 1)
     last, last_high = stop.gather(-1, middle), high
@@ -103,7 +103,7 @@ def join(
         violating = left_value <= right_value
         on_left = left_open & (~right_open | ((left_reach <= right_reach) == violating))
         on_right = right_open & ~on_left
-        # Where one side is settled, the other is compared with the mean of all that is swallowed before it.
+        # Where one side is settled, the other is compared with the mean of all blocks included before it.
         swallow_left = torch.where(right_open, violating, left_value <= masses.value(left_stop, last))
         swallow_right = torch.where(left_open, violating, masses.value(first, right_start) <= right_value)
         first_high = torch.where(on_left & swallow_left, left_start, first_high)
@@ -124,7 +124,7 @@ def block_starts(masses: Masses, points: Int64[Tensor, "rows points"]) -> Int64[
         left, right = start.gather(-1, middle - 1), stop.gather(-1, middle)
         violating = masses.value(left, middle) <= masses.value(middle, right)
         first, last = join(masses, start, stop, low=low, middle=middle, high=high, steps=2 * half.bit_length())
-        last = torch.where(violating, last, first)  # nothing lies inside where nothing is to be joined
+        last = torch.where(violating, last, first)  # an empty block where nothing is joined
         pair = (points // (2 * half)).clamp(max=middle.shape[-1] - 1)
         first, last = first.gather(-1, pair), last.gather(-1, pair)
         inside = (first <= points) & (points < last)

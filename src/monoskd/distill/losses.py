@@ -1,7 +1,8 @@
 """What the student should share with its teacher: the order of features, their geometry, or their values.
 
 Every loss here is called with keyword-only `student=` and `teacher=`: maps b x c x h x w of equal shapes, or lists of
-them, one a level, over which it sums. No gradient reaches the teacher. docs/losses.md has the formulas on one page.
+such maps, one for each level, over which it sums. No gradient reaches the teacher. docs/losses.md has the formulas on
+one page.
 """
 
 from typing import Literal
@@ -21,8 +22,8 @@ class PearsonLoss(MapLoss):
     per_channel=False: over the c h w values of each image, mean over images: independent of how a batch is split.
     per_channel=True: over the b h w values of each channel, mean over channels. With both maps brought to mean 0 and
     variance 1 there, this is half their mean squared difference: PKD (Cao et al., "PKD: General Distillation Framework
-    for Object Detectors via Pearson Correlation Coefficient", NeurIPS 2022). No channel is drowned by louder ones, but
-    the statistics are the batch's, so that the value depends on how it is split.
+    for Object Detectors via Pearson Correlation Coefficient", NeurIPS 2022). Each channel counts the same, whatever
+    its scale, but the statistics are the batch's, so the value depends on how the batch is split.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class SpearmanLoss(MapLoss):
 
     mode="spearman" (default): values are ranked within each group on both sides, ties averaged, and the loss is exactly
         1 - Spearman's coefficient: 0 if the ranks agree, 2 if they are reversed, the same for any increasing function
-        of either map. Ranks have no gradient, so the student's get that of its soft ranks (straight through):
+        of either map. Ranks have no gradient, so the student's get that of its soft ranks (straight-through):
         dL/dx = J(x)^T dL/dr, J the Jacobian of `soft_rank(x, strength, regularization)` and dL/dr the derivative at the
-        hard ranks r. The strength thus decides which values feel a pull, never the loss, and where the ranks agree
-        there is none.
+        hard ranks r. So the strength decides which values get a gradient, never the loss, and where the ranks agree
+        the gradient is 0.
     mode="pearson": the values themselves instead of ranks.
     mode="published": what the released code computes, which ranks nothing: 1 - Pearson's correlation of student and
         teacher over the whole batch, each image's teacher map less its own mean (docs/method.md has the proof). Takes
@@ -97,7 +98,7 @@ class SpearmanLoss(MapLoss):
     def degeneracy(self, *, student: Maps) -> Float[Tensor, ""]:
         """The share of a group's values in the largest pooled block of its soft ranks, averaged over groups and levels.
 
-        1: the gradient is Pearson's; 1 / n: no value feels a pull. Modes that rank nothing say 1.
+        1: the gradient is Pearson's; 1 / n: no value gets a gradient. Modes without ranks give 1.
         """
         levels = [level.detach() for level in as_levels(student)]
         if self.mode != "spearman":
@@ -105,7 +106,7 @@ class SpearmanLoss(MapLoss):
         if self.student_mean is not None:
             levels = self.student_mean.deviations(levels)
         rows = [_rows(level, self.group) for level in levels]
-        return torch.stack([degeneracy(each, self.strength, self.regularization).mean() for each in rows]).mean()
+        return torch.stack([degeneracy(values, self.strength, self.regularization).mean() for values in rows]).mean()
 
     def _compare_inside(self, student: Tensor, teacher: Tensor, inside: Tensor) -> Tensor:
         """The loss of the values inside a mask b x h x w."""
@@ -115,7 +116,7 @@ class SpearmanLoss(MapLoss):
 
 
 class AffinityLoss(MapLoss):
-    """The mean difference of how places of an image relate to each other. F: c x hw, the features of an image.
+    """The mean difference between the relations of places within an image. F: c x hw, the features of an image.
 
     mode="scale_free" (default): mean |cos(Fs)^T cos(Fs) - cos(Ft)^T cos(Ft)| over hw x hw and images, cos(F) being F
         with columns of length 1: the cosine between any two places. Neither the features' scale nor the number of
@@ -123,7 +124,7 @@ class AffinityLoss(MapLoss):
     mode="published": mean |Fs^T Fs - Ft^T Ft| over hw x hw and images, divided by the number of images once more, so
         that it grows with the square of the features and halves when the batch doubles. No mask.
 
-    Takes memory for (hw)^2 values an image: give it small maps. Student and teacher may have different channels.
+    Needs memory for (hw)^2 values per image: give it small maps. Student and teacher may have different channels.
     """
 
     same_channels = False
@@ -138,7 +139,7 @@ class AffinityLoss(MapLoss):
         if self.mode == "published":
             _refuse("AffinityLoss(mode='published')", mask=mask)
             return (_gram(student.flatten(2)) - _gram(teacher.flatten(2))).abs().mean() / len(student)
-        student, teacher = _seen(student, mask), _seen(teacher, mask)
+        student, teacher = _masked(student, mask), _masked(teacher, mask)
         difference = (_gram(_unit_columns(student.flatten(2))) - _gram(_unit_columns(teacher.flatten(2)))).abs()
         if mask is None:
             return difference.mean()
@@ -162,7 +163,7 @@ class ImitationLoss(MapLoss):
 
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         """The loss of one level."""
-        student, teacher = _seen(student, mask), _seen(teacher, mask)
+        student, teacher = _masked(student, mask), _masked(teacher, mask)
         squares = (student - teacher).square().mean(1, keepdim=True) / 2
         if self.mode == "published":
             if mask is None:
@@ -176,8 +177,8 @@ def _decorrelation(student: Tensor, teacher: Tensor, group: Group, mask: Tensor 
     """1 - correlation, averaged over groups; a group that the mask leaves empty adds nothing."""
     losses = 1 - correlation(student, teacher, group, weight=mask)
     if mask is not None:
-        seen = mask.any() if group == "batch" else mask.flatten(1).any(1)
-        losses = losses * seen.view(-1, *[1] * (losses.ndim - 1))
+        not_empty = mask.any() if group == "batch" else mask.flatten(1).any(1)
+        losses = losses * not_empty.view(-1, *[1] * (losses.ndim - 1))
     return losses.mean()
 
 
@@ -193,8 +194,8 @@ def _cut_out(maps: Tensor, inside: Tensor, group: Group) -> list[Float[Tensor, "
     return [image[:, where][None, :, None] for image, where in zip(maps, inside, strict=True)]
 
 
-def _seen(maps: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"] | None) -> Float[Tensor, "b c h w"]:
-    """Zeros where the mask is 0, whatever stands there."""
+def _masked(maps: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"] | None) -> Float[Tensor, "b c h w"]:
+    """The maps with zeros where the mask is 0, even in place of NaN."""
     return maps if mask is None else torch.where(mask > 0, maps, 0)
 
 
@@ -224,4 +225,4 @@ def _check_choice(where: str, name: str, value: object, choices: tuple[object, .
 def _refuse(where: str, **options: object) -> None:
     for name, value in options.items():
         if value is not None:
-            raise InputError(f"{where}: {name}: expected none, for it has no meaning here, got one: drop it")
+            raise InputError(f"{where}: {name}: expected none, since it has no effect here, got one: drop it")

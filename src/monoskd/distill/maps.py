@@ -21,14 +21,14 @@ class MapLoss(nn.Module, ABC):
     """The sum over levels of the loss of two maps, with a gradient to the student alone.
 
     center: None, or "running": both networks' maps are replaced by their deviation from a running mean map, one for
-    each network and level (see `RunningMean`). What all images have in common - horizon, road, borders - then counts
-    for nothing, and what the teacher says about *this* image is left. momentum: of those means, a training step (0.99).
+    each network and level (see `RunningMean`). This removes what all images have in common - horizon, road,
+    borders - and leaves what is specific to *this* image. momentum: of those means, per training step (0.99).
 
-    mask: where to look, b x h x w or b x 1 x h x w, or a list with one for each level; brought to a level's size by
-    maximum, so that no object is lost on a coarse map. For tokens b x n, such as an attention mask: 0 where a token is
-    padding. An image whose mask is empty adds nothing, but counts in the mean over images. Values where the mask is 0
-    do not matter. Half-precision maps are compared in float32. A level without values, such as that of an empty batch,
-    costs 0, with a gradient of 0.
+    mask: which places count, b x h x w or b x 1 x h x w, or a list with one for each level; brought to a level's size
+    by maximum, so that no object is lost on a coarse map. For tokens b x n, such as an attention mask: 0 where a token
+    is padding. An image whose mask is empty adds nothing, but counts in the mean over images. Values where the mask is
+    0 do not matter. Half-precision maps are compared in float32. A level without values, such as that of an empty
+    batch, costs 0, with a gradient of 0.
 
     same_channels: whether student and teacher maps need equal channels; False for losses that compare places.
     """
@@ -56,11 +56,11 @@ class MapLoss(nn.Module, ABC):
         return self._sum(students, teachers, mask)
 
     def floor(self, *, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
-        """The loss of a student that knows the teacher's mean map and nothing of the image; no gradient.
+        """The loss of a student that outputs the teacher's mean map, whatever the image; no gradient.
 
         Its map of an image is the mean of the teacher's maps of the *other* images of the batch. A student has learned
         something about images only as far as its loss lies below this one. At least two images; with a running centre
-        both sides deviate from the teacher's mean, and nothing is learned.
+        both sides deviate from the teacher's mean, and no mean is updated.
         """
         teachers = [level.detach() for level in as_levels(teacher)]
         priors = [static_prior(level) for level in teachers]
@@ -102,7 +102,7 @@ def _masks(name: str, mask: Maps | None, levels: Sequence[Tensor]) -> list[Tenso
     given = [mask] * len(levels) if isinstance(mask, Tensor) else mask
     if len(given) != len(levels):
         raise InputError(f"{name}: mask: expected one, or one for each of the {len(levels)} levels, got {len(given)}")
-    return [_sized(name, one, level) if level.numel() else None for one, level in zip(given, levels, strict=True)]
+    return [_sized(name, m, level) if level.numel() else None for m, level in zip(given, levels, strict=True)]
 
 
 def _sized(name: str, mask: Tensor, level: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ Regularization: TypeAlias = Literal["l2", "kl"]
 
 # strength="auto" is this many standard deviations of the row, divided by n for "l2" (docs/ranks.md, measured).
 _AUTO_STRENGTH: dict[str, float] = {"l2": AUTO_STRENGTH, "kl": 0.5}
-# Gradients are summed in float64 so many at a time.
+# Gradients are summed in float64, this many at a time.
 _PART = 2**16
 
 
@@ -46,7 +46,7 @@ def _as_rows(x: Tensor, name: str) -> Tensor:
 
 
 def _on_host(x: Tensor) -> bool:
-    """Whether numpy may look at x in place."""
+    """Whether numpy may read the memory of x."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -95,12 +95,12 @@ class _SoftRank(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, strength: Tensor, regularization: Regularization, hard: bool) -> Tensor:
-        """Soft ranks, or hard ones to which the gradient of the soft ones is lent."""
-        rows = rows.detach()  # numpy refuses what asks for a gradient
+        """Soft ranks, or hard ones with the gradient of the soft ones (straight-through)."""
+        rows = rows.detach()  # numpy refuses tensors that require a gradient
         weights: list[Tensor] = []
         if regularization == "l2" and _on_host(rows):
-            found = ranks_in_blocks(rows.numpy(), strength.numpy(), hard=hard)
-            ranks, block, size = (torch.from_numpy(each) for each in found)
+            arrays = ranks_in_blocks(rows.numpy(), strength.numpy(), hard=hard)
+            ranks, block, size = (torch.from_numpy(array) for array in arrays)
         else:
             ranks, block, size = _rank_device(rows, strength, regularization)
             weights = [ranks] if regularization == "kl" else []
@@ -153,7 +153,8 @@ def soft_rank(
     (docs/ranks.md). float64 stays; every other type is ranked in float32. A row with a NaN has NaN ranks; infinities
     count as the largest finite number.
 
-    Never waits for the device, with one exception: a strength given as a number asks it whether everything is pooled.
+    Never waits for the device, with one exception: with a strength given as a number it reads from the device whether
+    all values form one block.
     """
     _check(strength, regularization)
     rows = _as_rows(x, "soft_rank")
@@ -172,7 +173,7 @@ def rank_with_soft_gradient(
     strength: float | Literal["auto"] = "auto",
     regularization: Regularization = "l2",
 ) -> Float[Tensor, "*rows n"]:
-    """`rank(x)` to look at, `soft_rank(x, strength, regularization)` to differentiate, from one sort."""
+    """`rank(x)` with the gradient of `soft_rank(x, strength, regularization)` (straight-through), from one sort."""
     _check(strength, regularization)
     rows = _as_rows(x, "rank_with_soft_gradient")
     if rows.numel() == 0:
@@ -182,7 +183,7 @@ def rank_with_soft_gradient(
 
 
 class _Spearman(torch.autograd.Function):
-    """Spearman's coefficient of rows, whose slope is found with it: the teacher is a constant, the rest is known."""
+    """Spearman's coefficient of rows. The forward pass also computes the slope: the teacher is a constant."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, strength: float | None) -> Tensor:
@@ -211,7 +212,8 @@ def spearman(
 
     The value is Pearson's correlation of `rank(student)` and `rank(teacher)`; the gradient goes through
     `soft_rank(student, strength, regularization)`. 0, without gradient, where a side is constant. Of the student's
-    type, in float32 at least. The slope is found with the value, if the student asks for one; it has no slope itself.
+    type, in float32 at least. The slope is computed with the value, if the student requires a gradient; there is no
+    second derivative.
     """
     _check(strength, regularization)
     if student.shape != teacher.shape:
@@ -220,11 +222,11 @@ def spearman(
     if rows.numel() == 0:
         return rows.sum(dim=-1).view(student.shape[:-1])
     if regularization == "l2" and _on_host(rows) and _on_host(others):
-        found: Tensor = _Spearman.apply(rows, others, None if strength == "auto" else float(strength))
+        coefficients: Tensor = _Spearman.apply(rows, others, None if strength == "auto" else float(strength))
     else:
         ranks = rank_with_soft_gradient(rows, strength, regularization)
-        found = rank_correlation(ranks, rank(others).to(ranks.dtype))
-    return found.view(student.shape[:-1])
+        coefficients = rank_correlation(ranks, rank(others).to(ranks.dtype))
+    return coefficients.view(student.shape[:-1])
 
 
 def _check(strength: object, regularization: str) -> None:

@@ -1,8 +1,8 @@
-"""Ranks of rows on a CPU, in numpy and scipy: sort a few rows, rank what is sorted, put it back.
+"""Ranks of rows on a CPU, in numpy and scipy: sort a few rows, rank the sorted values, restore their order.
 
 numpy sorts several times faster than `torch.sort`, and scipy pools neighbours in one pass; on a device isotonic.py does
-the same side by side. Nothing here loops over elements. There are no threads: they share memory and Python's lock, and
-two were no faster than one on the rows of benchmarks/ranks.py.
+the same for all rows at once. Nothing here loops over elements. There are no threads: they share memory and Python's
+lock, and two were no faster than one on the rows of benchmarks/ranks.py.
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ I64 = NDArray[np.int64]
 
 # strength="auto" is this many standard deviations of the row, divided by n (docs/ranks.md, measured).
 AUTO_STRENGTH = 2.0
-# So many values are handled at a time: what fits the cache.
+# Number of values handled at a time: what fits the cache.
 _CHUNK = 2**16
-# Float32 rows of range up to this times n and up to this length are summed by one running sum; beyond, its rounding
-# could show in a rank or move the border of a block.
+# Float32 rows of range up to this times n and up to this length are summed by one running sum; beyond, rounding
+# could change a rank or move the border of a block.
 _SAFE_RANGE, _SAFE_LENGTH = 64.0, 2**19
 
 
@@ -73,8 +73,8 @@ def spearman_rows(
 ) -> tuple[F64, Floats | None]:
     """Spearman's coefficient of each pair of rows and, if asked, its slope in the student's values.
 
-    strength: of the soft ranks that the slope goes through, None for `auto_strength`: what reaches the values is what
-    deviates from the mean of a block, divided by the strength. All is summed in the order of the values.
+    strength: of the soft ranks whose gradient the slope uses, None for `auto_strength`. The slope is the deviation from
+    the mean of a block, divided by the strength. Sums run in the order of the values.
     """
     coefficients = np.empty(len(student))
     slopes: Floats | None = np.empty(student.shape, student.dtype) if sloped else None
@@ -88,12 +88,12 @@ def spearman_rows(
         v = _gather(hard_ranks(teacher[chunk]), order).astype(np.float64)
         coefficients[chunk], slope = correlate(u, v)
         if slopes is not None:
-            odd = np.isnan(coefficients[chunk])
-            slope[odd] = 0  # a NaN would spoil the sums of the rows after it
+            undefined = np.isnan(coefficients[chunk])
+            slope[undefined] = 0  # a NaN would spoil the sums of the rows after it
             flat = slope.ravel()
             flat -= (Sums(flat, exact=exact).between(borders) / sizes).take(members(borders))
             slope /= strengths
-            slope[odd] = np.nan
+            slope[undefined] = np.nan
             _scatter(slopes[chunk], order, slope.astype(student.dtype, copy=False))
     return coefficients, slopes
 
@@ -116,13 +116,13 @@ def correlate(u: F64, v: F64) -> tuple[F64, F64]:
 
 def largest_of_rows(x: Floats, strength: F64) -> F64:
     """How many values the largest block of each row holds. strength: rows x 1."""
-    found: list[F64] = []
+    largest: list[F64] = []
     for chunk in _chunks(x):
         values: Floats = np.sort(x[chunk], axis=-1)  # type: ignore[assignment]
         borders, sizes, _ = blocks(values, strength[chunk])
         first_of_row = np.searchsorted(borders, np.arange(0, values.size, values.shape[-1]))
-        found.append(np.maximum.reduceat(sizes, first_of_row))
-    return np.concatenate(found)
+        largest.append(np.maximum.reduceat(sizes, first_of_row))
+    return np.concatenate(largest)
 
 
 def sort_rows(x: Floats) -> tuple[Floats, I64]:
@@ -149,7 +149,7 @@ def _order_packed(bits: I32) -> I64:
 
 
 def _order_by_radix(bits: I32) -> I64:
-    """The order of int32 rows, by half and half: numpy sorts 16-bit integers by radix if it is to be stable."""
+    """The order of int32 rows, by the lower, then the upper 16 bits: numpy sorts these by radix if stable."""
     by_low = bits.astype(np.uint16).argsort(axis=-1, kind="stable")
     by_high = _gather((bits >> 16).astype(np.int16), by_low).argsort(axis=-1, kind="stable")
     return _gather(by_low, by_high)
@@ -157,8 +157,8 @@ def _order_by_radix(bits: I32) -> I64:
 
 def _gather(x: NDArray[Any], order: I64) -> NDArray[Any]:
     """Each row's values in that order."""
-    found: NDArray[Any] = torch.from_numpy(x).gather(1, torch.from_numpy(order)).numpy()
-    return found
+    gathered: NDArray[Any] = torch.from_numpy(x).gather(1, torch.from_numpy(order)).numpy()
+    return gathered
 
 
 def _scatter(out: NDArray[Any], order: I64, values: NDArray[Any]) -> None:
@@ -169,8 +169,8 @@ def _scatter(out: NDArray[Any], order: I64, values: NDArray[Any]) -> None:
 @cache
 def _sorts_wide_integers_fast() -> bool:
     """Whether numpy sorts int64 by AVX-512, which beats its radix sort; with less it is three times slower."""
-    found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
-    return any(name.startswith("AVX512") or name == "X86_V4" for name in found)
+    extensions = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
+    return any(name.startswith("AVX512") or name == "X86_V4" for name in extensions)
 
 
 def ascending_ranks(values: Floats, dtype: Any) -> NDArray[Any]:
@@ -179,8 +179,8 @@ def ascending_ranks(values: Floats, dtype: Any) -> NDArray[Any]:
     ranks = np.empty((rows, n), dtype)
     ranks[:] = _counting(n, dtype)
     flat = values.ravel()
-    at = np.flatnonzero(flat[:-1] == flat[1:])  # values that are tied with the next
-    at = at[at % n != n - 1]  # which is of the same row
+    at = np.flatnonzero(flat[:-1] == flat[1:])  # values tied with the next
+    at = at[at % n != n - 1]  # in the same row
     if len(at):
         breaks = np.flatnonzero(np.diff(at) != 1)
         first, last = at[np.append(0, breaks + 1)], at[np.append(breaks, len(at) - 1)] + 1
@@ -202,8 +202,8 @@ def blocks(values: Floats, strength: F64 | None) -> tuple[I64, F64, F64]:
 def pool(theta: F64, *, exact: bool) -> tuple[I64, F64, "Sums"]:
     """The blocks of rows that `reduced` gives, laid end to end: the borders of all from 0 on, and their lengths.
 
-    1..n is taken away from theta, in place; the sums of that come third. Its mean over a block is what soft ranks are
-    below theta, and its non-decreasing regression what has these blocks. exact: see `Sums`.
+    Subtracts 1..n from theta, in place; the sums of the difference come third. Its non-decreasing regression has these
+    blocks, and its mean over a block is theta minus the soft rank. exact: see `Sums`.
     """
     rows, n = theta.shape
     highest = theta[:, -1].max()
@@ -224,8 +224,8 @@ def pool(theta: F64, *, exact: bool) -> tuple[I64, F64, "Sums"]:
 
 
 class Sums:
-    """Sums of the stretches of an array between borders: of each by itself if `exact`, else by one running sum, whose
-    rounding would show in float64 alone.
+    """Sums of the stretches of an array between borders: each on its own if `exact`, else from one running sum, whose
+    rounding matters in float64 only.
     """
 
     def __init__(self, y: F64, *, exact: bool) -> None:
@@ -242,7 +242,7 @@ class Sums:
 
 @lru_cache(maxsize=2)
 def _counting(n: int, dtype: Any) -> NDArray[Any]:
-    """1..n, which takes numpy as long as one pass over many rows."""
+    """1..n, cached: making it takes numpy as long as one pass over many rows."""
     numbers = np.arange(1, n + 1, dtype=dtype)
     numbers.flags.writeable = False
     return numbers
@@ -268,9 +268,9 @@ def auto_strength(away: F64, *, exact: bool) -> F64:
     return np.where(strength > 0, strength, np.inf)
 
 
-@np.errstate(over="ignore")  # what overflows is a gap that is narrowed
+@np.errstate(over="ignore")  # only gaps that are narrowed overflow
 def reduced(values: Floats, strength: F64 | None) -> tuple[F64, F64]:
-    """Ascending values / strength, from 0, without the width of gaps that no block bridges (docs/ranks.md); and the
+    """Ascending values / strength, from 0, with gaps that no block bridges narrowed (docs/ranks.md); and the
     strength, rows x 1, which is `auto_strength` if None is given.
 
     A row with a NaN becomes constant.
@@ -299,7 +299,7 @@ def largest_counted(dtype: Any) -> float:
 
 
 def _dot(a: F64, b: F64) -> F64:
-    """The product of each pair of rows, without BLAS, whose threads and torch's get in each other's way."""
+    """The product of each pair of rows, without BLAS, whose threads slow torch's down."""
     products: F64 = np.einsum("ij,ij->i", a, b)
     return products
 

@@ -1,4 +1,4 @@
-"""A flight recorder: how much each term weighs beside the task, and what a student that ignores the image would get."""
+"""A flight recorder: the share of each term beside the task, and the loss of a student that ignores the image."""
 
 import csv
 from collections.abc import Sequence
@@ -32,19 +32,19 @@ class FlightRecorder:
     A reading has, as plain floats, for each term `flight/<term>/`
 
         loss             the student's, unweighted
-        floor            the same for a student that knows the teacher's mean map and nothing of the image: a loss that
-                         is not below it has taught nothing about images (terms on taps, two images or more)
+        floor            the same for a student that outputs the teacher's mean map: a loss that is not below it has
+                         taught nothing about images (terms on taps, two images or more)
         loss_share       |w L| over the sum of |w L|, the task's own included
         gradient_share   |d(w L)/dF| over the sum of these norms, the task's own included
-        task_cosine      the angle between d(w L)/dF and the task's gradient; below 0 the term pulls against the task
+        task_cosine      the cosine of the angle between d(w L)/dF and the task's gradient; below 0 they conflict
         degeneracy       of `SpearmanLoss`: the share of values in the largest pooled block (1: it is Pearson)
         weight           of terms with `share` or `uncertainty`: the weight of this step
 
     and loss, loss_share and gradient_share of `flight/task/`. F are the student's maps at the taps `at` (all by
-    default), before any adapter: what task and terms share. Where nothing flows back, a norm and a cosine are 0.
+    default), before any adapter: task and terms share them. Without a gradient, norm and cosine are 0.
 
-    A reading costs one backward pass per term and one for the task, from the losses to F only; the network below F is
-    not entered, and `.grad` of no parameter is touched. Readings are of this process alone. Terms with a `share` get
+    A reading costs one backward pass per term and one for the task, from the losses to F only; the pass does not
+    enter the network below F and changes no `.grad`. Readings are of this process only. Terms with a `share` get
     their weight from the readings; then the first step is always read, and every process has to record.
     """
 
@@ -52,7 +52,9 @@ class FlightRecorder:
         if every < 1:
             raise InputError(f"FlightRecorder: every: expected at least 1 step, got {every}")
         if TASK in distiller.terms:
-            raise InputError(f'FlightRecorder: a term is called "{TASK}", as is the task loss: rename the term')
+            raise InputError(
+                f'FlightRecorder: a term is called "{TASK}", which is the name of the task loss: rename the term'
+            )
         unknown = [name for name in at or () if name not in distiller.taps]
         if unknown or not distiller.taps:
             raise InputError(f"FlightRecorder: at: expected some of the taps {list(distiller.taps)}, got {at}")
@@ -63,7 +65,7 @@ class FlightRecorder:
         self._steps = 0
 
     def record(self, distilled: Distilled, *, task: Tensor | None = None, step: int | None = None) -> dict[str, float]:
-        """This step's reading, or {} if none is due. To be called before `backward`.
+        """This step's reading, or {} if none is due. Call it before `backward`.
 
         task: the task loss (weighted, without the distillation). step: the training's count, by default that
         of the calls.
@@ -90,7 +92,7 @@ class FlightRecorder:
         return reading
 
     def write_csv(self, path: Path | str) -> None:
-        """One row a reading; a value that a reading lacks stays empty."""
+        """Write one row per reading; a missing value stays empty."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         text = StringIO(newline="")
         writer = csv.DictWriter(text, columns or ["step"])
@@ -99,7 +101,7 @@ class FlightRecorder:
         files.write_text(path, text.getvalue())
 
     def write_json(self, path: Path | str) -> None:
-        """The same, as `monoskd/flight/1`."""
+        """Write the readings as JSON, schema `monoskd/flight/1`."""
         files.write_json(path, {"schema": SCHEMA, "readings": self.rows})
 
     @torch.no_grad()
@@ -114,7 +116,7 @@ class FlightRecorder:
 
     @property
     def _balanced(self) -> list[str]:
-        """Terms whose weight is not the user's."""
+        """Terms whose weight is set during training."""
         return [name for name, term in self.distiller.terms.items() if term.uncertainty or term.share is not None]
 
     def _pulls(
@@ -154,12 +156,12 @@ def _floats(values: dict[str, Tensor]) -> dict[str, float]:
 
 def _gradient(loss: Tensor, shared: Sequence[Origin]) -> Tensor:
     """dL/dF as one flat vector; zeros where L does not depend on F."""
-    nothing = [torch.zeros_like(origin.tensor) for origin in shared]
+    zeros = [torch.zeros_like(origin.tensor) for origin in shared]
     parts: Sequence[Tensor | None] = [None] * len(shared)
     if loss.requires_grad:
-        places: list[Any] = [origin.edge or origin.tensor for origin in shared]
-        parts = torch.autograd.grad(loss, places, retain_graph=True, allow_unused=True)
-    filled = [zeros if part is None else part for part, zeros in zip(parts, nothing, strict=True)]
+        nodes: list[Any] = [origin.edge or origin.tensor for origin in shared]
+        parts = torch.autograd.grad(loss, nodes, retain_graph=True, allow_unused=True)
+    filled = [zero if part is None else part for part, zero in zip(parts, zeros, strict=True)]
     return torch.cat([part.flatten().float() for part in filled])
 
 

@@ -11,9 +11,10 @@ from monoskd.errors import InputError
 class LogitLoss(nn.Module):
     """T^2 KL(teacher || student) of the class probabilities softmax(logits / T) (Hinton et al., 2015).
 
-    Logits are n x k x ...: classes on axis 1. The mean runs over everything else, weighted by the mask n x ... or
-    n x 1 x ..., if there is one: the teacher's certainty, say. T^2 keeps the size of the gradient while `temperature` T
-    flattens both. A class that the teacher rules out (logit -inf) adds nothing. Compared in float32 at least.
+    Logits are n x k x ...: classes on axis 1. The mean is over all other axes, weighted by the mask n x ... or
+    n x 1 x ..., if there is one, such as the teacher's certainty. T^2 keeps the size of the gradient while
+    `temperature` T flattens both. A class with teacher probability 0 (logit -inf) adds nothing. Compared in float32 at
+    least.
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
@@ -37,9 +38,9 @@ class LogitLoss(nn.Module):
 class BoxLoss(nn.Module):
     """The mean |student - teacher| of regressed values n x k x ...: boxes, depths, offsets.
 
-    The mask n x ... or n x 1 x ... weighs each of the n x ... answers: 1 where an object is, or how good the teacher's
-    answer is (its score, or its overlap with the label). scale: each of the k errors is divided by its own, so that
-    metres, radians and cells can stand in one mean. Compared in float32 at least.
+    The mask n x ... or n x 1 x ... weighs each of the n x ... outputs: 1 where an object is, or the quality of the
+    teacher's output (its score, or its overlap with the label). scale: k divisors, one for each error, so that one mean
+    can hold metres, radians and cells. Compared in float32 at least.
     """
 
     scale: Tensor | None
@@ -60,7 +61,7 @@ class BoxLoss(nn.Module):
 
 
 def _weighted_mean(values: Tensor, weights: Tensor | None) -> Float[Tensor, ""]:
-    """The mean; 0, with a gradient of 0, of nothing."""
+    """The mean; 0, with a gradient of 0, where there are no values."""
     if weights is None:
         return values.sum() / max(values.numel(), 1)
     total = weights.sum()
@@ -70,7 +71,7 @@ def _weighted_mean(values: Tensor, weights: Tensor | None) -> Float[Tensor, ""]:
 def _comparable(
     name: str, student: Tensor, teacher: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Both in float32 at least, zeros where the mask n x ... is 0, whatever stands there; the mask in their type."""
+    """Both in float32 at least, zeros where the mask n x ... is 0, even for NaN; the mask in their type."""
     if student.shape != teacher.shape or student.ndim < 2:
         raise InputError(
             f"{name}: expected student and teacher of one shape n x k x ..., got {tuple(student.shape)} and "

@@ -17,7 +17,7 @@ Array: TypeAlias = "np.ndarray[Any, Any] | Tensor"
 
 
 def namespace(array: Any) -> ModuleType:
-    """`numpy` or `torch`, whichever made `array`. Call functions with positional arguments: these agree in both."""
+    """`numpy` or `torch`, the library of `array`. Call functions with positional arguments: these agree in both."""
     if isinstance(array, np.ndarray | np.generic | float):
         return np
     import torch

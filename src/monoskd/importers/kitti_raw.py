@@ -232,6 +232,6 @@ def _refuse_validation(drive: Path, fingerprints: Fingerprints) -> None:
     ):
         if frame := fingerprints.same(path):
             raise InputError(
-                f"{path}: expected nothing of validation, got what frame {frame} has: the drive is one of validation "
+                f"{path}: expected no validation frame, got what frame {frame} has: the drive is a validation drive "
                 "under another name, remove it"
             )

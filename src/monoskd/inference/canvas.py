@@ -1,4 +1,4 @@
-"""Strokes, areas and words on RGB pixels, and the colours they come in. Positions in pixels, [0, W] x [0, H]."""
+"""Lines, areas and text on RGB pixels, and their colours. Positions in pixels, [0, W] x [0, H]."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ TEACHER_COLOUR: Colour = (255, 92, 214)
 INK: Colour = (16, 20, 27)
 
 _FRACTION_BITS = 4
-_FURTHEST = 2**30  # what OpenCV's integers hold
-_MOVES = 3  # how often a word looks for a free place before it is left out
+_FURTHEST = 2**30  # the largest position that OpenCV's integers hold
+_MOVES = 3  # how often a word moves up to a free position before it is left out
 
 
 def class_colour(name: str) -> Colour:
-    """The colour of a class; grey for one without."""
+    """The colour of a class; grey for other classes."""
     return CLASS_COLOURS.get(name, OTHER_COLOUR)
 
 
 def _fixed(points: NDArray[Any]) -> NDArray[np.int32]:
-    """Positions as OpenCV wants them: its integers are the pixels' centres, here with 4 binary places."""
-    places = np.clip((points - 0.5) * 2**_FRACTION_BITS, -_FURTHEST, _FURTHEST)
-    fixed: NDArray[np.int32] = np.rint(places).astype(np.int32)
+    """Positions as OpenCV wants them: its integers are the pixels' centres, here with 4 fractional bits."""
+    scaled = np.clip((points - 0.5) * 2**_FRACTION_BITS, -_FURTHEST, _FURTHEST)
+    fixed: NDArray[np.int32] = np.rint(scaled).astype(np.int32)
     return fixed
 
 
@@ -65,7 +65,7 @@ def fill(image: Pixels, polygon: NDArray[Any], colour: Colour, *, opacity: float
 
 
 def clip_planes(*, width: float, height: float, near: float) -> NDArray[np.float64]:
-    """5 x 4: what an image (and as much again around it) shows of homogeneous pixels (u w, v w, w, 1), where >= 0."""
+    """5 x 4: planes that bound an image and a margin of its size, for homogeneous pixels (u w, v w, w, 1)."""
     return np.array(
         [
             [0, 0, 1, -near],
@@ -79,7 +79,7 @@ def clip_planes(*, width: float, height: float, near: float) -> NDArray[np.float
 
 
 def visible_segments(segments: NDArray[Any], planes: NDArray[Any]) -> NDArray[np.float64]:
-    """The parts of n segments (n x 2 x 3, homogeneous pixels) that the planes leave: m x 2 x 2 pixels."""
+    """The parts of n segments (n x 2 x 3, homogeneous pixels) inside all planes: m x 2 x 2 pixels."""
     start, end = segments[:, 0], segments[:, 1]
     inside_start, inside_end = (points @ planes[:, :3].T + planes[:, 3] for points in (start, end))
     crossing = np.divide(
@@ -97,15 +97,17 @@ def visible_segments(segments: NDArray[Any], planes: NDArray[Any]) -> NDArray[np
 
 
 def visible_polygon(corners: NDArray[Any], planes: NDArray[Any]) -> NDArray[np.float64]:
-    """The part of a convex polygon (homogeneous pixels, k x 3) that the planes leave: pixels, possibly none."""
+    """The part of a convex polygon (homogeneous pixels, k x 3) inside all planes: pixels, possibly none."""
     for plane in planes:
         inside = corners @ plane[:3] + plane[3]
         kept = []
-        for i, (here, there) in enumerate(zip(inside, np.roll(inside, -1), strict=True)):
-            if here >= 0:
+        for i, (distance, following) in enumerate(zip(inside, np.roll(inside, -1), strict=True)):
+            if distance >= 0:
                 kept.append(corners[i])
-            if (here < 0) != (there < 0):
-                kept.append(corners[i] + here / (here - there) * (corners[(i + 1) % len(corners)] - corners[i]))
+            if (distance < 0) != (following < 0):
+                kept.append(
+                    corners[i] + distance / (distance - following) * (corners[(i + 1) % len(corners)] - corners[i])
+                )
         if not kept:
             return np.zeros((0, 2))
         corners = np.array(kept)
@@ -115,7 +117,7 @@ def visible_polygon(corners: NDArray[Any], planes: NDArray[Any]) -> NDArray[np.f
 
 @dataclass(frozen=True)
 class Word:
-    """Text on a chip of colour whose lower left corner is `at`; without a chip where `chip` is None."""
+    """Text on a coloured rectangle, the chip, whose lower left corner is `at`; no rectangle where `chip` is None."""
 
     text: str
     at: tuple[float, float]
@@ -124,7 +126,7 @@ class Word:
 
 
 def write(image: Pixels, words: Sequence[Word], *, height: int) -> Pixels:
-    """`image` with words of `height` pixels; a word moves up where an earlier one stands, but not far."""
+    """`image` with words of `height` pixels; a word that would cover an earlier one moves up, or is left out."""
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     font = _font(height)

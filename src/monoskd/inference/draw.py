@@ -1,6 +1,6 @@
 """Pictures of objects: 3D boxes on the photograph, the street from above, and both side by side.
 
-Numpy RGB in, numpy RGB out; what goes in is not changed.
+Numpy RGB in, numpy RGB out; the inputs are not changed.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from monoskd.inference.canvas import (
 )
 from monoskd.objects import Objects
 
-NEAR_M = 0.1  # what comes nearer to the camera's plane is cut off
+NEAR_M = 0.1  # boxes are cut off nearer to the camera's plane than this
 HORIZON_COLOUR: Colour = (255, 255, 255)
 _BENT_STEPS = 16  # straight pieces that a bent line is made of
 
@@ -43,7 +43,7 @@ _FACES_OF_EDGE = np.array([[face for face in range(6) if {*edge} <= {*_FACES[fac
 class Bend:
     """What a lens does to the lines of a pinhole camera's picture of `size` (width, height) [px].
 
-    function: pixels n x 2 of that picture to pixels of the photograph, NaN where the lens does not look.
+    function: pixels n x 2 of that picture to pixels of the photograph, NaN outside the lens's view.
     """
 
     function: Callable[[NDArray[Any]], NDArray[Any]]
@@ -69,8 +69,8 @@ class Bend:
 class Look:
     """How boxes are drawn.
 
-    colour: one for all, or None for that of each class; filled: whether faces are tinted; words: whether each box says
-    its class, score and distance; boxes_2d: whether the 2D boxes are drawn too.
+    colour: one for all boxes, or None for the colour of each class; filled: whether faces are tinted; words: whether
+    class, score and distance are written at each box; boxes_2d: whether the 2D boxes are drawn too.
     """
 
     colour: Colour | None = None
@@ -95,7 +95,7 @@ def draw_boxes(
 ) -> Pixels:
     """The photograph with 3D boxes, the nearest on top.
 
-    The front of a box is tinted; edges that the box itself hides are thin. What lies behind the camera is cut off.
+    The front of a box is tinted; edges that the box itself hides are thin. Parts behind the camera are cut off.
     Photographs narrower than `min_width` are enlarged first. camera: projects to the photograph's pixels or, with
     `bend`, to those of the pinhole picture that the lens bends.
     """
@@ -153,7 +153,7 @@ def _bent(lines: NDArray[Any], bend: Bend | None) -> list[NDArray[Any]]:
 
 
 def draw_horizon(canvas: Pixels, camera: Camera, *, bend: Bend | None = None) -> None:
-    """Draw, in place, where points as high as the camera lie: a wrong pitch or roll is seen at once."""
+    """Draw, in place, the line of points as high as the camera: it shows a wrong pitch or roll."""
     width = canvas.shape[1] if bend is None else bend.size[0]
     row = float(np.asarray(camera.P)[1, 2])
     for line in _bent(np.array([[[0.0, row], [width, row]]]), bend):
@@ -199,7 +199,7 @@ def draw_birds_eye(
 
 @dataclass(frozen=True)
 class _Layer:
-    """Boxes of one origin, seen from above; without a colour of their own they are filled with that of their class."""
+    """Boxes of one source, seen from above. colour: None fills each box with the colour of its class."""
 
     title: str
     objects: Objects
@@ -239,7 +239,7 @@ def _draw_ground(
 
 
 def edge_slopes(camera: Camera, *, width: int) -> tuple[float, float]:
-    """x / z of the directions that the left and the right edge of a photograph of this width look in."""
+    """x / z of the viewing directions at the left and the right edge of a photograph of this width."""
     P = np.asarray(camera.P)
     return float(-P[0, 2] / P[0, 0]), float((width - P[0, 2]) / P[0, 0])
 
@@ -258,7 +258,7 @@ def draw_scene(
 ) -> Pixels:
     """The photograph with its boxes and, to its right, the same from above. Lower photographs are enlarged first.
 
-    bend: see `draw_boxes`; horizon: draw the one that the camera implies.
+    bend: see `draw_boxes`; horizon: also draw the horizon that the camera implies.
     """
     zoom = max(1.0, min_height / image.shape[0])
     canvas = _enlarge(image, zoom)
@@ -281,13 +281,13 @@ def draw_scene(
 
 
 def _solid(objects: Objects) -> Objects:
-    """The objects that have a box: not `DontCare`, and nothing unknown."""
+    """The objects that have a 3D box: not `DontCare`, no unknown dimensions."""
     return objects[(objects.dimensions > 0).all(-1)]
 
 
-def _caption(one: Objects) -> str:
-    score = "" if one.scores is None else f" {one.scores[0]:.2f}"
-    return f"{one.names[0]}{score} · {one.bottom[0, 2]:.0f} m"
+def _caption(row: Objects) -> str:
+    score = "" if row.scores is None else f" {row.scores[0]:.2f}"
+    return f"{row.names[0]}{score} · {row.bottom[0, 2]:.0f} m"
 
 
 def _enlarge(image: Pixels, zoom: float) -> Pixels:

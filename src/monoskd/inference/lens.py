@@ -141,7 +141,7 @@ class Rectified:
         return cls(lens, Camera(K @ np.column_stack([np.eye(3), shift])), (int(size[0]), int(size[1])))
 
     def back(self, uv: Any) -> FloatArray:
-        """Pixels n x 2 of the picture as it was; NaN where the lens does not look."""
+        """Pixels n x 2 of the picture as it was; NaN outside the lens's view."""
         K = np.asarray(self.camera.P)[:, :3]
         rays = np.column_stack([(np.asarray(uv) - K[:2, 2]) / K[0, 0], np.ones(len(uv))])
         return self.lens.pixels(rays @ self.lens.rotation)  # R^T ray
@@ -173,5 +173,5 @@ class Rectified:
         return np.where(np.isfinite(uv), uv, -9).astype(np.float32).reshape(*columns.shape, 2)
 
     def picture(self, image: Pixels) -> Pixels:
-        """The picture that the level pinhole camera sees, black where the lens does not look."""
+        """The picture that the level pinhole camera sees, black outside the lens's view."""
         return np.asarray(cv2.remap(image, self._map, _NO_SECOND_MAP, cv2.INTER_LINEAR), np.uint8)

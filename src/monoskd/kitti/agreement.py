@@ -1,4 +1,4 @@
-"""Whether depth and labels agree: the distance of what the LiDAR saw from the labelled 3D boxes."""
+"""Whether depth and labels agree: the distance of the LiDAR returns from the labelled 3D boxes."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ import numpy as np
 from monoskd.kitti.depth import DepthMap
 from monoskd.objects import Objects, has_3d_box
 
-MOST_ERROR_M = 1.5  # of a data set's median object; right ones have 0.0, LiDARs turned by 5 degrees 1.6 and more
+MOST_ERROR_M = 1.5  # of a data set's median object; correct data has 0.0, a LiDAR turned by 5 degrees 1.6 and more
 
-# The labels that are compared: what stands far away or behind others has few returns of its own in its 2D box.
+# Which labels are compared: objects far away or behind others have few returns of their own in their 2D boxes.
 _FARTHEST_M = 30.0
 _HIDDEN = (1, 2)  # occlusion: partly, largely; unknown (3, -1) counts as visible
 _MOST_TRUNCATED = 0.3
@@ -35,14 +35,14 @@ def depth_errors(depth_m: DepthMap, objects: Objects) -> list[float]:
         left, top, right, bottom = np.rint(np.maximum(box, 0)).astype(int)
         inside = depth_m[top : bottom + 1, left : right + 1]
         known = inside[inside > 0]
-        # Near by the label or by the returns: a label in other units must not excuse itself.
+        # Near by the label or by the returns, so that labels in wrong units are compared, too.
         if known.size >= _LEAST_PIXELS and min(z, float(np.median(known))) <= _FARTHEST_M:
             errors.append(float(np.median(np.maximum(np.abs(known - z) - reach, 0))))
     return errors
 
 
 def disagreement(errors_m: Sequence[float]) -> str | None:
-    """What is wrong if the errors of a data set's objects are too large: what was expected and what was there."""
+    """What is wrong if the errors of a data set's objects are too large: what was expected and what was measured."""
     if not len(errors_m) or (error_m := float(np.median(errors_m))) <= MOST_ERROR_M:
         return None
     return f"expected LiDAR returns on the labelled objects, got a median of {error_m:.1f} m beside their 3D boxes"

@@ -1,10 +1,10 @@
 """LiDAR returns to a depth map: sparse by projection, dense by completion.
 
-Completion works on inverse depth, which is linear in the pixels of any plane. So between two returns of one surface it
-is exact to interpolate linearly, which the ground, walls and the sides of cars reward; what no two agreeing returns
-enclose is filled by morphology on inverse depth, where a larger value is nearer and a dilation lets the foreground win
+Completion works on inverse depth, which is linear in the pixels of any plane. So linear
+interpolation between two returns of one surface is exact, on the ground, on walls and on the sides of cars. Pixels that
+lie between no two agreeing returns are filled by morphology on inverse depth, where a dilation prefers the nearer value
 (J. Ku, A. Harakeh and S. L. Waslander, "In Defense of Classical Image Processing: Fast Depth Completion on the CPU",
-CRV 2018). Unlike there, nothing grows into the sky: above a column's highest return the depth stays unknown.
+CRV 2018). Unlike there, the sky is not filled: above a column's highest return the depth stays unknown.
 """
 
 from typing import Any, TypeAlias
@@ -19,10 +19,10 @@ DepthMap: TypeAlias = NDArray[np.float32]
 
 MIN_DEPTH_M = 0.1
 
-# Pixels at KITTI's focal length; a shorter one sees the LiDAR's beams closer together, and all of them shrink with it.
+# Pixels at KITTI's focal length; a shorter one brings the LiDAR's beams closer together, so all of them scale with it.
 # They were chosen on 25 real frames by the error on hidden returns: `benchmarks/depth.py`, docs/data.md.
 _FOCAL_PX = 721.5
-_OCCLUSION_ROWS, _OCCLUSION_COLUMNS = 11, 5  # a return enclosed by nearer ones of this window is seen through them
+_OCCLUSION_ROWS, _OCCLUSION_COLUMNS = 11, 5  # a return surrounded by nearer ones in this window is occluded
 _OCCLUSION_RATIO = 0.85  # ... if its inverse depth is less than this share of theirs
 _ALONG_BEAM_GAP = 11  # the widest gap that is interpolated along a row
 _ALONG_BEAM_TOLERANCE = 0.1  # relative difference in inverse depth up to which two returns lie on one surface
@@ -45,19 +45,21 @@ def sparse_depth(points_m: NDArray[Any], *, camera: Camera, size: tuple[int, int
     column, row, depth_m = column[inside].astype(np.intp), row[inside].astype(np.intp), points_m[inside, 2]
     far_to_near = np.argsort(-depth_m, kind="stable")
     sparse = np.zeros((height, width), np.float32)
-    sparse[row[far_to_near], column[far_to_near]] = depth_m[far_to_near]  # of several in one pixel the last stays
+    sparse[row[far_to_near], column[far_to_near]] = depth_m[
+        far_to_near
+    ]  # the nearest return of a pixel is written last
     return sparse
 
 
 def complete_depth(sparse_m: DepthMap, *, focal_px: float = _FOCAL_PX) -> DepthMap:
     """A dense depth map from the sparse one, both height x width [m], 0 where unknown.
 
-    1. drop returns of what the camera cannot see (the LiDAR sits elsewhere and looks over objects);
+    1. drop returns from surfaces that the camera cannot see (the LiDAR sits higher and sees over objects);
     2. interpolate between agreeing returns, along each row, then along each column;
     3. fill what is left below each column's highest return: dilate, close, dilate again until no hole remains;
-    4. take the median of 3 x 3 pixels, against specks.
+    4. take the median of 3 x 3 pixels, to remove single outliers.
 
-    focal_px: of the camera, which says how many pixels lie between two beams of the LiDAR.
+    focal_px: of the camera; it determines how many pixels lie between two beams of the LiDAR.
     """
     scale = focal_px / _FOCAL_PX
     inverse = np.divide(1, sparse_m, out=np.zeros_like(sparse_m), where=sparse_m > 0)
@@ -76,7 +78,7 @@ def complete_depth(sparse_m: DepthMap, *, focal_px: float = _FOCAL_PX) -> DepthM
 def _without_occluded(inverse: DepthMap, *, scale: float) -> DepthMap:
     """Returns that are enclosed by much nearer ones on opposite sides, set to unknown.
 
-    A closing raises exactly those pixels to the value of what encloses them.
+    A closing raises exactly those pixels to the value of their surroundings.
     """
     window = np.ones((_odd(_OCCLUSION_ROWS * scale), _odd(_OCCLUSION_COLUMNS * scale)), np.uint8)
     closed = cv2.morphologyEx(inverse, cv2.MORPH_CLOSE, window)
@@ -115,7 +117,7 @@ def _fill_holes(inverse: DepthMap, *, scale: float) -> DepthMap:
 
 
 def _odd(side: float) -> int:
-    """The nearest odd number of pixels, at least 3: kernels have a middle and reach beyond it."""
+    """The nearest odd number of pixels, at least 3, since a kernel needs a middle pixel and neighbours."""
     return max(3, 2 * round((side - 1) / 2) + 1)
 
 

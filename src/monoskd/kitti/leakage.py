@@ -1,9 +1,10 @@
-"""Keeping validation frames, and what shows the same, out of training frames with and without labels.
+"""Data leakage: keep validation frames, and copies or neighbours of them, out of the training frames.
 
 A byte-identical copy of a validation frame's picture or sweep is recognised under any name. The object benchmark's
 frames were drawn from KITTI's raw drives, so a drive with one validation frame shows the same cars a tenth of a second
-earlier and later. The devkit's `train_mapping.txt` and `train_rand.txt` say which drive each object frame is from. A
-drive is known by its date and number, a link by its target. Copies of neighbours under another name are not found.
+earlier and later. The devkit's `train_mapping.txt` and `train_rand.txt` list the drive of each object frame. A
+drive is known by its date and number, a link by its target. Copies of neighbouring frames under another name are not
+detected.
 """
 
 import hashlib
@@ -44,11 +45,11 @@ class RawRecord:
         document = read_json(path)
         try:
             parts = {name: dict(document.get(name, {})) for name in cls.__dataclass_fields__}
-            fine = all(isinstance(text, str) for part in parts.values() for text in part.values())
-            fine = fine and "frames" in document and all(text.count("/") == 2 for text in parts["frames"].values())
+            valid = all(isinstance(text, str) for part in parts.values() for text in part.values())
+            valid = valid and "frames" in document and all(text.count("/") == 2 for text in parts["frames"].values())
         except (ValueError, TypeError, AttributeError):
-            fine = False
-        if not fine:
+            valid = False
+        if not valid:
             raise InputError(f"{path}: expected the record of an earlier run, got something else: remove it")
         return cls(**parts)
 
@@ -76,19 +77,19 @@ def read_drives(mapping: str | Path) -> list[str]:
         if drive is None:
             raise InputError(f"{table}, line {number}: expected date, drive and frame, got '{line}': copy it again")
         drives.append(drive)
-    places = [word.strip() for word in read_text(order).replace("\n", ",").split(",") if word.strip()]
-    if sorted(places) != sorted(str(place) for place in range(1, len(drives) + 1)):
+    lines = [word.strip() for word in read_text(order).replace("\n", ",").split(",") if word.strip()]
+    if sorted(lines) != sorted(str(line) for line in range(1, len(drives) + 1)):
         raise InputError(
-            f"{order}: expected each of the {len(drives)} lines of {table.name} once, got {len(places)} entries that "
+            f"{order}: expected each of the {len(drives)} lines of {table.name} once, got {len(lines)} entries that "
             "are not that: copy both files from one devkit"
         )
-    return [drives[int(place) - 1] for place in places]
+    return [drives[int(line) - 1] for line in lines]
 
 
 def validation_drives(validation: Collection[str], mapping: str | Path) -> dict[str, str]:
     """The drives that hold a validation frame, each with the first of them.
 
-    Validation frames that are not numbered as the benchmark's are one's own recordings, in none of KITTI's drives.
+    Validation frames without a benchmark number are from other recordings, not from KITTI's drives.
     """
     drives = read_drives(mapping)
     benchmark, _ = by_origin(validation, frames=len(drives))
@@ -105,7 +106,7 @@ class Fingerprints:
     """The pictures and sweeps of the validation frames, to recognise them under any name.
 
     Files are compared by size first, then by their first bytes, so that few are read whole. unknown: validation frames
-    that have neither here.
+    that have neither a picture nor a sweep.
     """
 
     def __init__(self, layout: KittiLayout, validation: Iterable[str]) -> None:
@@ -120,7 +121,7 @@ class Fingerprints:
                 self.unknown.append(frame)
 
     def same(self, path: Path) -> str | None:
-        """The validation frame whose picture or sweep this file holds."""
+        """The validation frame whose picture or sweep has the same bytes as this file; None if there is none."""
         if not path.is_file() or path.stat().st_size == 0:
             return None
         for frame, other in self._frames_of_size.get(path.stat().st_size, []):
@@ -140,19 +141,19 @@ def _start(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(4096)
     except OSError:
-        return read_bytes(path)  # says what is wrong
+        return read_bytes(path)  # raises InputError
 
 
 def copies(layout: KittiLayout, frames: Iterable[str], *, validation: Sequence[str]) -> dict[str, str]:
     """Which of the frames hold the picture or the sweep of a validation frame under another name, and of which."""
     fingerprints, in_validation = Fingerprints(layout, validation), set(validation)
-    found = {}
+    originals = {}
     for frame in frames:
         if frame not in in_validation:
             same = (fingerprints.same(path) for path in (layout.image(frame), layout.velodyne(frame)))
             if known := next(filter(None, same), None):
-                found[frame] = known
-    return found
+                originals[frame] = known
+    return originals
 
 
 def check_copies(layout: KittiLayout, *, train: str, val: str) -> None:
@@ -176,14 +177,14 @@ def drives_of(layout: KittiLayout, frame: str, record: RawRecord) -> set[str]:
 
 
 def check_unlabelled(root: str | Path, *, split: str = UNLABELLED, mapping: str | Path | None = None) -> list[str]:
-    """The frames of an unlabelled split, after making sure that none of them gives validation away.
+    """The frames of an unlabelled split, after checking that none of them leaks a validation frame.
 
     Raises InputError where one of them
 
     - is a validation frame, holds the picture or the sweep of one, or has a label;
     - is from a drive that holds a validation frame: by `raw_frames.json`, by the targets of its links, and by the
       devkit's `mapping` if that is given;
-    - is from a drive that `prepare_raw` left out, or from a raw drive of which nothing says what it holds.
+    - is from a drive that `prepare_raw` left out, or from a raw drive whose frames are not known.
     """
     layout = KittiLayout(Path(root))
     path, val = layout.split(split), layout.split("val")

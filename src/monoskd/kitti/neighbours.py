@@ -1,4 +1,4 @@
-"""Whether frames of one recording stand in train and in val, as far as the pictures tell."""
+"""Whether train and val share recordings, judged by their pictures."""
 
 from collections.abc import Sequence
 
@@ -28,8 +28,8 @@ def neighbours(layout: KittiLayout, train: Sequence[str], val: Sequence[str]) ->
     training = sorted(set(train) - set(val))
     if not training or not val:
         return []
-    places = np.unique(np.linspace(0, len(val) - 1, min(len(val), _FRAMES)).round().astype(int))
-    chosen = [sorted(val)[place] for place in places]
+    positions = np.unique(np.linspace(0, len(val) - 1, min(len(val), _FRAMES)).round().astype(int))
+    chosen = [sorted(val)[position] for position in positions]
     thumbnails: dict[str, NDArray[np.float64] | None] = {}
     pairs = []
     for frame in chosen:

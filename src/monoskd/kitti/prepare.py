@@ -23,7 +23,7 @@ from monoskd.kitti.io import (
 from monoskd.kitti.layout import KittiLayout, suffixes
 from monoskd.workers import map_in_processes
 
-_ABANDONED_S = 3600  # a partial file of this age was left by a process that was killed
+_ABANDONED_S = 3600  # older partial files are left over from a killed process
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PrepareReport:
     """What `prepare` did.
 
     depth_error_m: the self-check, a median over `objects` near and visible labelled objects (see `agreement`); None
-    without any. strangers: files in `velodyne` that are not sweeps as they are read here.
+    without any. strangers: files in `velodyne` with another suffix than a sweep's.
     """
 
     written: int
@@ -60,7 +60,7 @@ class PrepareReport:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The outcome of one frame: whether its map was written now, each object's error [m], and what went wrong."""
+    """The outcome of one frame: whether its map was written now, the errors of its objects [m], and what failed."""
 
     written: bool
     errors_m: list[float]
@@ -76,11 +76,11 @@ def prepare(
 ) -> PrepareReport:
     """Write the depth map of every frame of `root/training` that has a LiDAR sweep.
 
-    Whole maps of the right size are kept, unless `force`; so an interrupted run goes on where it stopped. workers:
+    Complete maps of the right size are kept, unless `force`; so an interrupted run continues where it stopped. workers:
     processes, one per core if None. progress: called with (frames done, frames in all).
 
     Raises InputError where there is nothing to prepare and where nothing can be written; after all other frames are
-    done, where files of a frame are damaged or missing; and where the depths are not on the labelled objects.
+    done, where a frame's files are damaged or missing; and where the depths are not on the labelled objects.
     """
     layout = KittiLayout(Path(root))
     frames = _frames(layout)
@@ -99,8 +99,8 @@ def prepare(
     errors_m = [error for result in results for error in result.errors_m]
     if wrong := disagreement(errors_m):
         raise InputError(
-            f"{layout.folder('depth_2')}: {wrong}: the depth maps are of no use; check Tr_velo_to_cam and that sweeps, "
-            "labels and calibrations belong together, then call again with `--force`"
+            f"{layout.folder('depth_2')}: {wrong}: the depth maps cannot be used; check Tr_velo_to_cam and that "
+            "sweeps, labels and calibrations belong together, then call again with `--force`"
         )
     return PrepareReport(
         written=sum(result.written for result in results),
@@ -160,7 +160,7 @@ def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> De
 
 
 def _existing(path: Path, size: tuple[int, int]) -> DepthMap | None:
-    """The depth map that is there, if it is whole and of the right size."""
+    """The depth map on disk, if it is complete and of the right size."""
     if not path.exists():
         return None
     try:

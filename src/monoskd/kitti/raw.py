@@ -24,8 +24,8 @@ class RawReport:
     """What `prepare_raw` did.
 
     frames: of the unlabelled split; added: new ones among them; left_out: drives, by folder name, and the reasons.
-    unknown: validation frames that have neither picture nor sweep here, so that no copy of them can be recognised.
-    own: validation frames that are not among the benchmark's numbers, so that the mapping says nothing about them.
+    unknown: validation frames that have neither picture nor sweep here, so copies of them cannot be recognised.
+    own: validation frames without a benchmark number, which the mapping does not list.
     """
 
     frames: int
@@ -58,8 +58,8 @@ def prepare_raw(
     """Add the raw drives under `raw_root` to the data set `root` as its split `unlabelled`.
 
     Images and sweeps are linked, not copied. New frames get free numbers of six digits from 100000 on and keep them
-    when more are added; other frames of the data set may have any names. `root/raw_frames.json` says what came from
-    where, and what was left out and why.
+    when more are added; other frames of the data set may have any names. `root/raw_frames.json` records where
+    each frame came from, and which drives were left out and why.
 
     root: holds `ImageSets/val.txt` and, so that renamed drives are recognised, the validation frames' pictures or
     sweeps. mapping: the folder of the devkit's mapping files. every: take each n-th frame of a drive.
@@ -146,14 +146,14 @@ def _drive_folders(raw_root: Path) -> list[Path]:
     for drive in drives:
         if drive_of(Path(drive.name)) is None:
             raise InputError(
-                f"{drive}: expected a name such as 2011_09_26_drive_0001_sync, which says what it holds, got "
+                f"{drive}: expected a name such as 2011_09_26_drive_0001_sync, which names its drive, got "
                 f"'{drive.name}': give it KITTI's name"
             )
     return drives
 
 
 def _why_not(drive: Path, forbidden: Mapping[str, str], allowed: set[str] | None) -> str | None:
-    """Why the drive is left out, if it is; for a link its own name and its target count."""
+    """Why the drive is left out, or None; a link is judged by its own name and by its target."""
     for name in {drive_of(Path(drive.name)), drive_of(Path(drive.resolve().name))} - {None}:
         if name in forbidden:
             return f"holds validation frame {forbidden[str(name)]}"
@@ -175,15 +175,15 @@ def _refuse_validation(record: RawRecord, forbidden: Mapping[str, str], *, where
 
 
 def _refuse_known(drives: Sequence[Path], fingerprints: Fingerprints) -> None:
-    """Raise where a drive holds the picture or sweep of a validation frame, whatever the name of the drive."""
+    """Raise where a drive of any name holds the picture or sweep of a validation frame."""
     for drive in drives:
         for path in visible(
             [*(drive / "velodyne_points" / "data").glob("*"), *(drive / "image_02" / "data").glob("*")]
         ):
             if frame := fingerprints.same(path):
                 raise InputError(
-                    f"{path}: expected nothing of validation, got what frame {frame} has: the drive is one of "
-                    "validation under another name, remove it"
+                    f"{path}: expected no validation frame, got what frame {frame} has: the drive is a "
+                    "validation drive under another name, remove it"
                 )
 
 
@@ -219,7 +219,7 @@ def _numbered(staying: Mapping[str, str], *, taken: Collection[str], sources: Se
 
 
 def _listed(layout: KittiLayout, before: RawRecord, frames: Mapping[str, str]) -> list[str]:
-    """The split: what it lists already, without frames that go, and new ones. What a user took out stays out."""
+    """The split: what it lists already, without removed frames, with new ones. Frames that a user took out stay out."""
     path = layout.split(UNLABELLED)
     listed = set(read_split(path)) if path.is_file() else set(before.frames)
     return sorted((listed - (before.frames.keys() - frames.keys())) | (frames.keys() - before.frames.keys()))

@@ -1,4 +1,4 @@
-"""Rendered street scenes in KITTI layout, to try everything without a download. numpy and OpenCV only.
+"""Rendered street scenes in KITTI layout, to use the library without a download. numpy and OpenCV only.
 
 Every frame is a function of (seed, number): a street with its light and traffic is sampled (`scene`), rendered with a
 z-buffer (`raster`, `shading`), swept by a 64-beam LiDAR (`lidar`) and labelled from what is visible (`labels`).

@@ -1,4 +1,4 @@
-"""The colour of the ground: asphalt, lane markings, kerb, pavement, verge; edges as soft as a pixel is large."""
+"""The colour of the ground: asphalt, lane markings, kerb, pavement, verge; edges are antialiased over a pixel."""
 
 from functools import cache
 from typing import Any

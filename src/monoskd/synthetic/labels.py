@@ -13,8 +13,8 @@ from monoskd.synthetic.meshes import Floats
 from monoskd.synthetic.raster import NEAR_M, Fragments
 from monoskd.synthetic.traffic import Actor
 
-# Shares of an object's own pixels that must be seen for KITTI's levels 0 (fully visible) and 1 (partly occluded), and
-# to be labelled at all. Below that, or if its 2D box is lower than those that KITTI labels, a row says DontCare.
+# Shares of an object's own pixels that must be visible for KITTI's levels 0 (fully visible) and 1 (partly occluded),
+# and for a label. Below that, or if its 2D box is lower than those that KITTI labels, the row is DontCare.
 VISIBLE_0 = 0.95
 VISIBLE_1 = 0.40
 VISIBLE_2 = 0.10
@@ -24,7 +24,7 @@ _EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4
 
 
 def visible_share(candidates: Fragments, owner: NDArray[np.int64], seen: NDArray[np.int64], *, count: int) -> Floats:
-    """Of the samples that each of `count` objects covers in the image, the share that nothing else hides; 0 for none.
+    """Of the samples that each of `count` objects covers in the image, the share that is not hidden; 0 for none.
 
     owner: of each triangle; seen: the triangle at each sample, -1 for none.
     """
@@ -68,7 +68,7 @@ class Labels:
 def label(actors: list[Actor], shares: Floats, camera: Camera, *, width: int, height: int) -> Labels:
     """What a KITTI annotator would have written, in the order of the actors.
 
-    shares: of each actor, what is seen of it. Whoever is largely hidden or too small is DontCare; whoever is out of
+    shares: of each actor, what is seen of it. Actors that are largely hidden or too small are DontCare; actors out of
     sight is not there.
     """
     if not actors:

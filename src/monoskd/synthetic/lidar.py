@@ -1,4 +1,4 @@
-"""A LiDAR sweep of a scene: 64 beams from the roof, the surfaces they hit, and which beams return.
+"""A LiDAR sweep of a scene: 64 beams from the roof, the surfaces they hit, and which beams give a return.
 
 The sensor looks from its own place (see `rig`), so it sees past some things that hide others from the camera. Which
 triangle a beam hits is read from a picture rendered from there; where it hits it is then computed exactly.

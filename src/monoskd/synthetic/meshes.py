@@ -17,7 +17,7 @@ Colour = tuple[float, float, float]
 
 
 class Material(IntEnum):
-    """How a surface answers light; see `shading`."""
+    """How a surface reflects light; see `shading`."""
 
     MATTE = 0
     PAINT = 1
@@ -190,7 +190,7 @@ def unit(vectors: Floats) -> Floats:
 
 
 def cross(a: Floats, b: Floats) -> Floats:
-    """As `numpy.cross`, which spends longer on finding the axes of a small array than on the products."""
+    """As `numpy.cross`, but faster on small arrays."""
     product: Floats = a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
     return product
 

@@ -12,8 +12,8 @@ from monoskd.synthetic.raster import Projected, fragments, project_triangles
 from monoskd.synthetic.scene import Scene
 from monoskd.synthetic.shading import shade
 
-SAMPLES = 2  # each way within a pixel, shaded apart where they do not all see the same triangle
-_SHADOWLESS = 0.2  # strength of the sun below which nothing casts a shadow
+SAMPLES = 2  # per axis within a pixel; shaded one by one where they do not all see the same triangle
+_SHADOWLESS = 0.2  # no shadows below this strength of the sun
 
 
 def photograph(scene: Scene, P: Floats, projected: Projected, seen: NDArray[np.int64]) -> Floats:
@@ -66,7 +66,7 @@ def ground_shadow(scene: Scene, P: Floats, *, rows: int, columns: int) -> NDArra
 
 
 def expose(rng: Generator, radiance: Floats) -> NDArray[np.uint8]:
-    """Radiance to 8-bit RGB: exposure, white balance, a slight blur, shot and read noise, a shoulder, gamma."""
+    """Radiance to 8-bit RGB: exposure, white balance, slight blur, noise, highlight compression, gamma."""
     level = np.percentile(radiance[::2, ::2].mean(2), 60)
     exposure = (0.34 / max(level, 0.02)) ** 0.6 * rng.uniform(0.9, 1.15)
     balance = exposure * (1 + rng.normal(0, 0.02, 3))

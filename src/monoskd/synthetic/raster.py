@@ -54,7 +54,7 @@ def project_triangles(P: NDArray[np.float64], corners: NDArray[np.float64]) -> P
 
 
 def fragments(projected: Projected, *, width: int, height: int) -> Fragments:
-    """What the triangles cover on a grid of width x height pixels, sampled at the pixels' centres."""
+    """The fragments of the triangles on a grid of width x height pixels, sampled at the pixels' centres."""
     triangle, row = _rows(projected, width=width, height=height)
     slope, per_row, constant = projected.planes[:, :, triangle]
     offset = per_row * (row + 0.5) + constant

@@ -12,7 +12,7 @@ from monoskd.synthetic.traffic import Actor, sample_traffic
 
 @dataclass(frozen=True)
 class Scene:
-    """A street, its light, who is on it, and all triangles in the camera frame (camera 0, rectified)."""
+    """A street, its light, its road users, and all triangles in the camera frame (camera 0, rectified)."""
 
     street: Street
     weather: Weather

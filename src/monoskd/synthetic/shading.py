@@ -1,4 +1,4 @@
-"""What colour a sample has: light, materials, ground, sky. All in linear RGB.
+"""The colour of a sample: light, materials, ground, sky. All in linear RGB.
 
 A sample is a point of the image with what is seen there: a triangle, the ground or the sky. Geometry is decided
 before, so every sample is shaded once, however many triangles lie behind it.
@@ -150,7 +150,7 @@ def _light(weather: Weather, normal: Floats, *, sunlit: Any) -> Floats:
 
 
 def _gloss(weather: Weather, radiance: Floats, material: Any, normal: Floats, view: Floats, facing: Floats) -> Floats:
-    """Add what paint, glass and lamps mirror: sky above, road below, the sun's highlight; more at grazing angles."""
+    """Add reflections in paint, glass and lamps: sky above, road below, the sun's highlight; more at grazing angles."""
     mirrored = view + 2 * np.abs(facing)[:, None] * normal
     above = np.clip(-mirrored[:, 1] * 4 + 0.3, 0, 1)[:, None]
     up = np.clip(-mirrored[:, 1:2], 0, 1)

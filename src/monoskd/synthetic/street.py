@@ -1,4 +1,4 @@
-"""The kind of street: its course, its lanes, what is beside it, the light.
+"""The kind of street: its course, its lanes, its surroundings, the light.
 
 Everything is stated along the street: s [m] ahead of the camera, d [m] to the right of the road's middle. The street
 bends as a parabola, x = d + centre + slope s + curvature s^2 / 2, and the ground is a plane that tilts a little, so
@@ -79,7 +79,7 @@ _KIND_SHARES = np.array([0.36, 0.24, 0.18, 0.12, 0.10])
 
 
 def sample_street(rng: Generator) -> Street:
-    """A street as they are seen from a car in a German town; the camera drives in its right lane."""
+    """A street of a German town; the camera drives in its right lane."""
     kind = str(rng.choice(_KINDS, p=_KIND_SHARES))
     lanes = 2 if kind == "avenue" and rng.random() < 0.6 else 1
     parking = {"residential": 2.1, "urban": 2.1 * (rng.random() < 0.6)}.get(kind, 0.0)
@@ -127,7 +127,7 @@ class Weather:
 
     @property
     def horizon_colour(self) -> NDArray[np.float64]:
-        """What far things fade into."""
+        """The colour that distant surfaces fade into."""
         return 0.55 * self.sky_colour + 0.45 * np.array([0.80, 0.82, 0.84])
 
 

@@ -1,4 +1,4 @@
-"""What stands beside the road and has no label: houses, trees, hedges, poles, signs, fences."""
+"""Objects beside the road without labels: houses, trees, hedges, poles, signs, fences."""
 
 from dataclasses import replace
 from functools import cache

@@ -1,4 +1,4 @@
-"""The road users, which are what gets a label.
+"""The road users, which are the labelled objects.
 
 Sizes: mean and standard deviation of (h, w, l) [m] over the official training labels, all 7481 frames
 (`benchmarks/synthetic.py statistics` prints them).
@@ -30,7 +30,7 @@ _SMALLEST: dict[str, tuple[float, float, float]] = {
     "Truck": (2.4, 2.1, 5.0),
 }
 FAR_M = 85.0
-_EGO = (0.0, 0.0, 1.6)  # x, z, radius [m]: nobody stands in the camera's car
+_EGO = (0.0, 0.0, 1.6)  # x, z, radius [m]: keep the camera's own car free
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Head tensors to detections: what the network says in cells becomes boxes in original pixels and metres."""
+"""Head tensors to detections: values in cells become boxes in original pixels and metres."""
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from monoskd.structures import Detections, Views
 def decode_regions(
     output: DidM3DOutput, views: Views, *, classes: tuple[str, ...], mean_sizes: Float[Tensor, "c 3"]
 ) -> Detections:
-    """Every region's box, good or not, in the order of the output's `rois`, in tensors of fixed size.
+    """The box of every region, whatever its score, in the order of the output's `rois`, in tensors of fixed size.
 
     mean_sizes: (h, w, l) [m] of each class. The 3D centre (not the bottom) is what projects to cell + offset_3d. Scores
     are heat times depth confidence.
@@ -46,10 +46,10 @@ def decode_regions(
 def merge_depth(
     depth: Float[Tensor, "n 7 7"], log_variance: Float[Tensor, "n 7 7"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """One depth [m] from a patch of them, and how far to trust it.
+    """One depth [m] from a patch of depths, and its confidence.
 
     With p = exp(-exp(u / 2)) a point's weight: depth = sum(p d) / sum(p), confidence = sum(p^2) / sum(p). Computed
-    from log p, so that points without any trust do not divide zero by zero.
+    from log p, so that weights that underflow do not give 0 / 0.
     """
     log_p = -torch.exp(log_variance.flatten(1) / 2)
     merged = (log_p.softmax(1) * depth.flatten(1)).sum(1)

@@ -36,9 +36,9 @@ class DenseHeads(nn.Module):
 
 
 class RegionalHeads(nn.Module):
-    """What the patch under a 2D box says about the object: 3D centre, size, heading, depth and its uncertainty.
+    """Predictions from the patch under a 2D box: 3D centre, size, heading, depth and its uncertainty.
 
-    Each head sees the features of the patch (RoIAlign), where its points lie as rays of the camera, and the class.
+    The input of each head: the features of the patch (RoIAlign), the camera rays of its points, and the class.
     """
 
     def __init__(self, *, inputs: int, hidden: int, classes: int, initial_depth_m: float) -> None:
@@ -65,9 +65,9 @@ class RegionalHeads(nn.Module):
         """`offset_3d` n x 2, `size_3d` n x 3, `heading` n x 24; depths [m] and their log-variances n x 7 x 7.
 
         visual depth = exp(-raw) k, with k = the image's `magnification`: how much larger objects look than through the
-        reference lens, which the features cannot see. None: k = height in network pixels / height in original pixels
-        of each box, as published, which is right for one lens only. Instance depth = visual + attribute depth; its
-        log-variance is the logsumexp of theirs.
+        reference lens, which the features do not contain. None: k = height in network pixels / height in original
+        pixels of each box, as published, which is right for one lens only. Instance depth = visual + attribute depth;
+        its log-variance is the logsumexp of theirs.
         """
         corners_px = views.letterbox[rois.image].invert(boxes.reshape(-1, 2, 2) * HEAD_STRIDE).to(boxes)
         rays = ray_maps(corners_px, Camera(views.cameras.P[rois.image].to(boxes)))
@@ -111,7 +111,7 @@ def _zoom(*, boxes: Tensor, corners_px: Tensor) -> Tensor:
 
 
 def _full_precision(x: Tensor) -> Tensor:
-    """Float32 or better, whatever the layers before worked in: positions need more than half precision."""
+    """Float32 at least, also after half-precision layers: positions need more than half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -139,7 +139,7 @@ def _pointwise_head(inputs: int, hidden: int, *, bias: float = 0.0) -> nn.Sequen
 
 
 def _output(hidden: int, bias: list[float]) -> nn.Conv2d:
-    """A last layer that starts out saying `bias` almost everywhere."""
+    """A last layer whose initial output is close to `bias` everywhere."""
     layer = nn.Conv2d(hidden, len(bias), 1)
     nn.init.normal_(layer.weight, std=0.001)
     layer.bias = nn.Parameter(torch.tensor(bias))

@@ -1,7 +1,7 @@
 """Task losses of the detector: small pure functions that return scalars, averaged over what they supervise.
 
-Nothing to supervise gives a zero that still hangs on the graph, never a NaN. A weight multiplies an object's losses and
-not their number: what is worth half pulls half as hard.
+Without objects a loss is 0 with a gradient of 0, never NaN. A weight multiplies an object's losses but not the number
+of objects in the mean: half the weight gives half the gradient.
 """
 
 import math
@@ -22,7 +22,7 @@ def task_losses(heads: dict[str, Tensor], targets: DidM3DTargets) -> dict[str, T
 
 
 def object_losses(heads: dict[str, Tensor], targets: DidM3DTargets) -> dict[str, Tensor]:
-    """The task losses of what is said of each object: all but the heat map's, each object's times its weight."""
+    """The task losses at the objects: all but the heat map's, each object's times its weight."""
     rois, weight = targets.rois, targets.weight
     return {
         "offset_2d": l1_loss(at_cells(heads["offset_2d"], rois), targets.offset_2d, weight=weight),

@@ -1,7 +1,7 @@
-"""DID-M3D (Peng et al., ECCV 2022): a monocular 3D detector that takes an object's depth apart.
+"""DID-M3D (Peng et al., ECCV 2022): a monocular 3D detector that decouples an object's depth.
 
 image -> backbone -> neck -> dense heads -> 2D boxes -> regional heads -> depth, size, heading, 3D centre.
-Fed with depth maps instead of images, the same network is the teacher.
+With depth maps instead of images as input, the same network is the teacher.
 """
 
 import math
@@ -36,10 +36,10 @@ KITTI_FOCAL_PX = 721.5377  # of most drives
 
 @dataclass(frozen=True)
 class DidM3DConfig:
-    """What the network is made of.
+    """The network's architecture and classes.
 
     Args:
-        modality: what it looks at: `rgb` (a student) or `depth` (a teacher).
+        modality: its input: `rgb` (a student) or `depth` (a teacher).
         backbone: any timm model with features at strides 4 to 32, by name.
         backbone_arguments: further arguments of timm's constructor, such as `channels` of a DLA.
         backbone_early_stride: halve the image in the backbone's first layer where it would do so later (a DLA): faster.
@@ -48,14 +48,14 @@ class DidM3DConfig:
         classes: what is detected, in the order of the heat map's channels.
         mean_sizes: mean (height, width, length) [m] of each class; sizes are predicted relative to it.
         input_size: (width, height) [px] that images are brought to; multiples of 32.
-        geometry: the letterbox it is fed through: `corrected` (one scale, exact inverse) or `published`.
-        top_k: detections an image at inference.
+        geometry: the letterbox of its input: `corrected` (one scale, exact inverse) or `published`.
+        top_k: detections per image at inference.
         reference_focal_px: the focal length [original px] through which visual depth = exp(-raw) at zoom 1. None: that
             of the training set, which `train` sets; without training KITTI's 721.54 px.
-        input_focal_px: the focal length [network px] of the pictures that it learns from. None: `train` sets it;
+        input_focal_px: the focal length [network px] of the training pictures. None: `train` sets it;
             without training it is unknown.
-        initial_depth_m: visual depth that an untrained network says where an image is not zoomed.
-        initial_size_cells: (width, height) of 2D boxes that an untrained network says, in cells of 4 px.
+        initial_depth_m: visual depth that an untrained network predicts for an image that is not zoomed.
+        initial_size_cells: (width, height) of 2D boxes that an untrained network predicts, in cells of 4 px.
     """
 
     modality: Modality = "rgb"
@@ -190,11 +190,11 @@ class DidM3D(Detector):
 
     @property
     def input_focal_px(self) -> float | None:
-        """The focal length [network px] that it was trained at; None as published: there it plays no part."""
+        """The focal length [network px] that it was trained at; None as published: there it is not used."""
         return None if self.published_input else self.config.input_focal_px
 
     def adapt_to(self, *, focal_px: float, input_focal_px: float) -> None:
-        """Keep the lens of the training set in the config, unless one is there already."""
+        """Store the focal lengths of the training set in the config, unless it has them already."""
         if not self.published_input:
             self.config = replace(
                 self.config,
@@ -217,10 +217,10 @@ class DidM3D(Detector):
         return self.forward_normalised(self.normalise(views), views, rois=None if at is None else at.rois)
 
     def normalise(self, views: Views) -> Float[Tensor, "b 3 h w"]:
-        """What the first layer sees: RGB by ImageNet's mean and spread; apparent depth / 80 m in all three channels.
+        """The input of the first layer: RGB by ImageNet's mean and spread; apparent depth / 80 m in all three channels.
 
         Apparent depth is depth / `magnification`: how far away an object of this many network pixels would be, seen
-        through the reference lens. It is what the visual depth head has to say before it multiplies by k.
+        through the reference lens. It equals the visual depth before the multiplication by k.
         """
         if self.modality == "rgb":
             return (views.images - self.pixel_mean) / self.pixel_std
@@ -231,7 +231,7 @@ class DidM3D(Detector):
     def forward_normalised(
         self, inputs: Float[Tensor, "b 3 h w"], views: Views, *, rois: Rois | None = None
     ) -> DidM3DOutput:
-        """`forward` for inputs that are normalised already; of `views` only cameras and letterbox are read."""
+        """`forward` for normalised inputs; of `views` only cameras and letterbox are read."""
         backbone = self.backbone(inputs)
         neck = self.neck(backbone)
         dense = self.dense(neck[str(HEAD_STRIDE)])
@@ -249,7 +249,7 @@ class DidM3D(Detector):
     def heads_at(
         self, rois: Rois, *, features: Mapping[str, Tensor], dense: Mapping[str, Tensor], views: Views
     ) -> tuple[Float[Tensor, "n 4"], dict[str, Tensor]]:
-        """The 2D boxes [cells] that the dense heads give at these regions, and what the regional heads say there."""
+        """The 2D boxes [cells] that the dense heads give at these regions, and the outputs of the regional heads."""
         boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
         k = self.magnification(views)
         shared = features[f"neck.{HEAD_STRIDE}"]

@@ -1,8 +1,8 @@
 """Checkpoints of the published MonoSKD, MonoDistill and DID-M3D implementations as networks of this library.
 
 All of them store the same detector. A distillation checkpoint stores two (`centernet_rgb`, the student, and
-`centernet_depth`, the teacher) beside adapters and fusion modules that no detector needs. Every tensor is accounted
-for: used, known and unused, or an error that names it.
+`centernet_depth`, the teacher) beside adapters and fusion modules that no detector needs. Every tensor is
+used, known to be unused, or named in an error.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ _PUBLISHED = {
 _NECK = re.compile(r"neck\.rounds\.(\d)\.(project|up|node)\.(\d)\.(0\.|1\.|)(\w+)")
 _NECK_LAYERS = {"0.": "conv.", "1.": "bn.", "": ""}
 
-# Names that are known and not used, and why not.
+# Known tensors that are not used, by reason.
 _BATCH_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _UNUSED_IN_NETWORK = {
     "ImageNet classifier": r"backbone\.fc\.(weight|bias)",
@@ -63,7 +63,7 @@ _UNUSED_BESIDE_NETWORKS = {
 
 @dataclass(frozen=True)
 class Account:
-    """Where the tensors of a checkpoint went: how many are used, and how many are not, by reason."""
+    """How many tensors of a checkpoint are used, and how many are not, by reason."""
 
     used: int
     unused: dict[str, int]
@@ -76,8 +76,8 @@ class Account:
 def convert(source: str | Path, out: str | Path, *, part: Part = "student") -> Account:
     """Write the published checkpoint `source` as the model file `out`.
 
-    part: which network of a distillation checkpoint; of a checkpoint with one network, what that network is. Raises
-    InputError for what is no such checkpoint, and for tensors that are missing, unknown or of another shape.
+    part: which network of a distillation checkpoint; of a checkpoint with one network, its role. Raises
+    InputError for any other file, and for tensors that are missing, unknown or of another shape.
     """
     checkpoint = read_checkpoint(source)
     state = checkpoint.get("model_state", checkpoint)
@@ -107,17 +107,17 @@ def from_published(state: Mapping[str, Any], *, part: Part = "student") -> tuple
     shapes = {name: tuple(tensor.shape) for name, tensor in network.items()} | {_MEAN_SIZE: (3, 3)}
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
     prefix = _NETWORK[part] if any(name.startswith(tuple(_NETWORK.values())) for name in state) else ""
-    found, unused = _sorted_out(state, names={_published_name(name): name for name in shapes}, prefix=prefix)
+    tensors, unused = _sorted_out(state, names={_published_name(name): name for name in shapes}, prefix=prefix)
 
-    absent = [prefix + _published_name(name) for name in shapes if name not in found and not _is_counter(name)]
+    absent = [prefix + _published_name(name) for name in shapes if name not in tensors and not _is_counter(name)]
     if absent:
         raise InputError(f"missing {_listed(absent)}; is this a whole checkpoint of a {part}?")
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if tuple(tensor.shape) != shapes[name]:
             theirs = prefix + _published_name(name)
             raise InputError(f"{theirs}: expected shape {shapes[name]}, got {tuple(tensor.shape)}")
 
-    sizes = (tuple(size) for size in found[_MEAN_SIZE].double().tolist())
+    sizes = (tuple(size) for size in tensors[_MEAN_SIZE].double().tolist())
     config = DidM3DConfig(
         modality=_MODALITY[part],
         pretrained=False,
@@ -125,19 +125,19 @@ def from_published(state: Mapping[str, Any], *, part: Part = "student") -> tuple
         geometry="published",
     )
     detector = DidM3D(config)
-    weights = {name: tensor for name, tensor in found.items() if name != _MEAN_SIZE}
+    weights = {name: tensor for name, tensor in tensors.items() if name != _MEAN_SIZE}
     detector.load_state_dict(weights, strict=False)  # batch counters may be missing, all else was checked above
-    return detector.eval(), Account(used=len(found), unused=unused)
+    return detector.eval(), Account(used=len(tensors), unused=unused)
 
 
 def _sorted_out(
     state: Mapping[str, Any], *, names: Mapping[str, str], prefix: str
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The tensors behind `prefix` by our names, and the count of the others by why they are not used.
+    """The tensors under `prefix` by our names, and the count of the others by reason.
 
-    names: the published names within a network, to ours. Raises InputError for names nobody knows.
+    names: the published names within a network, to ours. Raises InputError for unknown names.
     """
-    found: dict[str, Tensor] = {}
+    used: dict[str, Tensor] = {}
     unused: Counter[str] = Counter()
     unknown: list[str] = []
     networks = tuple(_NETWORK.values()) if prefix else ("",)
@@ -153,10 +153,10 @@ def _sorted_out(
         elif network != prefix:
             unused["the other network"] += 1
         else:
-            found[names[bare]] = value
+            used[names[bare]] = value
     if unknown:
         raise InputError(f"unknown {_listed(unknown)}; expected a checkpoint of MonoSKD, MonoDistill or DID-M3D")
-    return found, dict(unused)
+    return used, dict(unused)
 
 
 def _published_name(name: str) -> str:

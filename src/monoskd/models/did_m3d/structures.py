@@ -1,4 +1,4 @@
-"""The nouns of DID-M3D: regions, targets and what a forward pass says.
+"""The types of DID-M3D: regions, targets and the output of a forward pass.
 
 Letters in shapes: b images, n objects (or regions) of the whole batch laid flat, c classes, u x v cells of the head
 map.
@@ -19,7 +19,7 @@ DENSE = ("heatmap", "offset_2d", "size_2d")  # heads with a value for every cell
 
 @dataclass(frozen=True)
 class Rois:
-    """Where the RoI heads look: one cell of the head map for each of n objects."""
+    """The regions of the RoI heads: one cell of the head map for each of n objects."""
 
     image: Int64[Tensor, " n"]
     cell: Int64[Tensor, "n 2"]  # (column, row)

@@ -28,12 +28,12 @@ class HeadLoss(nn.Module):
 
     depth: "relative" (default) divides each depth error by the object's labelled depth. The error of a camera's depth
     grows with the distance, and the visual depth is exp(-raw) times a factor, so that |s - t| / z is to first order
-    |raw_s - raw_t|: near and far objects pull alike, and about as hard as the other heads. "metres" is the original's,
-    where depth alone outweighs all other parts and the detection losses with them.
+    |raw_s - raw_t|: near and far objects have gradients of similar size, similar to those of the other heads. "metres"
+    is the original's, where depth outweighs all other parts and the detection losses.
 
     published: the original's term: metres, and see `centre_squares`. Excludes `depth`.
 
-    Both networks must have looked at the same regions (`at=targets`). Means run over the objects of the batch,
+    Both networks must have run at the same regions (`at=targets`). Means run over the objects of the batch,
     so the value of a batch is not the mean of its halves' values when these hold different numbers of objects.
     """
 
@@ -88,15 +88,15 @@ def _l1_inside(
 
 
 def _mean(values: Tensor) -> Float[Tensor, ""]:
-    """The mean; 0, with a gradient of 0, of nothing."""
+    """The mean; 0, with a gradient of 0, where there are no values."""
     return values.sum() / max(values.numel(), 1)
 
 
 def _check_regions(student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets) -> None:
     counts = {"student": len(student.heads["depth"]), "teacher": len(teacher.heads["depth"])}
-    for who, count in counts.items():
+    for role, count in counts.items():
         if count != len(targets.label):
             raise InputError(
-                f"HeadLoss: {who}: expected one region for each of the {len(targets.label)} objects, got {count}: "
+                f"HeadLoss: {role}: expected one region for each of the {len(targets.label)} objects, got {count}: "
                 "call the network with at=targets"
             )

@@ -1,4 +1,4 @@
-"""Where on a map the objects are."""
+"""Masks of the objects on feature maps."""
 
 from collections.abc import Sequence
 
@@ -47,9 +47,10 @@ def centre_squares(targets: DidM3DTargets, *, published: bool = False) -> Bool[T
 
 
 class Foreground(nn.Module):
-    """A loss that looks at the objects alone: its mask on each level is `foreground_masks` of the targets.
+    """A loss at the objects only: its mask on each level is `foreground_masks` of the targets.
 
-    MonoDistill's imitation is `Foreground(ImitationLoss())`; as it was published, both are told so.
+    MonoDistill's imitation is `Foreground(ImitationLoss())`; as published, with `published=True` and
+    `mode="published"`.
     """
 
     def __init__(self, loss: nn.Module, *, published: bool = False) -> None:

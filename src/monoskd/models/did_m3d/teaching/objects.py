@@ -1,4 +1,4 @@
-"""Depth features of single objects: what the teacher thinks of an object when it says how far away it is."""
+"""A distillation loss on the depth features of single objects."""
 
 import torch
 from jaxtyping import Float
@@ -21,13 +21,13 @@ class ObjectLoss(nn.Module):
 
     q_i, the teacher's quality on object i: exp(-|z_t - z| / (tolerance z)) where the object is labelled, with z_t the
     median of the teacher's depths on its patch; its score where the object is the teacher's own detection. So the
-    student is not taught what the teacher got wrong. quality=False: 1.
+    student learns little where the teacher is wrong. quality=False: 1.
 
     a_c, the importance of channel c: |correlation of the patch's mean x_c with log z_t| over objects, divided by its
-    mean over channels, so that the channels that carry the depth count and the others are free. importance=False: 1.
+    mean over channels, so that channels that carry the depth count more than the others. importance=False: 1.
 
-    Variances and correlations are running ones of the teacher (see `RunningMean`). After the levers of LeAD-M3D
-    (2026), which weighs instance depth features alike; the two weights' formulas are ours.
+    Variances and correlations are running ones of the teacher (see `RunningMean`). The idea of both weights is
+    from LeAD-M3D (2026); their formulas are ours.
     """
 
     def __init__(
@@ -93,6 +93,6 @@ class ObjectLoss(nn.Module):
 
 
 def _spread(moments: Float[Tensor, "6 c"]) -> Float[Tensor, " c"]:
-    """Variance of each channel over objects and points; a channel that never moves counts as one that moves by 1."""
+    """Variance of each channel over objects and points; 1 for a channel that is constant."""
     variance = moments[2] - moments[0] ** 2
     return torch.where(variance > 1e-6 * moments[2].clamp(min=1e-12), variance, 1)

@@ -1,4 +1,4 @@
-"""The teacher's answers on frames without labels, as soft targets for the student."""
+"""The teacher's detections on frames without labels, as soft targets (pseudo-labels) for the student."""
 
 import torch
 from jaxtyping import Float
@@ -10,17 +10,17 @@ from monoskd.models.heatmap import quality_focal_loss
 
 
 class ResponseLoss(nn.Module):
-    """The task losses on the frames without labels, against what the teacher detected there.
+    """The task losses on the frames without labels, against the teacher's detections there.
 
-    The teacher has seen the clean frame; its detections came through the student's augmentation into `targets`, so that
-    neither network looks at the other's picture. Each weighs what the teacher's score says:
+    The teacher's input is the frame without augmentation; `targets` holds its detections after the student's
+    augmentation. Each counts by the teacher's score:
 
         heatmap       `quality_focal_loss`: peaks as high as the scores, not 1
         all others    the task loss of that name at the teacher's peaks, each object times its score; the visual depth
                       is the depth map's inside the detected box, as it is for labelled objects
 
-    Normalised by the number of detections, or of frames where these are more, so that frames on which the teacher finds
-    nothing do not shout that there is nothing. Labelled frames of the batch do not count; without any other the loss
+    Normalised by the number of detections, or of frames where these are more, so that frames without
+    detections do not dominate the loss. Labelled frames of the batch do not count; without any other the loss
     is 0.
     """
 
@@ -31,6 +31,6 @@ class ResponseLoss(nn.Module):
     def parts(self, *, student: DidM3DOutput, targets: DidM3DTargets) -> dict[str, Tensor]:
         """The losses by name, as scalars."""
         heads, soft = student.of(~targets.labelled).heads, targets.of(~targets.labelled)
-        answers = max(len(soft.label), len(soft.heatmap))
-        heatmap = quality_focal_loss(heads["heatmap"], soft.heatmap, objects=answers)
+        count = max(len(soft.label), len(soft.heatmap))
+        heatmap = quality_focal_loss(heads["heatmap"], soft.heatmap, objects=count)
         return {"heatmap": heatmap, **object_losses(heads, soft)}
