@@ -199,6 +199,19 @@ def test_a_recording_of_ones_own_is_trained_validated_and_predicted(recording: P
         == 0
     )
     assert (tmp_path / "out" / "kitti" / "aisle val 0.txt").read_text().startswith("Forklift")
+    table = tmp_path / "table.json"
+    words = [
+        "--data",
+        str(recording),
+        "--dataset",
+        "recording.Recording",
+        "--classes",
+        "Forklift",
+        "--json",
+        str(table),
+    ]
+    assert main(["evaluate", "--model", str(model), *words]) == 0
+    assert {row["class"] for row in json.loads(table.read_text())["results"]} == {"Forklift"}
 
 
 def test_a_metric_of_ones_own_is_logged(mixed: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class Look(nn.Module):
     def __init__(self, detector: DidM3D, camera: Camera, letterbox: PublishedLetterbox, rois: Rois) -> None:
         super().__init__()
         self.detector = detector
-        self.views = Views(torch.empty(0), camera, letterbox)
+        self.views = Views(torch.empty(2, 3, 0, 0), camera, letterbox)  # its pictures are not read
         self.rois = rois
 
     def forward(self, inputs: Tensor) -> DidM3DOutput:

@@ -26,7 +26,10 @@ def add(commands: Commands) -> None:
     add("--labels", type=Path, default=None, help="folder of label_2 files")
     add("--predictions", type=Path, default=None, help="folder of result files")
     add("--model", type=Path, default=None, help="model file: predict first (with --data)")
-    add("--data", type=Path, default=None, help="data set to predict on, in KITTI layout")
+    add(
+        "--data", type=Path, default=None, help="data set to predict on, in KITTI layout unless --dataset reads another"
+    )
+    add("--dataset", default=None, metavar="CLASS", help="with --data: a FrameSource by dotted path, as data.dataset")
     add("--split", default=None, help="with --labels a file of frame names, with --data a name in ImageSets [val]")
     add("--classes", type=names, default=None, help="comma-separated [Pedestrian,Car,Cyclist]")
     add(
@@ -49,6 +52,8 @@ def run(options: argparse.Namespace) -> None:
     folders, model = (options.labels, options.predictions), (options.model, options.data)
     if not ((all(folders) and not any(model)) or (all(model) and not any(folders))):
         raise InputError("evaluate: expected either --labels and --predictions, or --model and --data")
+    if options.dataset is not None and not all(model):
+        raise InputError("evaluate: expected --dataset with --model and --data alone, got it with folders")
     check_reports(options)
     evaluation = _evaluation(options)
     if options.json:
@@ -66,8 +71,10 @@ def _evaluation(options: argparse.Namespace) -> "Evaluation":
 
         split = Path(options.split) if options.split else None
         return evaluate_folders(labels=options.labels, predictions=options.predictions, split=split, **wanted)
+    from monoskd.engine.config import DataConfig, source_class
     from monoskd.engine.measure import evaluate_model
 
+    wanted["source"] = source_class(options.dataset or DataConfig.dataset)
     with progress_of("predicting") as progress:
         return evaluate_model(
             options.model, root=options.data, split=options.split or "val", progress=progress, **wanted
