@@ -48,6 +48,7 @@ def of_cars(targets: MonoDLETargets) -> MonoDLETargets:
     return MonoDLETargets(**{**chosen, "heatmap": heatmap})
 
 
+# The targets of the original are float32 positions of up to 1280 px: ours are nearer to the truth.
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_losses_and_gradients_of_given_heads(
@@ -66,7 +67,7 @@ def test_losses_and_gradients_of_given_heads(
     for name, theirs in LOSSES.items():
         assert losses[name].item() == pytest.approx(float(arrays[theirs + suffix]), rel=1e-5), name
     for name, head in raw.items():
-        assert head.grad.norm().item() == pytest.approx(float(arrays[f"grad_{name}{suffix}"]), rel=1e-5), name
+        assert head.grad.double().norm().item() == pytest.approx(float(arrays[f"grad_{name}{suffix}"]), rel=1e-5), name
 
 
 @pytest.fixture(scope="module")
