@@ -38,9 +38,7 @@ def named_weights(shared: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def published_state(
-    golden_detectors: Path, seed: int, named_weights: ModuleType
-) -> Callable[[str], dict[str, Tensor]]:
+def published_state(golden_detectors: Path, seed: int, named_weights: ModuleType) -> Callable[[str], dict[str, Tensor]]:
     """`published_state("monodle")`: a state dict in the published names."""
 
     def state(network: str) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ def test_it_is_trained_distilled_resumed_evaluated_and_used(
             "rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}},
             "affinity": {"loss": {"class_path": "monoskd.distill.AffinityLoss"}},
             "head": {"loss": {"class_path": f"{CLASS}.teaching.HeadLoss"}, "between": "output"},
-            "response": {"loss": {"class_path": f"{CLASS}.teaching.ResponseLoss"}, "between": "output"},
+            "response": {"loss": {"class_path": f"{CLASS}.teaching.ResponseLoss"}, "between": "targets"},
         },
     }
     run = tmp_path / "student"
@@ -89,7 +89,8 @@ def test_it_is_trained_distilled_resumed_evaluated_and_used(
     loaded = load_model(model)
     assert isinstance(loaded, MonoDLE)
     assert loaded.input_focal_px is not None
-    assert not torch.equal(loaded.state_dict()["heads.depth.2.weight"], load_model(start).state_dict()["heads.depth.2.weight"])
+    before, after = (network.state_dict()["heads.depth.2.weight"] for network in (load_model(start), loaded))
+    assert not torch.equal(before, after)
     table = tmp_path / "table.json"
     assert main(["evaluate", "--model", str(model), "--data", str(mixed), "--json", str(table)]) == 0
     assert json.loads(table.read_text())["frames"] == 2

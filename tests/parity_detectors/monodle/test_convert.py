@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from monoskd.cli import main
 from monoskd.errors import InputError
 from monoskd.models.monodle.published import Account, convert, fits, from_published
 from monoskd.models.weights import describe_model, load_model
@@ -71,3 +72,15 @@ def test_a_value_that_is_no_tensor_is_named(state: State) -> None:
 def test_there_is_no_teacher_in_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="part: expected student, got teacher"):
         convert(tmp_path / "any.pth", tmp_path / "out.safetensors", part="teacher")
+
+
+def test_the_command_finds_the_detector_by_the_tensors(
+    tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"epoch": 140, "model_state": state}, tmp_path / "published.pth")
+    assert main(["convert", str(tmp_path / "published.pth"), str(tmp_path / "out.safetensors")]) == 0
+    assert describe_model(tmp_path / "out.safetensors")["detector"] == "monoskd.models.monodle.MonoDLE"
+    torch.save({"model_state": {"other": torch.zeros(1)}}, tmp_path / "other.pth")
+    assert main(["convert", str(tmp_path / "other.pth"), str(tmp_path / "no.safetensors")]) == 2
+    assert "or of MonoDLE, got tensors of other names" in capsys.readouterr().err
+    assert not (tmp_path / "no.safetensors").exists()

@@ -24,9 +24,7 @@ def small(detector: MonoDLE, named_weights: ModuleType, seed: int) -> DetectorOu
 
 
 @pytest.fixture(scope="module")
-def real(
-    detector: MonoDLE, recorded: Callable[[str], Arrays], batch_of: Callable[[object], Batch]
-) -> DetectorOutput:
+def real(detector: MonoDLE, recorded: Callable[[str], Arrays], batch_of: Callable[[object], Batch]) -> DetectorOutput:
     frames = [name if "_" in name else f"{name}_plain" for name in recorded("losses_plain")["frames"].tolist()]
     with torch.inference_mode():
         return detector(batch_of(frames).views("rgb"))
@@ -78,9 +76,7 @@ def test_a_head_on_real_frames_repeats_the_recording(
 
 
 @pytest.mark.kitti
-def test_features_of_real_frames_repeat_the_recording(
-    real: DetectorOutput, recorded: Callable[[str], Arrays]
-) -> None:
+def test_features_of_real_frames_repeat_the_recording(real: DetectorOutput, recorded: Callable[[str], Arrays]) -> None:
     for stride, step in ((4, 16), (8, 8), (16, 4), (32, 4)):
         theirs = recorded("inference")[f"backbone_stride{stride}"]
         close(real.features[f"backbone.{stride}"][:1, :, ::step, ::step], theirs)

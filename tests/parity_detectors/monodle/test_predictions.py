@@ -62,9 +62,7 @@ def test_text_from_the_same_pixels_agrees(
         assert errors(ours, theirs).max() < 1, path.stem
 
 
-def test_text_of_the_whole_path_agrees(
-    recordings: list[Path], detector: MonoDLE, kitti: Path, tmp_path: Path
-) -> None:
+def test_text_of_the_whole_path_agrees(recordings: list[Path], detector: MonoDLE, kitti: Path, tmp_path: Path) -> None:
     """From the image file on. A grey level here and there may exchange the last of the 50 best cells."""
     predict = Predictor(detector)
     for path in recordings:

@@ -1,8 +1,5 @@
 """Targets of real frames under recorded augmentations against those of the original implementation."""
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -77,14 +74,10 @@ def test_letterboxes_agree(samples: Pairs) -> None:
         np.testing.assert_allclose(matrix[:, 2], sample.letterbox.shift, rtol=1e-6, atol=1e-4, err_msg=name)
 
 
-def test_network_inputs_agree_to_a_grey_level(samples: Pairs, golden_detectors: Path) -> None:
+def test_network_inputs_agree_to_a_grey_level(samples: Pairs) -> None:
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    sums = (golden_detectors / "monodle" / "inputs.sha256").read_text()
-    same = 0
     for name, (sample, recorded) in samples.items():
         ours = (sample.image - mean[:, None, None]) / std[:, None, None]
-        same += hashlib.sha256(np.ascontiguousarray(ours.numpy()).tobytes()).hexdigest() in sums
         error = np.abs(ours[:, ::8, ::8].numpy() - recorded["input_rgb"])
         assert error.max() < 1.01 / 255 / std.min(), name
         assert (error > 1e-5).mean() < 1e-3, name
-    print(f"{same} of {len(samples)} inputs equal bit for bit")

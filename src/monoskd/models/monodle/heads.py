@@ -31,7 +31,7 @@ class Heads(nn.Module):
                 nn.init.normal_(layer.weight, std=_WEIGHT_STD)  # type: ignore[arg-type]
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
             if name in biases:
-                head[-1].bias.data.copy_(torch.tensor(biases[name]))  # type: ignore[operator, union-attr]
+                head[-1].bias.data.copy_(torch.tensor(biases[name]))  # type: ignore[operator]
             self.add_module(name, head)
 
     def forward(self, shared: Float[Tensor, "b k v u"]) -> dict[str, Tensor]:

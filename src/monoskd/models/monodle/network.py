@@ -93,18 +93,15 @@ class MonoDLEConfig:
             ("max_depth_m", "more than 0 m", self.max_depth_m > 0),
             ("initial_depth_m", "more than 0 m", 0 < self.initial_depth_m < math.inf),
             ("initial_size_cells", "(width, height) of at least 0 cells", min(self.initial_size_cells) >= 0),
-            *(
-                (name, "more than 0 px, or none", value is None or 0 < value < math.inf)
-                for name in ("reference_focal_px", "input_focal_px")
-                for value in [getattr(self, name)]
-            ),
+            ("reference_focal_px", "more than 0 px, or none", 0 < (self.reference_focal_px or 1) < math.inf),
+            ("input_focal_px", "more than 0 px, or none", 0 < (self.input_focal_px or 1) < math.inf),
         ):
             if not fits:
                 raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
-        for name in self.classes:
-            size = self.mean_sizes.get(name, ())
+        for label in self.classes:
+            size = self.mean_sizes.get(label, ())
             if len(size) != 3 or not all(0 < side < math.inf for side in size):
-                raise InputError(f"mean_sizes: expected (height, width, length) above 0 m of {name}, got {size!r}")
+                raise InputError(f"mean_sizes: expected (height, width, length) above 0 m of {label}, got {size!r}")
 
     @property
     def active_quirks(self) -> frozenset[Quirk]:
@@ -200,7 +197,7 @@ class MonoDLE(Detector):
         k = self.magnification(views)
         return (views.images / k[:, None, None, None] / FAR_M).expand(-1, 3, -1, -1)
 
-    def forward(self, views: Views, at: Any = None) -> DetectorOutput:  # noqa: ARG002 - it needs no regions
+    def forward(self, views: Views, at: Any = None) -> DetectorOutput:
         """Look at pictures or depth maps."""
         return self.forward_normalised(self.normalise(views), self.magnification(views))
 
@@ -247,6 +244,6 @@ class MonoDLE(Detector):
             published=published or PublishedData(),
         )
 
-    def metrics(self, output: DetectorOutput, targets: MonoDLETargets, views: Views) -> dict[str, Tensor]:  # noqa: ARG002
+    def metrics(self, output: DetectorOutput, targets: MonoDLETargets, views: Views) -> dict[str, Tensor]:
         """depth_error_m: |z - true z| at the labelled objects' cells, n."""
         return {"depth_error_m": (at_cells(output.heads["depth"], targets).squeeze(1) - targets.depth).abs()}

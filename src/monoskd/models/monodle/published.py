@@ -18,6 +18,7 @@ from monoskd.models.checkpoints import read_checkpoint
 from monoskd.models.monodle.network import MonoDLE, MonoDLEConfig
 from monoskd.models.weights import save_model
 
+IMPLEMENTATIONS = "MonoDLE"
 CONVERTER = 1  # raised when the same checkpoint would give another model file
 
 _NECK = re.compile(r"neck\.rounds\.(\d)\.(project|up|node)\.(\d)\.(0\.|1\.|)(\w+)")
@@ -95,7 +96,7 @@ def from_published(state: Mapping[str, Any]) -> tuple[MonoDLE, Account]:
         else:
             unknown.append(str(name))
     if unknown:
-        raise InputError(f"unknown {_listed(unknown)}; expected a checkpoint of MonoDLE")
+        raise InputError(f"unknown {_listed(unknown)}; expected a checkpoint of {IMPLEMENTATIONS}")
     # Old versions of PyTorch did not store how many batches a BatchNorm has seen; nothing here reads it.
     absent = [theirs for theirs, name in ours.items() if name not in found and not name.endswith("num_batches_tracked")]
     if absent:

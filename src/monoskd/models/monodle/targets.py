@@ -25,7 +25,7 @@ def make_targets(
     mean_sizes: Mapping[str, tuple[float, float, float]],
     max_depth_m: float,
     quirks: Collection[Quirk],
-    depth_m: DepthMap | None = None,  # noqa: ARG001 - part of the protocol, no target of this detector reads it
+    depth_m: DepthMap | None = None,
     soft: bool = False,
     min_height_px: float = MIN_HEIGHT_PX,
     published: PublishedData,
@@ -33,7 +33,8 @@ def make_targets(
     """The targets of one image (all with image index 0).
 
     objects, camera: in original pixels; letterbox: to network pixels; mean_sizes: (h, w, l) [m] that sizes are relative
-    to; soft: the objects are a teacher's detections, and their scores say how high their heat is and how much they weigh.
+    to; soft: the objects are a teacher's detections, and their scores say how high their heat is and how much they
+    weigh.
     """
     columns, rows = letterbox.size[0] // HEAD_STRIDE, letterbox.size[1] // HEAD_STRIDE
     near = is_supervised(objects, classes, min_height_px=min_height_px) & (objects.bottom[:, 2] <= max_depth_m)

@@ -24,7 +24,9 @@ class HeadLoss(nn.Module):
                                                        + |s - t| of the true bin's residual [rad]
     """
 
-    def forward(self, *, student: DetectorOutput, teacher: DetectorOutput, targets: MonoDLETargets) -> Float[Tensor, ""]:
+    def forward(
+        self, *, student: DetectorOutput, teacher: DetectorOutput, targets: MonoDLETargets
+    ) -> Float[Tensor, ""]:
         """The sum of the parts."""
         return torch.stack(list(self.parts(student=student, teacher=teacher, targets=targets).values())).sum()
 
