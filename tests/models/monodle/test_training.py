@@ -15,6 +15,7 @@ from monoskd.models.monodle import MonoDLE
 from monoskd.models.weights import load_model
 
 CLASS = "monoskd.models.monodle"
+PUBLISHED = Path(__file__).parents[3] / "src/monoskd/configs/kitti/monodle/baseline_published.yaml"
 SMALL: dict[str, Any] = {
     "backbone_arguments": {"channels": [8, 8, 8, 16, 16, 32]},
     "backbone_early_stride": True,
@@ -98,3 +99,15 @@ def test_it_is_trained_distilled_resumed_evaluated_and_used(
     arguments = ["--model", str(model), "--focal", "240", "--score", "0", "--out", str(tmp_path / "predicted")]
     assert main(["predict", str(picture), *arguments]) == 0, capsys.readouterr().err
     assert json.loads((tmp_path / "predicted" / "detections.json").read_text())["images"][0]["detections"]
+
+
+def test_the_published_mode_is_trained_with_crops(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = yaml.safe_load(PUBLISHED.read_text())
+    shipped["data"] |= {"root": str(scenes), "batch_size": 2, "workers": 0, "min_height_px": 5}
+    shipped["detector"]["init_args"]["config"] |= SMALL
+    shipped |= {"out": str(tmp_path / "run"), "epochs": 2, "validation": {"every": 2}, "log_every": 1}
+    (tmp_path / "published.yaml").write_text(yaml.safe_dump(shipped))
+    assert main(["train", str(tmp_path / "published.yaml")]) == 0, capsys.readouterr().err
+    assert load_model(tmp_path / "run" / "model.safetensors").published_input

@@ -90,6 +90,7 @@ def passed(
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_losses_of_the_network(
@@ -107,6 +108,7 @@ def test_losses_of_the_network(
             assert losses[name].item() == pytest.approx(expected, rel=1e-4), f"{prefix} {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_of_the_network(
     case: str,
