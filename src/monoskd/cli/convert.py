@@ -24,6 +24,6 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Convert, and say what was written."""
-    from monoskd.models.did_m3d.published import convert
+    from monoskd.models.published import convert
 
     say(str(convert(options.source, options.out, part=options.part)))

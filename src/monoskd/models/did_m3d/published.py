@@ -25,6 +25,7 @@ from monoskd.structures import Modality
 
 Part: TypeAlias = Literal["student", "teacher"]
 
+IMPLEMENTATIONS = "MonoSKD, MonoDistill or DID-M3D"
 CONVERTER = 1  # raised when the same checkpoint would give another model file
 
 _MODALITY: dict[Part, Modality] = {"student": "rgb", "teacher": "depth"}
@@ -71,6 +72,12 @@ class Account:
     def __str__(self) -> str:
         unused = ", ".join(f"{count} ({reason})" for reason, count in self.unused.items()) or "none"
         return f"{self.used} tensors used; not used: {unused}"
+
+
+def fits(state: Mapping[str, Any]) -> bool:
+    """Whether a published state dict is one of this detector, alone or in a distillation."""
+    names = (str(name).removeprefix("module.") for name in state)
+    return any(name == _MEAN_SIZE or name.startswith((*_NETWORK.values(), "feat_up.")) for name in names)
 
 
 def convert(source: str | Path, out: str | Path, *, part: Part = "student") -> Account:
@@ -155,7 +162,7 @@ def _sorted_out(
         else:
             used[names[bare]] = value
     if unknown:
-        raise InputError(f"unknown {_listed(unknown)}; expected a checkpoint of MonoSKD, MonoDistill or DID-M3D")
+        raise InputError(f"unknown {_listed(unknown)}; expected a checkpoint of {IMPLEMENTATIONS}")
     return used, dict(unused)
 
 

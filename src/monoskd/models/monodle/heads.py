@@ -1,0 +1,49 @@
+"""Seven dense heads on one map of stride 4: conv3x3, ReLU, conv1x1 each, without normalisation."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monoskd.geometry.heading import BINS
+
+HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
+_DEPTH_EPSILON = 1e-6  # keeps the depth below 1e6 m
+_WEIGHT_STD = 0.001
+
+
+class Heads(nn.Module):
+    """What each cell says of the object whose projected 3D centre lies in it.
+
+    heatmap: logits. offset_2d, size_2d: 2D box = cell + offset -/+ size / 2 [cells]. offset_3d: 3D centre minus cell
+    [cells]. size_3d: (h, w, l) minus the mean size [m]. heading: 12 logits, 12 residuals [rad]. depth: see `depth_m`,
+    and the log of its standard deviation.
+    """
+
+    def __init__(self, *, inputs: int, hidden: int, classes: int, biases: dict[str, list[float]]) -> None:
+        """biases: what the last layers of some heads start with; the others start with 0."""
+        super().__init__()
+        self.heatmap = _head(inputs, hidden, classes)
+        nn.init.constant_(self.heatmap[-1].bias, HEAT_PRIOR_LOGIT)  # type: ignore[arg-type]
+        widths = {"offset_2d": 2, "size_2d": 2, "depth": 2, "offset_3d": 2, "size_3d": 3, "heading": 2 * BINS}
+        for name, outputs in widths.items():
+            head = _head(inputs, hidden, outputs)
+            for layer in (head[0], head[-1]):
+                nn.init.normal_(layer.weight, std=_WEIGHT_STD)  # type: ignore[arg-type]
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            if name in biases:
+                head[-1].bias.data.copy_(torch.tensor(biases[name]))  # type: ignore[operator]
+            self.add_module(name, head)
+
+    def forward(self, shared: Float[Tensor, "b k v u"]) -> dict[str, Tensor]:
+        """The raw heads by name, b x outputs x v x u, in float32 or better: positions need more than half precision."""
+        heads = {name: head(shared) for name, head in self.named_children()}
+        return {name: head.to(torch.promote_types(head.dtype, torch.float32)) for name, head in heads.items()}
+
+
+def depth_m(raw: Tensor) -> Tensor:
+    """1 / (sigmoid(raw) + 1e-6) - 1, which is exp(-raw) as long as that is well below 1e6 m."""
+    return 1 / (raw.sigmoid() + _DEPTH_EPSILON) - 1
+
+
+def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(hidden, outputs, 1))

@@ -1,0 +1,221 @@
+"""MonoDLE in the camera geometry of the house: targets and decoding are inverse, losses, precision, bad settings."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monoskd.data.samples import make_sample
+from monoskd.data.transforms import Draw
+from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera
+from monoskd.geometry.heading import BINS, alpha_from_yaw, wrap
+from monoskd.models.monodle import MonoDLE, MonoDLEConfig
+from monoskd.models.monodle.losses import mean, size_loss, task_losses
+from monoskd.models.monodle.structures import MonoDLETargets
+from monoskd.models.monodle.teaching import HeadLoss, ResponseLoss
+from monoskd.objects import Objects
+from monoskd.structures import Batch, DetectorOutput, Frame, Sample, Views
+
+SIZE = (640, 192)
+SMALL = MonoDLEConfig(
+    backbone_arguments={"channels": (8, 8, 8, 16, 16, 32)}, pretrained=False, head_width=16, input_size=SIZE
+)
+
+
+@pytest.fixture(scope="module")
+def detector() -> MonoDLE:
+    torch.manual_seed(0)
+    return MonoDLE(SMALL).eval()
+
+
+def objects(*, xs: tuple[float, ...] = (-8.0, 1.0, 6.0), focal_px: float = 700.0) -> Objects:
+    """Cars at 20 m and beyond, with 2D boxes about their projections."""
+    count = len(xs)
+    bottom = np.array([[x, 1.7, 20 + 5 * number] for number, x in enumerate(xs)]).reshape(-1, 3)
+    dimensions, yaw = np.tile([1.5, 1.7, 4.1], (count, 1)), np.linspace(-3, 3, count)
+    camera = Camera.from_focal(focal_px, width=1242, height=375)
+    u, v = camera.project(bottom - [0, 0.75, 0]).T
+    half = 1.5 * focal_px / bottom[:, 2]
+    boxes = np.stack([u - half, v - half / 2, u + half, v + half / 2], 1)
+    zeros = np.zeros(count)
+    alpha = alpha_from_yaw(yaw, u=u, camera=camera)
+    return Objects(np.array(["Car"] * count), zeros, zeros.astype(int), alpha, boxes, dimensions, bottom, yaw)
+
+
+def sample(detector: MonoDLE, found: Objects, *, focal_px: float = 700.0, draw: Draw | None = None) -> Sample:
+    camera = Camera.from_focal(focal_px, width=1242, height=375)
+    frame = Frame(np.zeros((375, 1242, 3), np.uint8), camera, objects=found)
+    return make_sample("", frame, draw=draw, input_size=SIZE, targets=detector.target_maker())
+
+
+def perfect(targets: MonoDLETargets) -> DetectorOutput:
+    """What a network without error says."""
+    _, _, rows, columns = targets.heatmap.shape
+    row = (targets.image, slice(None), targets.cell[:, 1], targets.cell[:, 0])
+    heading = torch.zeros(len(targets.image), 2 * BINS)
+    heading[range(len(heading)), targets.heading_bin] = 100
+    heading[range(len(heading)), BINS + targets.heading_bin] = targets.heading_residual
+    values = {
+        "offset_2d": targets.offset_2d,
+        "size_2d": targets.size_2d,
+        "depth": targets.depth[:, None],
+        "depth_log_std": torch.full((len(heading), 1), -1.0),
+        "offset_3d": targets.offset_3d,
+        "size_3d": targets.dimensions - targets.mean_size,
+        "heading": heading,
+    }
+    heads = {name: torch.zeros(len(targets.labelled), value.shape[1], rows, columns) for name, value in values.items()}
+    for name, value in values.items():
+        heads[name][row] = value
+    return DetectorOutput({}, heads | {"heatmap": torch.where(targets.heatmap == 1, 20.0, -20.0)})
+
+
+@given(
+    focal_px=st.floats(350, 1400),
+    flip=st.booleans(),
+    scale=st.floats(0.8, 1.3),
+    shift=st.tuples(st.floats(-0.05, 0.05), st.floats(-0.05, 0.05)),
+)
+@settings(deadline=None, max_examples=25)
+def test_decoding_inverts_the_targets_through_any_lens(
+    detector: MonoDLE, focal_px: float, flip: bool, scale: float, shift: tuple[float, float]
+) -> None:
+    labels = objects(focal_px=focal_px)
+    one = sample(detector, labels, focal_px=focal_px, draw=Draw(flip=flip, scale=scale, shift=shift))
+    batch = Batch.collate([one])
+    found = detector.decode(perfect(batch.targets), batch.views("rgb"))[0].above(0.99).to_objects()
+    assert len(found) == len(batch.targets.image)
+    for row in range(len(found)):
+        same = np.abs(one.objects.bottom - found.bottom[row]).sum(1).argmin()
+        np.testing.assert_allclose(found.bottom[row], one.objects.bottom[same], atol=2e-3)
+        np.testing.assert_allclose(found.boxes_2d[row], one.objects.boxes_2d[same], atol=2e-2)
+        np.testing.assert_allclose(found.dimensions[row], one.objects.dimensions[same], atol=1e-4)
+        assert abs(wrap(found.yaw[row] - one.objects.yaw[same])) < 1e-4
+
+
+def test_a_longer_lens_says_larger_depths_for_the_same_pixels(detector: MonoDLE) -> None:
+    one = Batch.collate([sample(detector, objects())]).views("rgb")
+    longer = Views(one.images, Camera(one.cameras.P * torch.tensor([2.0, 2.0, 1.0])[:, None]), one.letterbox)
+    with torch.inference_mode():
+        near, far = (detector(views).heads["depth"] for views in (one, longer))
+    torch.testing.assert_close(far, 2 * near)
+
+
+def test_training_tells_the_lens_once() -> None:
+    detector = MonoDLE(SMALL)
+    detector.adapt_to(focal_px=500.0, input_focal_px=250.0)
+    detector.adapt_to(focal_px=900.0, input_focal_px=450.0)
+    assert (detector.reference_focal_px, detector.input_focal_px) == (500.0, 250.0)
+    published = MonoDLE(replace(SMALL, geometry="published"))
+    published.adapt_to(focal_px=500.0, input_focal_px=250.0)
+    assert published.input_focal_px is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_says_the_same_in_float32(detector: MonoDLE, dtype: torch.dtype) -> None:
+    views = Batch.collate([sample(detector, objects())]).views("rgb")
+    views = Views(
+        torch.rand(1, 3, 192, 640, generator=torch.Generator().manual_seed(0)), views.cameras, views.letterbox
+    )
+    with torch.inference_mode():
+        whole = detector(views)
+        with torch.autocast("cpu", dtype=dtype):
+            half = detector(views)
+    for name, head in half.heads.items():
+        assert head.dtype == torch.float32
+        largest = whole.heads[name].abs().max()
+        assert (head - whole.heads[name]).abs().max() < 20 * torch.finfo(dtype).eps * largest, name
+    assert len(detector.decode(half, views)[0]) == len(detector.decode(whole, views)[0])
+
+
+def test_a_perfect_network_has_next_to_no_loss(detector: MonoDLE) -> None:
+    batch = Batch.collate([sample(detector, objects()), sample(detector, objects(xs=(2.0,)))])
+    losses = detector.loss(perfect(batch.targets), batch.targets)
+    assert losses.pop("depth").item() == pytest.approx(-1)  # u = -1
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(0, abs=1e-5), name
+
+
+def test_nothing_to_supervise_gives_zeros_with_a_gradient() -> None:
+    detector = MonoDLE(SMALL)
+    batch = Batch.collate([sample(detector, objects(xs=()))])
+    losses = detector.loss(detector(batch.views("rgb")), batch.targets)
+    assert all(loss.item() == 0 for name, loss in losses.items() if name != "heatmap")
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in detector.parameters() if weight.grad is not None)
+
+
+def test_the_size_loss_is_the_mean_error_and_pulls_small_dimensions_harder() -> None:
+    true = torch.tensor([[1.0, 2.0, 4.0], [2.0, 2.0, 2.0]])
+    sizes = (true + torch.tensor([0.1, 0.2, -0.4])).requires_grad_()
+    loss = size_loss(sizes, true, weight=torch.ones(2, 1))
+    loss.backward()
+    assert loss.item() == pytest.approx(mean((sizes - true).abs()).item())
+    assert sizes.grad[0, 0] / -sizes.grad[0, 2] == pytest.approx(4)
+
+
+@pytest.mark.parametrize("raw", [-200.0, 0.0, 200.0])
+def test_a_lost_depth_keeps_finite_gradients(detector: MonoDLE, raw: float) -> None:
+    from monoskd.models.monodle.heads import depth_m
+
+    value = torch.tensor([raw], requires_grad=True)
+    depth_m(value).backward()
+    assert value.grad.isfinite().all()
+
+
+def test_teaching_terms_are_zero_for_equal_networks_and_positive_otherwise(detector: MonoDLE) -> None:
+    batch = Batch.collate([sample(detector, objects())])
+    right = perfect(batch.targets)
+    wrong = DetectorOutput({}, {name: head + 0.5 for name, head in right.heads.items()})
+    assert HeadLoss()(student=right, teacher=right, targets=batch.targets).item() == pytest.approx(0, abs=1e-6)
+    parts = HeadLoss().parts(student=wrong, teacher=right, targets=batch.targets)
+    assert all(part.item() > 0 for part in parts.values())
+    assert ResponseLoss()(student=wrong, targets=batch.targets).item() == 0  # every frame has labels
+    soft = replace(batch.targets, labelled=torch.tensor([False]))
+    assert ResponseLoss()(student=wrong, targets=soft).item() > ResponseLoss()(student=right, targets=soft).item()
+    task = partial(task_losses, targets=soft, clamped_heat=False)
+    assert ResponseLoss().parts(student=wrong, targets=soft)["size_2d"] == task(wrong.heads)["size_2d"]
+
+
+def test_every_quirk_changes_what_it_says() -> None:
+    views = Batch.collate([sample(MonoDLE(SMALL), objects())]).views("rgb")
+    quirky = {}
+    for quirk in ("lens_blind_depth", "absolute_sizes", "small_start"):
+        torch.manual_seed(0)
+        quirky[quirk] = MonoDLE(replace(SMALL, quirks=(quirk,))).eval()
+    assert quirky["lens_blind_depth"].magnification(views).tolist() == [1.0]
+    assert quirky["absolute_sizes"].mean_sizes.abs().max() == 0
+    with torch.inference_mode():
+        raw = quirky["small_start"](views).heads["depth"] / quirky["small_start"].magnification(views)
+    torch.testing.assert_close(raw, torch.ones_like(raw), rtol=0.05, atol=0.05)
+
+
+def test_confidence_stays_below_one_unless_as_published(detector: MonoDLE) -> None:
+    batch = Batch.collate([sample(detector, objects())])
+    views, output = batch.views("rgb"), perfect(batch.targets)  # exp(-u) = e
+    assert detector.decode(output, views)[0].scores.max() <= 1
+    unbounded = MonoDLE(replace(SMALL, quirks=("unbounded_score",)))
+    assert unbounded.decode(output, views)[0].scores.max().item() == pytest.approx(math.e, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modality": "lidar"}, "modality: expected rgb or depth, got 'lidar'"),
+        ({"input_size": (640, 190)}, "input_size: expected .* multiples of 32 px"),
+        ({"classes": ("Car", "Car")}, "classes: expected names, none twice"),
+        ({"classes": ("Tram",)}, "mean_sizes: expected .* of Tram"),
+        ({"quirks": ("label_beta",)}, "quirks: expected names among label_alpha"),
+        ({"initial_depth_m": 0.0}, "initial_depth_m: expected more than 0 m, got 0.0"),
+        ({"reference_focal_px": -1.0}, "reference_focal_px: expected more than 0 px"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MonoDLEConfig(**settings)
