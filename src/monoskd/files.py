@@ -16,7 +16,12 @@ MOST_TEXT_BYTES = 64 * 2**20  # of a text file; all 7481 KITTI labels together h
 MOST_BYTES = 2**30  # of any other file that is read into memory
 
 _PARTIAL = ".partial"
-_BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
+_BYTE_ORDER_MARKS = {  # the longer first: one begins as another
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 

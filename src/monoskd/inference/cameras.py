@@ -19,7 +19,7 @@ from monoskd.kitti.io import read_calibration
 _LONGEST_FOCAL_PX = 1_000_000
 _MOST_TILT_DEG = 60
 _FILM_DIAGONAL_MM = math.hypot(36, 24)
-_OFF_CENTRE = 0.15  # share of the width by which a principal point may miss the middle
+_OFF_CENTRE = 0.1  # share of the width by which a principal point may miss the middle; KITTI's does by 0.01
 _HOW = (
     "give `--calib FILE`, `--camera FILE`, `--focal PX` or `--hfov DEG`; the focal length in pixels is that in mm x "
     "the picture's width in pixels / the sensor's width in mm, and for a phone the 35 mm focal length x the picture's "

@@ -56,7 +56,7 @@ class Pictures:
 def open_source(source: str | Path) -> Pictures:
     """The pictures of an image, a folder, a glob pattern, a text file with a path a line, a video or a camera number.
 
-    Raises InputError where there are none, and where two would have the same name.
+    Files whose results would have the same name are `Broken`. Raises InputError where there are no pictures.
     """
     path = Path(source)
     if path.is_dir():
@@ -92,11 +92,17 @@ def _listed(path: Path) -> list[Path]:
 
 
 def _of_files(paths: list[Path], source: str | Path) -> Pictures:
-    by_stem: dict[str, Path] = {}
+    by_stem: dict[str, list[Path]] = {}
     for path in paths:
-        if (other := by_stem.setdefault(path.stem, path)) is not path:
-            raise InputError(f"{source}: expected names that differ, got {other.name} and {path.name}; rename one")
-    return Pictures(len(paths), map(_read, paths), files=tuple(paths))
+        by_stem.setdefault(path.stem, []).append(path)
+
+    def item(alike: list[Path]) -> Picture | Broken:
+        if len(alike) == 1:
+            return _read(alike[0])
+        names = " and ".join(path.name for path in alike[:2])
+        return Broken(f"{source}: expected names that differ, got {names}; rename one")
+
+    return Pictures(len(by_stem), map(item, by_stem.values()), files=tuple(paths))
 
 
 def _read(path: Path) -> Picture | Broken:

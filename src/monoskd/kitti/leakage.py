@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from monoskd.errors import InputError
 from monoskd.files import read_bytes, read_json, read_text, write_json
-from monoskd.kitti.io import read_split
+from monoskd.kitti.io import read_image, read_split
 from monoskd.kitti.layout import UNLABELLED, KittiLayout, is_kitti_number
 
 RECORD, SCHEMA = "raw_frames.json", "monoskd/raw/1"
@@ -105,15 +107,20 @@ def by_origin(names: Collection[str], *, frames: int) -> tuple[list[str], list[s
 class Fingerprints:
     """The pictures and sweeps of the validation frames, to recognise them under any name.
 
-    Files are compared by size first, then by their first bytes, so that few are read whole. unknown: validation frames
-    that have neither a picture nor a sweep.
+    Files are compared by size first, then by their first bytes, so that few are read whole. Pictures of frames with the
+    same labels are compared by their pixels, as they may be encoded anew. unknown: validation frames that have neither
+    here.
     """
 
     def __init__(self, layout: KittiLayout, validation: Iterable[str]) -> None:
         self._frames_of_size: dict[int, list[tuple[str, Path]]] = {}
+        self._frames_of_label: dict[bytes, list[str]] = {}
         self._digests: dict[tuple[Path, bool], bytes] = {}
+        self._layout = layout
         self.unknown: list[str] = []
         for frame in validation:
+            if label := self._label(frame):
+                self._frames_of_label.setdefault(label, []).append(frame)
             paths = [path for path in (layout.velodyne(frame), layout.image(frame)) if path.is_file()]
             for path in paths:
                 self._frames_of_size.setdefault(path.stat().st_size, []).append((frame, path))
@@ -128,6 +135,19 @@ class Fingerprints:
             if all(self._digest(path, whole=whole) == self._digest(other, whole=whole) for whole in (False, True)):
                 return frame
         return None
+
+    def same_pixels(self, frame: str) -> str | None:
+        """The validation frame whose labels and pixels this frame has, however its picture is encoded."""
+        label = self._label(frame)
+        for other in self._frames_of_label.get(label, []) if label else []:
+            first, second = self._layout.image(frame), self._layout.image(other)
+            if first.is_file() and second.is_file() and np.array_equal(read_image(first), read_image(second)):
+                return other
+        return None
+
+    def _label(self, frame: str) -> bytes:
+        path = self._layout.label(frame)
+        return read_bytes(path) if path.is_file() else b""
 
     def _digest(self, path: Path, *, whole: bool) -> bytes:
         key = (path, whole)
@@ -151,7 +171,7 @@ def copies(layout: KittiLayout, frames: Iterable[str], *, validation: Sequence[s
     for frame in frames:
         if frame not in in_validation:
             same = (fingerprints.same(path) for path in (layout.image(frame), layout.velodyne(frame)))
-            if known := next(filter(None, same), None):
+            if known := next(filter(None, same), None) or fingerprints.same_pixels(frame):
                 originals[frame] = known
     return originals
 
