@@ -31,13 +31,13 @@ def add(commands: Commands) -> None:
     )
     add("--dataset", default=None, metavar="CLASS", help="with --data: a FrameSource by dotted path, as data.dataset")
     add("--split", default=None, help="with --labels a file of frame names, with --data a name in ImageSets [val]")
-    add("--classes", type=names, default=None, help="comma-separated [Pedestrian,Car,Cyclist]")
+    add("--classes", type=names, default=("Pedestrian", "Car", "Cyclist"), help="comma-separated")
     add(
         "--min-heights",
         type=heights,
-        default=None,
+        default=(40.0, 25.0, 25.0),
         metavar="EASY,MODERATE,HARD",
-        help="2D heights [px] that objects must exceed; scale them with pictures smaller than KITTI's [40,25,25]",
+        help="2D heights [px] that objects must exceed; scale them with pictures smaller than KITTI's",
     )
     add_reports(parser, json="write the table as JSON", html="write a page with precision-recall curves")
     add("--bootstrap", type=count, default=None, metavar="N", help="95 %% intervals from N resamplings of the frames")
@@ -64,8 +64,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _evaluation(options: argparse.Namespace) -> "Evaluation":
-    names = ("classes", "min_heights", "bootstrap", "distances", "anatomy")
-    wanted: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
+    wanted: dict[str, Any] = {
+        name: getattr(options, name) for name in ("classes", "min_heights", "bootstrap", "distances", "anatomy")
+    }
     if options.labels is not None:
         from monoskd.engine.evaluate import evaluate_folders
 

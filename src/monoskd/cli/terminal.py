@@ -1,4 +1,4 @@
-"""What a command says: results on stdout, progress and complaints on stderr, whatever these are connected to."""
+"""The output of a command: results on stdout, progress and errors on stderr."""
 
 import io
 import os

@@ -45,7 +45,7 @@ def check_teachers(of: str | Sequence[str] | None, teachers: Sequence[str], *, w
         raise InputError(f"{where}: of: expected names of teachers ({', '.join(teachers)}), got none")
     for name in teacher_names(of, teachers):
         if name not in teachers:
-            nearest = ", ".join(f'"{one}"' for one in get_close_matches(name, teachers, cutoff=0.3) or teachers)
+            nearest = ", ".join(f'"{known}"' for known in get_close_matches(name, teachers, cutoff=0.3) or teachers)
             raise InputError(f'{where}: of: there is no teacher "{name}"; nearest: {nearest}')
 
 

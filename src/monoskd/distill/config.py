@@ -54,12 +54,12 @@ def parts_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"config: expected a mapping with taps and terms, got {type(config).__name__}")
     _check_keys(config, _OPTIONS, "", faults)
     parts: dict[str, Any] = {}
-    parts["taps"] = [_tap(one, f"taps[{index}]", faults) for index, one in enumerate(_listed(config, "taps", faults))]
+    parts["taps"] = [_tap(tap, f"taps[{index}]", faults) for index, tap in enumerate(_listed(config, "taps", faults))]
     terms = config.get("terms")
     if not isinstance(terms, Mapping) or not terms:
         faults.append(f"terms: expected a mapping from names to terms, got {terms!r}")
         terms = {}
-    parts["terms"] = {str(name): _term(one, f"terms.{name}", faults) for name, one in terms.items()}
+    parts["terms"] = {str(name): _term(term, f"terms.{name}", faults) for name, term in terms.items()}
     if config.get("fusion") is not None:
         parts["fusion"] = _made(config["fusion"], "fusion", faults)
     if "teacher_batch_statistics" in config:
@@ -78,7 +78,7 @@ def _tap(value: Any, where: str, faults: list[str]) -> Tap | None:
         value = {"student": value}
     if not _is_mapping(value, "a path, or a mapping with student", where, faults):
         return None
-    _check_keys(value, [one.name for one in fields(Tap)], where, faults)
+    _check_keys(value, [field.name for field in fields(Tap)], where, faults)
     options = _plain(value, _TAP, where, faults)
     for role in ("student", "teacher"):
         if value.get(role) is not None:
@@ -100,7 +100,7 @@ def _outlet(value: Any, where: str, faults: list[str]) -> str | Outlet | None:
         return value
     if not _is_mapping(value, "a path, or a mapping with path", where, faults):
         return None
-    _check_keys(value, [one.name for one in fields(Outlet)], where, faults)
+    _check_keys(value, [field.name for field in fields(Outlet)], where, faults)
     options = _plain(value, _OUTLET, where, faults)
     if "path" not in value:
         faults.append(f"{where}: path: expected a string, got none")
@@ -115,7 +115,7 @@ def _term(value: Any, where: str, faults: list[str]) -> Term | None:
         value = {"loss": value}
     if not _is_mapping(value, "a mapping with loss", where, faults):
         return None
-    _check_keys(value, [one.name for one in fields(Term)], where, faults)
+    _check_keys(value, [field.name for field in fields(Term)], where, faults)
     options = _plain(value, _TERM, where, faults)
     if value.get("loss") is None:
         faults.append(f"{where}: loss: expected a class_path, got none")
@@ -153,7 +153,7 @@ def _made(value: Any, where: str, faults: list[str], *, ours: bool = False) -> A
         faults.append(f"{where}: expected {kinds}, got {path}")
         return None
     known = inspect.signature(made).parameters
-    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values()):
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
         before = len(faults)
         _check_keys(arguments, list(known), f"{where}.init_args", faults)
         if len(faults) > before:
@@ -220,7 +220,7 @@ def _listed(config: Mapping[str, Any], key: str, faults: list[str]) -> list[Any]
 def _for_teachers(value: Any, read: Callable[[Any, str, list[str]], Any], where: str, faults: list[str]) -> Any:
     """One value for all teachers, or one by name."""
     if isinstance(value, Mapping):
-        return {str(name): read(one, f"{where}.{name}", faults) for name, one in value.items()}
+        return {str(name): read(part, f"{where}.{name}", faults) for name, part in value.items()}
     return read(value, where, faults)
 
 
@@ -237,7 +237,7 @@ def _device(value: Any, where: str, faults: list[str]) -> Any:
 
 
 def _strings(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
 def _join(where: str, key: str) -> str:

@@ -214,7 +214,10 @@ class Distiller(nn.Module):
             teacher = outputs.get(ONLY) if ONLY in self.teachers else outputs
             return Seen(student, teacher, self._tapped(asked), hints)
         finally:
-            for probe in (*self._student_probes, *(probe for each in self._teacher_probes for probe in each.values())):
+            for probe in (
+                *self._student_probes,
+                *(probe for probes in self._teacher_probes for probe in probes.values()),
+            ):
                 probe.caught = []  # after an error, too: it would keep the graph
 
     def _asked(self) -> list[str]:
@@ -228,7 +231,7 @@ class Distiller(nn.Module):
     def _tapped(self, asked: Sequence[str]) -> dict[str, Tapped]:
         """The maps of this pass, the student's fused and adapted."""
         caught = [probe.take() for probe in self._student_probes]
-        maps: list[Tensor] = [one.map for one in caught]
+        maps: list[Tensor] = [own.map for own in caught]
         if asked and self.fusion is not None:
             maps = list(self.fusion(maps))
         tapped: dict[str, Tapped] = {}
@@ -238,10 +241,10 @@ class Distiller(nn.Module):
                 continue
             x, adapter = maps[index], self.adapters[index]
             goals = [self._teacher_probes[index][teacher].take() for teacher in self._teachers_of_tap[name]]
-            goal = mean([one.map.to(x.device) for one in goals], where=f'tap "{name}"')
+            goal = mean([target.map.to(x.device) for target in goals], where=f'tap "{name}"')
             if isinstance(adapter, Adapter):
                 adapter.fit(x, channels=goal.shape[1], grid=own.grid, where=f'tap "{name}"')
-            tapped[name] = Tapped(own.origins, adapter(x), goal, grid=own.grid and all(one.grid for one in goals))
+            tapped[name] = Tapped(own.origins, adapter(x), goal, grid=own.grid and all(target.grid for target in goals))
         return tapped
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing
@@ -259,8 +262,10 @@ class Distiller(nn.Module):
         """The output of the term's teacher, or the mean of its teachers' outputs."""
         chosen = teacher_names(term.of, list(self.teachers))
         answers = [
-            term.picked(name, seen.teacher if one == ONLY else seen.teacher[one], role=self._teachers.role(one))
-            for one in chosen
+            term.picked(
+                name, seen.teacher if teacher == ONLY else seen.teacher[teacher], role=self._teachers.role(teacher)
+            )
+            for teacher in chosen
         ]
         return mean(answers, where=f'term "{name}"')
 

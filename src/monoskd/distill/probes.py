@@ -102,7 +102,7 @@ class Probe:
                 f'as in Outlet("{self.outlet.path}", call=-1) for the last, or call="all"'
             )
         if self.outlet.call == "all":
-            return self._stacked([self._intact(one) for one in caught])
+            return self._stacked([self._intact(output) for output in caught])
         call = self.outlet.call or 0
         if not -len(caught) <= call < len(caught):
             raise InputError(f"{self.where} ran {len(caught)} times in one forward pass: there is no call {call}")
@@ -130,19 +130,19 @@ class Probe:
 
     def _stacked(self, caught: Sequence[Caught]) -> Caught:
         """The maps of all calls, one after the other along the batch axis."""
-        shapes = [tuple(one.seen.shape[1:]) for one in caught]
+        shapes = [tuple(output.seen.shape[1:]) for output in caught]
         if len(set(shapes)) > 1:
             raise InputError(
                 f'{self.where}: call="all": expected maps of one shape, got {", ".join(map(str, shapes))}: give each '
                 "call a tap of its own, with call=0, call=1, ..."
             )
-        stacked = torch.cat([one.seen for one in caught])
-        return Caught(tuple(origin for one in caught for origin in one.origins), stacked, None, self.where)
+        stacked = torch.cat([output.seen for output in caught])
+        return Caught(tuple(origin for output in caught for origin in output.origins), stacked, None, self.where)
 
 
 @contextmanager
 def watched(network: nn.Module, probes: Sequence[Probe], *, role: str) -> Iterator[None]:
-    """Hooks on the modules of `network` for the length of one call: none stays, whatever happens in it."""
+    """Hooks on the modules of `network` for the length of one call; all are removed at its end, also after an error."""
     with ExitStack() as hooks:
         for probe in probes:
             probe.open, probe.learns, probe.caught = True, torch.is_grad_enabled(), []

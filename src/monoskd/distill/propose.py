@@ -89,10 +89,10 @@ def distil(student: nn.Module, teacher: nn.Module, batch: Any) -> Proposal:
             "the Distiller by hand, with Outlet(path, view=...)"
         )
     taps = [Tap(s.outlet, t.outlet) for s, t in pairs]
-    distiller = Distiller(student, teacher, taps=taps, terms={name: one.term for name, one in terms.items()})
+    distiller = Distiller(student, teacher, taps=taps, terms={name: proposed.term for name, proposed in terms.items()})
     distiller.materialize(*inputs.args, **inputs.keywords)
-    words += [f"term {name}: {one.words}" for name, one in terms.items()]
-    return Proposal(distiller, tuple(words), _code(pairs, {name: one.code for name, one in terms.items()}))
+    words += [f"term {name}: {proposed.words}" for name, proposed in terms.items()]
+    return Proposal(distiller, tuple(words), _code(pairs, {name: proposed.code for name, proposed in terms.items()}))
 
 
 class Chosen(NamedTuple):

@@ -55,7 +55,7 @@ def mean(values: Sequence[Any], *, where: str) -> Any:
 
 def modes_of(module: nn.Module) -> dict[nn.Module, bool]:
     """Whether each submodule is in training mode."""
-    return {each: each.training for each in module.modules()}
+    return {child: child.training for child in module.modules()}
 
 
 def restore(modes: dict[nn.Module, bool]) -> None:

@@ -61,7 +61,7 @@ class Teachers:
     @property
     def averages(self) -> dict[str, EmaTeacher]:
         """Those that follow the student."""
-        return {name: one for name, one in self.networks.items() if isinstance(one, EmaTeacher)}
+        return {name: network for name, network in self.networks.items() if isinstance(network, EmaTeacher)}
 
     def freeze(self) -> None:
         """Eval mode, whatever was called on the teachers since."""
@@ -94,7 +94,7 @@ class Teachers:
     def ask(self, name: str, inputs: Mapping[str, Inputs], *, student: Inputs, probes: Sequence[Probe]) -> Any:
         """One teacher's pass, without gradient, its maps left in `probes`; on another device, the output comes back."""
         network, role = self.networks[name], self.role(name)
-        others = [student, *(one for other, one in inputs.items() if other != name)]
+        others = [student, *(given for other, given in inputs.items() if other != name)]
         own = copied(inputs[name])
         if device := self.devices.get(name):
             own = moved(own, device)

@@ -108,7 +108,7 @@ class Term:
             )
         for tap in self.taps or ():
             if tap not in taps:
-                nearest = ", ".join(f'"{one}"' for one in get_close_matches(tap, taps, cutoff=0.3) or taps)
+                nearest = ", ".join(f'"{known}"' for known in get_close_matches(tap, taps, cutoff=0.3) or taps)
                 raise InputError(f'term "{name}" looks at "{tap}", which is no tap; nearest: {nearest}')
 
     def _check_weight(self, name: str) -> None:
@@ -189,7 +189,7 @@ class Tapped:
 
 def resized(seen: Sequence[Tapped], *, policy: Resize, where: str) -> tuple[list[Tensor], list[Tensor]]:
     """Student and teacher maps at the sizes that the policy asks for (see `Term`)."""
-    students, teachers = [one.student for one in seen], [one.teacher for one in seen]
+    students, teachers = [tapped.student for tapped in seen], [tapped.teacher for tapped in seen]
     if policy == "none":
         return students, teachers
     coarsest = min((x.shape[2:] for x in students + teachers), key=lambda size: size.numel())

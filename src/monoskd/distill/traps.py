@@ -44,7 +44,7 @@ def unwritten(inputs: Any, *, role: str) -> Iterator[None]:
     if any(x._version != version for x, version in before):
         raise InputError(
             f"the {role} writes into its input, which the student sees too: expected it to stay as it is; give the "
-            f"{role} a copy with teacher_inputs=(x.clone(),), or mend its in-place operation"
+            f"{role} a copy with teacher_inputs=(x.clone(),), or remove its in-place operation"
         )
 
 

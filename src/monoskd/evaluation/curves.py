@@ -46,8 +46,8 @@ class Curve:
 def precision_curve(tally: Tally, weights: Int) -> Curve:
     """The curve when frame f of the tally counts `weights[f]` times."""
     hits_so_far = np.cumsum(weights[tally.hit_frames])
-    found, objects = int(hits_so_far[-1:].sum()), int(weights[tally.objects].sum())
-    chosen = np.searchsorted(hits_so_far, threshold_positions(found, objects), side="right")
+    hit_count, objects = int(hits_so_far[-1:].sum()), int(weights[tally.objects].sum())
+    chosen = np.searchsorted(hits_so_far, threshold_positions(hit_count, objects), side="right")
     at_or_above = np.searchsorted(-tally.change_scores, -tally.hit_scores[chosen], side="right")
     weight = weights[tally.change_frames]
     hits = _sum_of_first(at_or_above, weight * tally.hits)

@@ -79,9 +79,9 @@ def tallies(
     """The counts of one contest for easy, moderate and hard."""
     truth = paired.truth.objects
     own = paired.truth.names == contest.class_name.lower()
-    alike = own | (paired.truth.names == NEIGHBOURS.get(contest.class_name))
+    similar = own | (paired.truth.names == NEIGHBOURS.get(contest.class_name))
     pairs = paired.pairs[contest.geometry]
-    pairs = pairs[(pairs.overlap > contest.least_overlap) & alike[pairs.truth]]
+    pairs = pairs[(pairs.overlap > contest.least_overlap) & similar[pairs.truth]]
     height_px = truth.boxes_2d[:, 3] - truth.boxes_2d[:, 1]
     matchings = {least: _match(paired, contest.class_name, pairs, least_px=least) for least in set(min_heights)}
     counts = []
@@ -96,7 +96,7 @@ def tallies(
 
 
 def _match(paired: PairedFrames, class_name: str, pairs: Pairs, *, least_px: float) -> Matching:
-    """Match the pairs of one contest. Detections below the least height can absorb, of whatever class they are."""
+    """Match the pairs of one contest. Detections below the least height of any class can absorb an object."""
     detected = paired.detections.objects
     own = paired.detections.names == class_name.lower()
     small = np.abs(detected.boxes_2d[:, 3] - detected.boxes_2d[:, 1]) < least_px

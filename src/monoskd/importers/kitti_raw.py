@@ -56,11 +56,11 @@ class RawPicture(Picture):
         """Move the tracklets from the LiDAR's frame to the camera's and project them."""
         velo_to_camera = np.eye(4)
         velo_to_camera[:3] = self.calibration.R0_rect @ self.calibration.Tr_velo_to_cam  # type: ignore[operator]
-        tracklets = [one for one in self.tracklets if one.truncation not in OUT_OF_PICTURE]
+        tracklets = [tracklet for tracklet in self.tracklets if tracklet.truncation not in OUT_OF_PICTURE]
         labels = label(
             _boxes(tracklets).moved(velo_to_camera),
-            [(one.category,) for one in tracklets],
-            np.array([one.occlusion for one in tracklets], np.int64),
+            [(tracklet.category,) for tracklet in tracklets],
+            np.array([tracklet.occlusion for tracklet in tracklets], np.int64),
             classes=classes,
             camera=self.calibration.camera,
             size=read_image_size(self.image),
@@ -99,7 +99,7 @@ def read_kitti_raw(
         format="kitti-raw",
         pictures=pictures,
         classes=CLASSES,
-        categories={*CLASSES, *(one.category for picture in pictures for one in picture.tracklets)},
+        categories={*CLASSES, *(tracklet.category for picture in pictures for tracklet in picture.tracklets)},
         splits=splits,
         left_out={folder.name: reason for folder, reason in reasons.items() if reason is not None},
         default_cameras=("image_02",),
@@ -157,9 +157,11 @@ def _boxes(tracklets: Sequence[Tracklet]) -> OrientedBoxes:
     """The boxes in the LiDAR's frame; a tracklet's place is its bottom centre, z points up."""
     if not tracklets:
         return OrientedBoxes(np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 3)))
-    axes = np.array([_rotation(*one.angles) for one in tracklets])
-    sizes = np.array([one.size_hwl for one in tracklets])
-    return OrientedBoxes(np.array([one.bottom for one in tracklets]) + sizes[:, :1] / 2 * axes[:, :, 2], axes, sizes)
+    axes = np.array([_rotation(*tracklet.angles) for tracklet in tracklets])
+    sizes = np.array([tracklet.size_hwl for tracklet in tracklets])
+    return OrientedBoxes(
+        np.array([tracklet.bottom for tracklet in tracklets]) + sizes[:, :1] / 2 * axes[:, :, 2], axes, sizes
+    )
 
 
 def _rotation(rx: float, ry: float, rz: float) -> Floats:

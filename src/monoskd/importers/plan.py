@@ -35,7 +35,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """Changes when a frame becomes another picture's or another split's."""
-        listing = [(one.frame, one.split, one.picture.origin) for one in self.frames]
+        listing = [(planned.frame, planned.split, planned.picture.origin) for planned in self.frames]
         return sha256(json.dumps(listing).encode()).hexdigest()
 
     def present(self) -> tuple[list[Planned], Counter[str]]:

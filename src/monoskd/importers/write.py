@@ -48,7 +48,9 @@ class ImportReport:
     def __str__(self) -> str:
         lines = [f"{sum(self.frames.values())} frames ({_listed(self.frames)}); objects: {_listed(self.objects)}"]
         lines += [
-            f"{what}: {_listed(some)}" for what, some in (("left out", self.left_out), ("kept", self.noted)) if some
+            f"{what}: {_listed(counts)}"
+            for what, counts in (("left out", self.left_out), ("kept", self.noted))
+            if counts
         ]
         if self.tilted:
             lines.append(
@@ -110,14 +112,14 @@ def import_recording(
         results.append(result)
         if progress is not None:
             progress(len(results), len(todo))
-    results.sort(key=lambda one: one.planned.frame)
-    done = [one for one in results if one.failure is None]
+    results.sort(key=lambda frame: frame.planned.frame)
+    done = [frame for frame in results if frame.failure is None]
     _write_lists(layout, done)
     warnings = [*recording.warnings, *plan.warnings]
     report = _report(done, absent, warnings, seconds=time.perf_counter() - started)
     document = json.loads(read_text(layout.root / RECORD)) | asdict(report)
     write_atomically(layout.root / RECORD, _json(document | {"scenes_left_out": dict(recording.left_out)}))
-    failures = [one.failure for one in results if one.failure is not None]
+    failures = [frame.failure for frame in results if frame.failure is not None]
     if failures:
         more = f", and {len(failures) - 1} more damaged frames" if len(failures) > 1 else ""
         raise InputError(f"{failures[0]}{more} (the other {len(done)} frames are imported)")
@@ -126,12 +128,12 @@ def import_recording(
 
 def _report(done: Sequence[_Done], absent: Counter[str], warnings: Sequence[str], *, seconds: float) -> ImportReport:
     return ImportReport(
-        frames=dict(Counter(one.planned.split for one in done)),
-        objects=_total(one.objects for one in done),
-        left_out=dict(absent) | _total(one.left_out for one in done),
-        noted=_total(one.noted for one in done),
-        tilted=sum(one.tilt_deg > MOST_TILT_DEG for one in done),
-        most_tilt_deg=max((one.tilt_deg for one in done), default=0.0),
+        frames=dict(Counter(frame.planned.split for frame in done)),
+        objects=_total(frame.objects for frame in done),
+        left_out=dict(absent) | _total(frame.left_out for frame in done),
+        noted=_total(frame.noted for frame in done),
+        tilted=sum(frame.tilt_deg > MOST_TILT_DEG for frame in done),
+        most_tilt_deg=max((frame.tilt_deg for frame in done), default=0.0),
         warnings=warnings,
         seconds=seconds,
     )
@@ -209,19 +211,19 @@ def _write_lists(layout: KittiLayout, done: Sequence[_Done]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for one in done:
-        picture = one.planned.picture
-        row = [one.planned.frame, one.planned.split, picture.scene, picture.camera, picture.origin, picture.token]
+    for frame in done:
+        picture = frame.planned.picture
+        row = [frame.planned.frame, frame.planned.split, picture.scene, picture.camera, picture.origin, picture.token]
         sweep = picture.sweep.name if picture.sweep is not None else ""
-        writer.writerow([*row, sweep, f"{one.tilt_deg:.3f}", sum(one.objects.values()), _listed(one.left_out)])
+        writer.writerow([*row, sweep, f"{frame.tilt_deg:.3f}", sum(frame.objects.values()), _listed(frame.left_out)])
     _write_if_different(layout.root / FRAMES, text.getvalue())
-    for split in dict.fromkeys(one.planned.split for one in done):
-        frames = [one.planned.frame for one in done if one.planned.split == split]
+    for split in dict.fromkeys(frame.planned.split for frame in done):
+        frames = [frame.planned.frame for frame in done if frame.planned.split == split]
         _write_if_different(layout.split(split), format_split(frames))
 
 
 def _total(counts: Any) -> dict[str, int]:
-    return dict(sum((Counter(one) for one in counts), Counter[str]()).most_common())
+    return dict(sum((Counter(part) for part in counts), Counter[str]()).most_common())
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -24,7 +24,7 @@ _LONGEST_SIDE_PX = 65_500  # of a JPEG
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of a picture.
+    """The detections in a picture.
 
     objects: 2D boxes in the picture's pixels, 3D boxes in the lens' level frame.
     """
@@ -89,7 +89,7 @@ class Outputs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
-        """Write the document and end the video, whatever stopped the work."""
+        """Write the document and end the video, also after an error."""
         if self.written:
             images = [self.entries[stem] for stem in sorted(self.entries)]
             write_json(self.document, {"schema": SCHEMA, "images": images})

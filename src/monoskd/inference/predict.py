@@ -61,7 +61,7 @@ def predict_source(
     _check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
     broken: list[str] = []
     exif: dict[str, None] = {}
-    images, found, start = 0, 0, time.perf_counter()
+    images, detections, start = 0, 0, time.perf_counter()
     with Outputs(out, draw=draw, video=video, frames_a_second=pictures.frames_a_second) as outputs:
 
         def ready(item: Picture | Broken) -> tuple[Picture, Lens] | None:
@@ -79,11 +79,11 @@ def predict_source(
             pairs = [pair for pair in map(ready, group) if pair is not None]
             for prediction in _predictions(predictor, pairs, score=score):
                 outputs.write(prediction)
-                images, found = images + 1, found + len(prediction.objects)
+                images, detections = images + 1, detections + len(prediction.objects)
                 if prediction.lens.source.startswith("EXIF"):
                     exif[f"{prediction.lens.source}: {float(prediction.lens.pinhole.focal_px):.0f} px"] = None
                 progress(images, pictures.total)
-    summary = Summary(images, found, time.perf_counter() - start, tuple(exif))
+    summary = Summary(images, detections, time.perf_counter() - start, tuple(exif))
     report(summary)
     if broken:
         raise InputError(_complaint(broken, done=images, out=out))

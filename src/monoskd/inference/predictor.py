@@ -59,9 +59,9 @@ class Predictor:
             rows = [row for row, sample in enumerate(samples) if sample.letterbox.size == size]
             batch = Batch.collate([samples[row] for row in rows]).to(self.device)
             views = batch.views(self.detector.modality)
-            for row, found in zip(rows, self.detector.decode(self.detector(views), views), strict=True):
-                detections[row] = found.to("cpu")
-        return [found for found in detections if found is not None]
+            for row, detected in zip(rows, self.detector.decode(self.detector(views), views), strict=True):
+                detections[row] = detected.to("cpu")
+        return [detected for detected in detections if detected is not None]
 
     def sample(self, frame: Frame) -> Sample:
         """A picture as the network wants it. Raises InputError for what is no picture, camera or depth map."""

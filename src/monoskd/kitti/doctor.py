@@ -185,7 +185,7 @@ def _shared(layout: KittiLayout, splits: Mapping[str, Sequence[str]]) -> Iterato
 
 
 def _of_one_recording(layout: KittiLayout, train: Sequence[str], val: Sequence[str]) -> str:
-    """What speaks for frames of one recording in both; empty if nothing does."""
+    """Evidence that train and val share recordings; empty if there is none."""
     try:
         record = RawRecord.read(layout.root)
     except InputError:

@@ -181,7 +181,7 @@ def parse_objects(text: str, *, source: str, scored: bool | None = None) -> Obje
 
 
 def _wrong_width(width: int, widths: Sequence[int], *, scored: bool | None) -> str:
-    """What to say of a line with a wrong number of fields."""
+    """The error about a line with a wrong number of fields."""
     if widths == (_RESULT_FIELDS,):
         expected = "16 fields (a result)"
     elif scored is None and len(widths) == 2:

@@ -92,7 +92,7 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> Detec
 
 
 def describe_model(path: str | Path) -> dict[str, Any]:
-    """What a model file says of itself: `schema`, `version`, `detector`, `config`, `provenance`, `checksum`."""
+    """The header of a model file: `schema`, `version`, `detector`, `config`, `provenance`, `checksum`."""
     with _opened(path) as file:
         metadata = file.metadata() or {}
     if "monoskd" not in metadata:

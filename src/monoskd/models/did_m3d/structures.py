@@ -61,7 +61,7 @@ class DidM3DTargets(Targets):
 
 @dataclass(frozen=True)
 class DidM3DOutput(DetectorOutput):
-    """What one forward pass says: dense heads b x k x v x u, regional ones n x ...
+    """The output of one forward pass: dense heads b x k x v x u, regional ones n x ...
 
     rois: the cells that the regional heads looked at, n of them; boxes: their 2D boxes (left, top, right, bottom)
     in cells; scores: the heat there.
@@ -72,7 +72,7 @@ class DidM3DOutput(DetectorOutput):
     scores: Float[Tensor, " n"]
 
     def of(self, images: Bool[Tensor, " b"]) -> "DidM3DOutput":
-        """What is said of the chosen images, which are numbered anew; without the features."""
+        """The output for the chosen images, which are numbered anew; without the features."""
         rows = images[self.rois.image]
         heads = {name: head[images if name in DENSE else rows] for name, head in self.heads.items()}
         rois = Rois(renumbered(self.rois.image[rows], images), self.rois.cell[rows], self.rois.label[rows])

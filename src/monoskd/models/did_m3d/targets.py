@@ -1,4 +1,4 @@
-"""Labelled objects -> what the network should say of them. The inverse is the detector's decoding."""
+"""Labelled objects to the network's targets. The inverse is the detector's decoding."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The predictions themselves as knowledge: what the teacher says of the places where objects are."""
+"""Distillation of the predictions: the teacher's heads at the objects."""
 
 from typing import Literal, TypeAlias
 
