@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import get_worker_info
 
@@ -444,7 +445,10 @@ with alone(Path({str(folder)!r})):
     assert not (folder / ".lock").exists()
 
 
-def test_a_copy_of_a_validation_frame_is_not_trained_on(run: Run, scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoded_anew", [False, True])
+def test_a_copy_of_a_validation_frame_is_not_trained_on(
+    run: Run, scenes: Path, tmp_path: Path, encoded_anew: bool
+) -> None:
     root = tmp_path / "copied"
     shutil.copytree(scenes, root)
     layout = KittiLayout(root)
@@ -452,6 +456,11 @@ def test_a_copy_of_a_validation_frame_is_not_trained_on(run: Run, scenes: Path, 
     for kind in ("image_2", "calib", "label_2", "depth_2", "velodyne"):
         path = next(layout.folder(kind).glob(f"{known}.*"))
         shutil.copy(path, path.with_name(f"{copied}{path.suffix}"))
+    if encoded_anew:
+        layout.velodyne(copied).unlink()
+        with Image.open(layout.image(known)) as image:
+            image.save(layout.image(copied), compress_level=9)
+        assert layout.image(copied).read_bytes() != layout.image(known).read_bytes()
     write_split(layout.split("train"), [*read_split(layout.split("train")), copied])
     with pytest.raises(InputError, match=rf"expected no copy of a frame of val, got {copied}, which shows {known}"):
         run("--data.root", str(root))

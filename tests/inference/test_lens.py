@@ -152,6 +152,9 @@ def test_a_calibration_of_another_picture_size_says_which(tmp_path: Path) -> Non
         CameraSource(calibration=path).lens("a", width=3840, height=2160)
     with pytest.raises(InputError, match="expected the camera of a 500 x 375 picture"):
         CameraSource(calibration=path).lens("a", width=500, height=375)
+    for share in (0.8, 1.25, 1.5):
+        with pytest.raises(InputError, match="P2: expected the camera of a"):
+            CameraSource(calibration=path).lens("a", width=round(1242 * share), height=round(375 * share))
     camera = CameraSource(file=written(tmp_path / "camera.json"))
     with pytest.raises(
         InputError, match=r"camera\.json: expected the camera of 64 x 48 pictures .*, got one of 640 x 480"

@@ -40,6 +40,13 @@ def test_a_damaged_picture_is_an_item_like_others(folder: Path) -> None:
     assert "d.png: expected a whole image" in items[-1].reason
 
 
+def test_two_files_of_one_name_are_left_out_and_named(folder: Path) -> None:
+    Image.new("RGB", (40, 20)).save(folder / "d.jpg")
+    assert stems(folder) == ["a", "b", "c"]
+    broken = [item.reason for item in open_source(folder).items if isinstance(item, Broken)]
+    assert broken == [f"{folder}: expected names that differ, got d.jpg and d.png; rename one"]
+
+
 def test_the_focal_length_of_exif_is_read(folder: Path) -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA405] = 28
