@@ -47,6 +47,7 @@ IMITATION = "distillation.terms.imitation.loss.init_args"
 PUBLISHED = {
     "kitti/baseline_published.yaml": FROM_NOTHING,
     "kitti/teacher_published.yaml": FROM_NOTHING,
+    "kitti/monodle/baseline_published.yaml": FROM_NOTHING,
     "kitti/monoskd_published.yaml": DISTILLED | {"distillation.terms.rank.loss.init_args.mode"},
     "kitti/monodistill_published.yaml": DISTILLED | {f"{IMITATION}.published", f"{IMITATION}.loss.init_args.mode"},
 }
