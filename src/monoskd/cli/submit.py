@@ -1,0 +1,49 @@
+"""`monoskd submit`: the archive for KITTI's server."""
+
+import argparse
+from pathlib import Path
+
+from monoskd.cli.parser import Commands, add_command, count, share
+from monoskd.cli.terminal import progress_of, say
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "submit",
+        run=run,
+        help_="results on KITTI's testing part, as its server takes them",
+        example="--model model.safetensors --data data/kitti --out results.zip",
+    )
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="model file")
+    add("--data", type=Path, required=True, metavar="ROOT", help="folder that holds `testing`, in KITTI layout")
+    add("--out", type=Path, required=True, metavar="OUT.zip", help="archive to write")
+    add("--score", type=share, default=0.0, help="least score")
+    add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
+    add("--device", default="cpu", help="torch device")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Predict, write, and say what is in the archive."""
+    from monoskd.inference.predictor import Predictor
+    from monoskd.inference.submit import KITTI_FRAMES, write_submission
+
+    predictor = Predictor(options.model, device=options.device)
+    with progress_of("predicting") as progress:
+        submission = write_submission(
+            predictor,
+            options.data,
+            options.out,
+            score=options.score,
+            batch_size=options.batch_size,
+            progress=progress,
+        )
+    if submission.dropped:
+        say(f"left out {submission.dropped} detections beside the picture or outside KITTI's ranges")
+    counts = f"{len(submission.frames)} files ({submission.empty} empty), {submission.detections} detections"
+    say(f"{counts}: {options.out}")
+    if not submission.is_complete:
+        last = f"{KITTI_FRAMES - 1:06d}"
+        say(f"this is not for KITTI's server: it asks for {KITTI_FRAMES} files, 000000.txt to {last}.txt")
