@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +53,8 @@ def write_submission(
     """Predict every frame of `root/testing` and write the archive: `<frame>.txt` for each, no folder.
 
     A frame without detections has an empty file. score: least score. The archive is read again and checked before it
-    takes its name; on an error the file that was there before stays. Detections that are not `in_range`, and those beside
-    the picture, are left out, as KITTI asks.
+    takes its name; on an error the file that was there before stays. Detections that are not `in_range`, and those
+    beside the picture, are left out, as KITTI asks.
 
     Raises InputError before any prediction for a name that does not end in .zip, for a depth network, for one whose
     classes the server does not know, and where pictures or calibrations are missing.
@@ -90,8 +89,8 @@ def testing_frames(layout: KittiLayout) -> list[str]:
     frames = sorted({*pictures, *listed})
     if not frames:
         raise InputError(
-            f"{layout.folder('image_2')}: expected the pictures of KITTI's testing part, got none: give the folder that "
-            "holds `testing` as `--data`"
+            f"{layout.folder('image_2')}: expected the pictures of KITTI's testing part, got none: give the folder "
+            "that holds `testing` as `--data`"
         )
     for kind, present in (("image_2", pictures), ("calib", layout.frames("calib"))):
         if missing := sorted({*frames} - {*present}):
@@ -137,8 +136,8 @@ def check_archive(path: Path, frames: Sequence[str], *, name: Path | None = None
                         "give a higher `--score`"
                     )
                 _check_results(archive.read(entry), source=f"{where}, {entry.filename}")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{where}: expected a zip archive, got {error}: write it again") from error
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{where}: expected a zip archive, got '{error}': write it again") from error
 
 
 def _check_names(names: Sequence[str], frames: Sequence[str], where: Path) -> None:
@@ -199,12 +198,13 @@ def _detections(
 
 def _is_visible(boxes_2d: NDArray[np.float64], *, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Whether any of a box, n x 4, lies in a picture of this (width, height)."""
-    visible: NDArray[np.bool_] = (boxes_2d[:, 2:] > 0).all(1) & (boxes_2d[:, :2] < size).all(1)
+    inside = np.concatenate([boxes_2d[:, 2:] > 0, boxes_2d[:, :2] < np.array(size)], 1)
+    visible: NDArray[np.bool_] = inside.all(1)
     return visible
 
 
 def _entry(frame: str) -> zipfile.ZipInfo:
-    entry: Any = zipfile.ZipInfo(f"{frame}.txt", _OLDEST)
+    entry = zipfile.ZipInfo(f"{frame}.txt", _OLDEST)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16
     return entry
