@@ -164,7 +164,7 @@ def test_good_archive_passes_and_other_files_are_no_archives(tmp_path: Path) -> 
     (tmp_path / "bad.zip").write_text(LINE)
     with pytest.raises(InputError, match="expected a zip archive"):
         check_archive(tmp_path / "bad.zip", [])
-    with pytest.raises(InputError, match="expected a zip archive, got .*No such file"):
+    with pytest.raises(InputError, match=r"expected a zip archive, got .*No such file"):
         check_archive(tmp_path / "none.zip", [])
 
 

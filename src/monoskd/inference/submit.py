@@ -198,8 +198,8 @@ def _detections(
 
 def _is_visible(boxes_2d: NDArray[np.float64], *, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Whether any of a box, n x 4, lies in a picture of this (width, height)."""
-    inside = np.concatenate([boxes_2d[:, 2:] > 0, boxes_2d[:, :2] < np.array(size)], 1)
-    visible: NDArray[np.bool_] = inside.all(1)
+    left, top, right, bottom = boxes_2d.T
+    visible: NDArray[np.bool_] = (right > 0) & (bottom > 0) & (left < size[0]) & (top < size[1])
     return visible
 
 
