@@ -73,6 +73,7 @@ def test_the_page_has_every_run_and_the_quality_of_the_pseudo_labels(report: Dem
     for name in RUNS:
         assert f'<td class="label">{name}</td>' in page
     assert "These are results of one seed." in page
+    assert "nothing here is about a student that has converged" in page
     assert "detections with a score of at least 0.3 on 5 frames" in page
     assert "unlabelled, labels held back" in page
     assert '<td class="label">monoskd_unlabelled, response</td><td>0.500</td><td>0.750</td>' in page

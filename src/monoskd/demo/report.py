@@ -28,7 +28,8 @@ _READINGS = {"gradient_share": "share of the gradient at the taps", "task_cosine
 _SEED_NOTE = (
     "These are results of one seed. One seed can show whether the teacher is ahead of the students, and whether a "
     "recipe breaks. It cannot separate recipes that differ by less than about 5 AP: a recipe varies that much between "
-    "seeds."
+    "seeds. All networks stop early in their training, while their AP still rises: nothing here is about a student "
+    "that has converged."
 )
 _COST_NOTE = (
     "The depth error is measured at the true object centres, so that every run is judged on the same objects. The last "
