@@ -117,11 +117,13 @@ class OptimizerConfig:
     Args:
         schedule: the learning rate over the epochs.
         weight_decay: L2 penalty on every parameter that is not a bias.
+        decoupled_decay: weights shrink by rate x weight_decay at each step instead (AdamW).
         gradient_clip: largest gradient norm; null for no limit.
     """
 
     schedule: LearningRateSchedule = field(default_factory=LearningRateSchedule)
     weight_decay: float = 1e-5
+    decoupled_decay: bool = False
     gradient_clip: float | None = None
 
     def __post_init__(self) -> None:

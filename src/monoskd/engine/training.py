@@ -80,9 +80,10 @@ class Training(pl.LightningModule):
         distilled = self.distiller(*inputs, teacher_inputs=self._teacher_inputs(batch), targets=batch.targets)
         return distilled.student, distilled
 
-    @staticmethod
-    def _inputs(batch: Batch, detector: Detector) -> tuple[Views, Targets | None]:
-        return batch.views(detector.modality), batch.targets
+    def _inputs(self, batch: Batch, detector: Detector) -> tuple[Views, Targets | None]:
+        """Pictures or depth maps, and the student's targets for detectors of its kind; others look where they like."""
+        alike = isinstance(detector, type(self.student)) or isinstance(self.student, type(detector))
+        return batch.views(detector.modality), batch.targets if alike else None
 
     def _teacher_inputs(self, batch: Batch) -> tuple[Views, Targets | None]:
         assert self.distiller is not None
@@ -125,13 +126,14 @@ class Training(pl.LightningModule):
         self.measurement.clear()
 
     def configure_optimizers(self) -> Any:
-        """Adam; no weight decay on biases; the schedule sets the rate at every step."""
+        """Adam or AdamW; no weight decay on biases; the schedule sets the rate at every step."""
         config = self.optimizer_config
         groups = [
             {"params": list(self._trained(bias=False)), "weight_decay": config.weight_decay},
             {"params": list(self._trained(bias=True)), "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.Adam(groups, lr=1.0)  # a factor; the schedule returns the rate
+        kind = torch.optim.AdamW if config.decoupled_decay else torch.optim.Adam
+        optimizer = kind(groups, lr=1.0)  # a factor; the schedule returns the rate
         batches = self.trainer.estimated_stepping_batches / self.epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: config.schedule.rate(step / batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -71,7 +71,7 @@ class LensDetector(Detector):
         return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
 
     def normalise(self, views: Views) -> Float[Tensor, "b 3 h w"]:
-        """The input of the first layer: RGB by ImageNet's mean and spread; apparent depth / 80 m in all three channels."""
+        """The input of the first layer: RGB by ImageNet's mean and spread; apparent depth / 80 m in all channels."""
         if self.modality == "rgb":
             return (views.images - self.pixel_mean) / self.pixel_std
         k = self.magnification(views)

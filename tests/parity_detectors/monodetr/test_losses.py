@@ -53,7 +53,10 @@ def given(arrays: Arrays, prefix: str) -> dict[str, torch.Tensor]:
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     depth, log_std = tensors[f"{prefix}pred_depth"].split(1, -1)
     heads = {"logits": "pred_logits", "boxes": "pred_boxes", "size_3d": "pred_3d_dim", "heading": "pred_angle"}
-    return {name: tensors[prefix + theirs] for name, theirs in heads.items()} | {"depth": depth, "depth_log_std": log_std}
+    return {name: tensors[prefix + theirs] for name, theirs in heads.items()} | {
+        "depth": depth,
+        "depth_log_std": log_std,
+    }
 
 
 def test_pairs_and_losses_of_given_outputs(

@@ -84,9 +84,7 @@ def test_real_frames_repeat_the_recording(real: MonoDETROutput, recorded: Callab
 
 @pytest.mark.kitti
 @pytest.mark.slow
-def test_features_of_real_frames_repeat_the_recording(
-    real: MonoDETROutput, recorded: Callable[[str], Arrays]
-) -> None:
+def test_features_of_real_frames_repeat_the_recording(real: MonoDETROutput, recorded: Callable[[str], Arrays]) -> None:
     arrays = recorded("inference")
     ours = {}
     for number, (stride, step) in enumerate(((8, 16), (16, 8), (32, 4), (64, 2))):

@@ -31,7 +31,7 @@ def decode_queries(
     said = {name: head[image, query] for name, head in heads.items()}
     letterbox, camera = views.letterbox[image], Camera(views.cameras.P[image])
     size = said["boxes"].new_tensor(letterbox.size)
-    boxes_2d = letterbox.invert(corners(said["boxes"]).unflatten(1, (2, 2)) * size).flatten(1).to(size)
+    boxes_2d = letterbox.invert(corners(said["boxes"]).reshape(-1, 2, 2) * size).flatten(1).to(size)
     centre_px = letterbox.invert(said["boxes"][:, :2] * size)
     centre = camera.back_project(centre_px, said["depth"].squeeze(1)).to(size)
     below = torch.zeros_like(centre)

@@ -57,7 +57,7 @@ class DeformableAttention(nn.Module):
             places = box + offsets / cells[:, None]
         else:
             places = box[..., :2] + offsets / self.points * (box[..., 2::2] + box[..., 3::2]) / 2
-        values = self.value(tokens).to(exact).split([rows * columns for rows, columns in shapes], 1)
+        values = torch.split(self.value(tokens).to(exact), [rows * columns for rows, columns in shapes], 1)
         read = sum(
             sampled(value, shape, places=places[:, :, :, level], weights=weights[:, :, :, level])
             for level, (value, shape) in enumerate(zip(values, shapes, strict=True))
@@ -79,4 +79,4 @@ def sampled(
     grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)
     read = functional.grid_sample(maps, grid, align_corners=False)  # bh x w/h x q x p
     summed = (read * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
-    return summed.unflatten(0, (images, heads)).permute(0, 3, 1, 2).flatten(2)
+    return summed.reshape(images, value.shape[2], -1).transpose(1, 2)

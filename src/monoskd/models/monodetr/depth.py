@@ -3,8 +3,6 @@
 Depths here are apparent depths, depth / k; see `MonoDETR.magnification`.
 """
 
-from typing import cast
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -73,7 +71,7 @@ class DepthPredictor(nn.Module):
 
     def embedded(self, depth_m: Float[Tensor, "b t"]) -> Float[Tensor, "b t w"]:
         """The embedding of a depth: those of the whole metres below and above it, linearly mixed."""
-        table = cast(Tensor, self.embedding.weight)
+        table = self.embedding.weight
         depth_m = depth_m.clamp(0, FARTHEST_M)
         below = depth_m.floor()
         part = (depth_m - below)[..., None].to(table)

@@ -1,4 +1,4 @@
-"""What a query says after each decoder layer: class, box, size, heading and depth, each by a small network of its own."""
+"""What a query says after each decoder layer: class, box, size, heading and depth, each by a small network."""
 
 import math
 from dataclasses import dataclass
@@ -48,9 +48,9 @@ class QueryHeads(nn.Module):
     def start_at(self, *, depth_m: float, size: Tensor) -> None:
         """Begin with this depth [m] and this size (h, w, l) [m] instead of 1 m and 0 m."""
         for layer in self.depth:
-            layer[-1].bias.data[0] = -math.log(depth_m)  # type: ignore[index, union-attr]
+            layer[-1].bias.data[0] = -math.log(depth_m)  # type: ignore[index]
         for layer in self.size_3d:
-            layer[-1].bias.data.copy_(size)  # type: ignore[index, union-attr]
+            layer[-1].bias.data.copy_(size)  # type: ignore[index]
 
     def forward(
         self, number: int, x: Float[Tensor, "b q w"], *, reference: Tensor, mean_depth: Tensor, scale: BoxScale
@@ -67,7 +67,7 @@ class QueryHeads(nn.Module):
         if known.shape[-1] == 2:
             known = torch.cat([known, torch.zeros_like(change[..., 2:])], -1)
         said["boxes"] = (change + known).sigmoid()
-        raw, said["depth_log_std"] = exact(self.depth[number](x)).split(1, -1)
+        raw, said["depth_log_std"] = exact(self.depth[number](x)).tensor_split(2, -1)
         said["depth"] = (depth_m(raw) + box_depth(said, scale) + depth_at(mean_depth, said["boxes"])) / 3
         return said
 

@@ -27,9 +27,12 @@ _ONE_HOT_EPSILON = 1e-6
 Pairs = tuple[Tensor, Tensor]
 
 
-def task_losses(output: MonoDETROutput, targets: MonoDETRTargets) -> dict[str, Tensor]:
-    """The losses of all decoder layers and of the depth map by name, each times its weight."""
-    count = max(len(targets.image) * output.groups, 1)
+def task_losses(output: MonoDETROutput, targets: MonoDETRTargets, *, least_count: int = 1) -> dict[str, Tensor]:
+    """The losses of all decoder layers and of the depth map by name, each times its weight.
+
+    least_count: sums over queries are divided by the number of objects, or by this where they are fewer; a group each.
+    """
+    count = max(len(targets.image), least_count, 1) * output.groups
     layers = [
         layer_losses(heads, targets, pairs=match(heads, targets, groups=output.groups), count=count)
         for heads in (*output.earlier.values(), output.heads)
@@ -39,9 +42,7 @@ def task_losses(output: MonoDETROutput, targets: MonoDETRTargets) -> dict[str, T
     return {name: WEIGHTS[name] * loss for name, loss in losses.items()}
 
 
-def layer_losses(
-    heads: dict[str, Tensor], targets: MonoDETRTargets, *, pairs: Pairs, count: int
-) -> dict[str, Tensor]:
+def layer_losses(heads: dict[str, Tensor], targets: MonoDETRTargets, *, pairs: Pairs, count: int) -> dict[str, Tensor]:
     """The losses of one decoder layer, unweighted. pairs: query and object, from `match`; count: what sums are over."""
     query, row = pairs
     wanted = torch.zeros_like(heads["logits"])
@@ -55,9 +56,7 @@ def layer_losses(
 _OF_PAIRS = ("boxes", "size_3d", "heading", "depth", "depth_log_std")
 
 
-def pair_losses(
-    said: dict[str, Tensor], targets: MonoDETRTargets, row: Tensor, *, count: int
-) -> dict[str, Tensor]:
+def pair_losses(said: dict[str, Tensor], targets: MonoDETRTargets, row: Tensor, *, count: int) -> dict[str, Tensor]:
     """The losses of what the m matched queries say of their objects, the rows of the targets.
 
     centre, edges: L1. overlap: 1 - GIoU of the 2D boxes. depth: Laplacian of the apparent depth [m]. size_3d: see

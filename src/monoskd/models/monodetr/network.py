@@ -1,6 +1,6 @@
 """MonoDETR (Zhang et al., "MonoDETR: Depth-guided Transformer for Monocular 3D Object Detection", ICCV 2023).
 
-image -> backbone -> projections -> depth predictor; encoder; decoder: queries look at depth and maps -> one object each.
+image -> backbone -> projections -> depth predictor; encoder; decoder: queries look at depth and maps.
 With depth maps instead of images as input, the same network is a teacher.
 """
 
@@ -48,7 +48,7 @@ class MonoDETR(LensDetector):
         self.backbone = Backbone(config.backbone, pretrained=config.pretrained, arguments=config.backbone_arguments)
         self.projected = _projections(self.backbone.channels[1:], config.width)
         self.neck = nn.ModuleDict({str(stride): nn.Identity() for stride in STRIDES})  # for hooks on the encoder's maps
-        sizes = {"heads": config.heads, "hidden": config.hidden, "dropout": config.dropout}
+        sizes: Mapping[str, Any] = {"heads": config.heads, "hidden": config.hidden, "dropout": config.dropout}
         self.depth = DepthPredictor(
             config.width,
             bins=config.depth_bins,
@@ -56,7 +56,7 @@ class MonoDETR(LensDetector):
             near_edges="near_edge_bins" in self.quirks,
             **sizes,
         )
-        looks: Mapping[str, Any] = {**sizes, "levels": len(STRIDES), "points": config.points}
+        looks = {**sizes, "levels": len(STRIDES), "points": config.points}
         self.encoder = nn.ModuleList(EncoderLayer(config.width, **looks) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config.width, **looks) for _ in range(config.decoder_layers))
         self.level = nn.Parameter(torch.randn(len(STRIDES), config.width))
@@ -147,9 +147,9 @@ class MonoDETR(LensDetector):
         reference = cell_centres(shapes, like=tokens).expand(len(tokens), -1, -1)
         for layer in self.encoder:
             tokens = layer(tokens, position=position.to(tokens), reference=reference, shapes=shapes)
-        maps = tokens.transpose(1, 2).split([rows * columns for rows, columns in shapes], 2)
+        maps = torch.split(tokens.transpose(1, 2), [rows * columns for rows, columns in shapes], 2)
         return {
-            name: self.neck[name](x.unflatten(2, shape)) for name, x, shape in zip(projected, maps, shapes, strict=True)
+            name: self.neck[name](x.reshape(*x.shape[:2], *shape)) for name, x, shape in zip(projected, maps, shapes, strict=True)
         }
 
     def _decode(
@@ -159,7 +159,7 @@ class MonoDETR(LensDetector):
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in neck.values()], 1)
         shapes = [_shape(x) for x in neck.values()]
         chosen = self.queries.weight[: groups * self.config.queries].expand(len(tokens), -1, -1)
-        position, x = chosen.to(tokens).split(self.config.width, -1)
+        position, x = chosen.to(tokens).chunk(2, -1)
         reference = exact(self.reference(position)).sigmoid()
         said = []
         for number, layer in enumerate(self.decoder):

@@ -1,7 +1,7 @@
 """The nouns of MonoDETR: its output, its targets and its quirks.
 
-Letters in shapes: b images, n objects of the whole batch laid flat, c classes, g groups of q queries, v x u cells of the
-depth map (stride 16). Positions and distances are fractions of the network's input.
+Letters in shapes: b images, n objects of the whole batch laid flat, c classes, g groups of q queries, v x u cells of
+the depth map (stride 16). Positions and distances are fractions of the network's input.
 """
 
 from dataclasses import dataclass, field, replace

@@ -78,7 +78,8 @@ def make_targets(
 def depth_bins(depth_m: NDArray[Any], *, bins: int, far_background: bool) -> NDArray[np.int64]:
     """The bin of each apparent depth. Beyond the last one: the last one, or the background as published."""
     number = np.floor(-0.5 + 0.5 * np.sqrt(1 + 8 * (np.maximum(depth_m, NEAREST_M) - NEAREST_M) / bin_size_m(bins)))
-    return number.clip(0, bins if far_background else bins - 1).astype(np.int64)
+    last = bins if far_background else bins - 1
+    return np.asarray(number.clip(0, last), np.int64)
 
 
 def paint(
