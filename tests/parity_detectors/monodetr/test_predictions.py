@@ -38,9 +38,7 @@ def errors(ours: Objects, theirs: Objects) -> NDArray[np.float64]:
     return worst
 
 
-def test_text_of_the_whole_path_agrees(
-    golden_detectors: Path, detector: MonoDETR, kitti: Path, tmp_path: Path
-) -> None:
+def test_text_of_the_whole_path_agrees(golden_detectors: Path, detector: MonoDETR, kitti: Path, tmp_path: Path) -> None:
     """From the image file on. A grey level here and there may exchange the last of the 50 best answers."""
     recordings = sorted((golden_detectors / "monodetr" / "predictions").glob("*.txt"))
     if not recordings:

@@ -25,15 +25,15 @@ def decode_queries(
     A query may come twice, under two classes. Score = probability times the confidence exp(-u), which stays below 1 if
     `bounded_score`.
     """
-    heat, index = heads["logits"].sigmoid().flatten(1).topk(min(top_k, heads["logits"][0].numel()))
-    image = torch.arange(len(heat), device=heat.device)[:, None].expand_as(index).flatten()
+    images, queries, _ = heads["logits"].shape
+    heat, index = heads["logits"].sigmoid().flatten(1).topk(min(top_k, queries * len(classes)))
+    image = torch.arange(images, device=heat.device)[:, None].expand_as(index).flatten()
     query, label = index.flatten() // len(classes), index.flatten() % len(classes)
     said = {name: head[image, query] for name, head in heads.items()}
     letterbox, camera = views.letterbox[image], Camera(views.cameras.P[image])
-    size = said["boxes"].new_tensor(letterbox.size)
-    boxes_2d = letterbox.invert(corners(said["boxes"]).reshape(-1, 2, 2) * size).flatten(1).to(size)
-    centre_px = letterbox.invert(said["boxes"][:, :2] * size)
-    centre = camera.back_project(centre_px, said["depth"].squeeze(1)).to(size)
+    boxes_2d = letterbox.invert(_pixels(corners(said["boxes"]).reshape(-1, 2, 2), letterbox.size)).flatten(1).to(heat)
+    centre_px = letterbox.invert(_pixels(said["boxes"][:, :2], letterbox.size))
+    centre = camera.back_project(centre_px, said["depth"].squeeze(1)).to(heat)
     below = torch.zeros_like(centre)
     below[:, 1] = said["size_3d"][:, 0] / 2
     best = said["heading"][:, :BINS].argmax(1, keepdim=True)
@@ -53,3 +53,8 @@ def decode_queries(
         depth_std_m=said["depth_log_std"].squeeze(1).exp() * magnification[image].to(alpha),
     )
     return detections, image
+
+
+def _pixels(points: Float[Tensor, "... 2"], size: tuple[int, int]) -> Float[Tensor, "... 2"]:
+    """Network pixels of points given as shares of the input."""
+    return torch.stack([points[..., 0] * size[0], points[..., 1] * size[1]], -1)

@@ -51,19 +51,24 @@ class DeformableAttention(nn.Module):
         exact = torch.promote_types(query.dtype, torch.float32)
         offsets = self.offsets(query).to(exact).unflatten(-1, (*grid[2:], 2))
         weights = self.weights(query).to(exact).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, grid[3:])
-        box = reference.to(exact)[:, :, None, None, None]
-        if reference.shape[-1] == 2:
-            cells = offsets.new_tensor([(columns, rows) for rows, columns in shapes])
-            places = box + offsets / cells[:, None]
-        else:
-            places = box[..., :2] + offsets / self.points * (box[..., 2::2] + box[..., 3::2]) / 2
+        box = reference.to(exact)[:, :, None, None]
         values = torch.split(self.value(tokens).to(exact), [rows * columns for rows, columns in shapes], 1)
         read = sum(
-            sampled(value, shape, places=places[:, :, :, level], weights=weights[:, :, :, level])
+            sampled(
+                value, shape, places=places_of(box, offsets[:, :, :, level], shape), weights=weights[:, :, :, level]
+            )
             for level, (value, shape) in enumerate(zip(values, shapes, strict=True))
         )
         answer: Tensor = self.output(read.to(query.dtype))  # type: ignore[union-attr]
         return answer
+
+
+def places_of(box: Tensor, offsets: Float[Tensor, "b q h p 2"], shape: tuple[int, int]) -> Float[Tensor, "b q h p 2"]:
+    """Where the offsets lead in one level, as shares of it. box: b x q x 1 x 1 x (2 or 6), as in the class."""
+    if box.shape[-1] == 2:
+        rows, columns = shape
+        return box + torch.stack([offsets[..., 0] / columns, offsets[..., 1] / rows], -1)
+    return box[..., :2] + offsets / offsets.shape[-2] * (box[..., 2::2] + box[..., 3::2]) / 2
 
 
 def sampled(

@@ -5,6 +5,7 @@ With depth maps instead of images as input, the same network is a teacher.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -149,7 +150,8 @@ class MonoDETR(LensDetector):
             tokens = layer(tokens, position=position.to(tokens), reference=reference, shapes=shapes)
         maps = torch.split(tokens.transpose(1, 2), [rows * columns for rows, columns in shapes], 2)
         return {
-            name: self.neck[name](x.reshape(*x.shape[:2], *shape)) for name, x, shape in zip(projected, maps, shapes, strict=True)
+            name: self.neck[name](x.reshape(*x.shape[:2], *shape))
+            for name, x, shape in zip(projected, maps, shapes, strict=True)
         }
 
     def _decode(
@@ -182,19 +184,28 @@ class MonoDETR(LensDetector):
 
     def decode(self, output: MonoDETROutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres; of the first group of queries."""
-        heads = {name: head[:, : self.config.queries] for name, head in output.heads.items() if name != "depth_map"}
-        found, image = decode_queries(
-            heads,
+        found, image = self._found(output, views)
+        if "negative_sizes" not in self.quirks:
+            return found.by_image(image, images=len(views))
+        order = found.scores.argsort(descending=True, stable=True)
+        return [found[order[(image == number)[order]]] for number in range(len(views))]
+
+    def candidates(self, output: MonoDETROutput, views: Views) -> Detections:
+        """The `top_k` pairs of query and class of each image, laid flat; score -1: `decode` drops it."""
+        found, _ = self._found(output, views)
+        real = (found.boxes_3d.dimensions >= 0).all(1)
+        return found if "negative_sizes" in self.quirks else replace(found, scores=torch.where(real, found.scores, -1))
+
+    def _found(self, output: MonoDETROutput, views: Views) -> tuple[Detections, Tensor]:
+        """The best pairs of query and class, and the image of each."""
+        return decode_queries(
+            {name: head[:, : self.config.queries] for name, head in output.heads.items() if name != "depth_map"},
             views,
             magnification=self.magnification(views),
             classes=self.classes,
             top_k=self.config.top_k,
             bounded_score="unbounded_score" not in self.quirks,
         )
-        if "negative_sizes" not in self.quirks:
-            return found.by_image(image, images=len(views))
-        order = found.scores.argsort(descending=True, stable=True)
-        return [found[order[(image == number)[order]]] for number in range(len(views))]
 
     def target_maker(
         self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None
