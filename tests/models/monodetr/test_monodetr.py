@@ -139,7 +139,7 @@ def test_a_box_and_a_height_say_the_depth_whatever_the_lens(detector: MonoDETR) 
             torch.testing.assert_close(apparent[0, 0] * detector.magnification(views), torch.tensor([20.0]))
 
 
-def naive(attention: DeformableAttention, query, reference, tokens, shapes):  # noqa: ANN001, ANN201
+def naive(attention: DeformableAttention, query, reference, tokens, shapes):
     """The definition, one place after another."""
     b, q, w = query.shape
     h, levels, points = attention.heads, attention.levels, attention.points
@@ -295,7 +295,7 @@ def test_teaching_terms_are_zero_for_equal_networks_and_positive_otherwise(detec
 
 def test_a_teacher_of_another_kind_has_no_queries_to_compare(detector: MonoDETR) -> None:
     targets = Batch.collate([sample(detector, objects())]).targets
-    with pytest.raises(InputError, match="HeadLoss: expected a MonoDETR teacher, .* got DetectorOutput"):
+    with pytest.raises(InputError, match=r"HeadLoss: expected a MonoDETR teacher, .* got DetectorOutput"):
         HeadLoss()(student=perfect(targets), teacher=DetectorOutput({}, {}), targets=targets)
 
 
