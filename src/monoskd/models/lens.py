@@ -66,7 +66,7 @@ class LensDetector(Detector):
     def magnification(self, views: Views) -> Float[Tensor, " b"]:
         """k = f_net / f_ref: how much larger objects look than through the reference lens; 1 if `lens_blind`."""
         if self.lens_blind:
-            return views.images.new_ones(len(views))
+            return views.images.new_ones(views.images.shape[0])
         lens: Tensor = views.cameras.focal_px.to(views.images) / self.reference_focal_px
         return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
 

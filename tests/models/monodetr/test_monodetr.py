@@ -321,6 +321,11 @@ def test_a_frozen_backbone_keeps_its_statistics_and_first_stage() -> None:
     assert not [name for name in trained if "bn" in name or name.startswith(("conv1", "layer1"))]
 
 
+def test_a_backbone_of_unknown_stages_is_not_frozen_in_silence() -> None:
+    with pytest.raises(InputError, match="frozen: expected a ResNet"):
+        MonoDETR(replace(SMALL, frozen=True, backbone="dla34", backbone_arguments={"channels": [4, 4, 8, 16, 32, 64]}))
+
+
 def test_training_uses_all_groups_and_prediction_one(detector: MonoDETR) -> None:
     views = Batch.collate([sample(detector, objects())]).views("rgb")
     with torch.no_grad():

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monoskd.errors import InputError
 from monoskd.geometry.camera import PublishedLetterbox
 from monoskd.models.backbone import Backbone
 from monoskd.models.lens import LensDetector
@@ -29,6 +30,7 @@ from monoskd.objects import MIN_HEIGHT_PX
 from monoskd.structures import Detections, PublishedData, TargetMaker, Views
 
 _NORM_GROUPS = 32  # of GroupNorm
+_FIRST = ("conv1", "layer1")  # of a ResNet, before the maps of stride 8
 
 
 class MonoDETR(LensDetector):
@@ -102,7 +104,7 @@ class MonoDETR(LensDetector):
         With one letterbox scale for both axes that is the same as any lens in its own pixels. As published: the
         picture's lens and height, whatever the crop.
         """
-        ones = views.images.new_ones(len(views))
+        ones = views.images.new_ones(views.images.shape[0])
         box = views.letterbox
         if self.lens_blind and isinstance(box, PublishedLetterbox):
             height_px = torch.as_tensor(box.picture)[..., 1].to(ones).expand_as(ones)
@@ -145,7 +147,7 @@ class MonoDETR(LensDetector):
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in projected.values()], 1)
         codes = [position_code(*shape, width=self.config.width, like=tokens) for shape in shapes]
         position = torch.cat([code + level for code, level in zip(codes, self.level, strict=True)])
-        reference = cell_centres(shapes, like=tokens).expand(len(tokens), -1, -1)
+        reference = cell_centres(shapes, like=tokens).expand(tokens.shape[0], -1, -1)
         for layer in self.encoder:
             tokens = layer(tokens, position=position.to(tokens), reference=reference, shapes=shapes)
         maps = torch.split(tokens.transpose(1, 2), [rows * columns for rows, columns in shapes], 2)
@@ -160,7 +162,7 @@ class MonoDETR(LensDetector):
         """What the queries say after each layer."""
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in neck.values()], 1)
         shapes = [_shape(x) for x in neck.values()]
-        chosen = self.queries.weight[: groups * self.config.queries].expand(len(tokens), -1, -1)
+        chosen = self.queries.weight[: groups * self.config.queries].expand(tokens.shape[0], -1, -1)
         position, x = chosen.to(tokens).chunk(2, -1)
         reference = exact(self.reference(position)).sigmoid()
         said = []
@@ -223,7 +225,9 @@ class MonoDETR(LensDetector):
 
     def metrics(self, output: MonoDETROutput, targets: MonoDETRTargets, views: Views) -> dict[str, Tensor]:
         """depth_error_m: |z - true z| of the query matched to each labelled object, n."""
-        query, row = match(output.heads, targets, groups=output.groups)
+        query, row = match(output.heads, targets, groups=1)
+        order = row.argsort()
+        query, row = query[order], row[order]
         depth = output.heads["depth"][targets.image[row], query, 0]
         return {"depth_error_m": (depth - targets.depth[row]).abs()}
 
@@ -245,8 +249,11 @@ def _projections(channels: tuple[int, ...], width: int) -> nn.ModuleDict:
 
 def _freeze(net: nn.Module) -> None:
     """No gradient for the BatchNorm layers, nor for what comes before the maps of stride 8: stem and first stage."""
-    for name, module in net.named_modules():
-        if isinstance(module, nn.BatchNorm2d) or name in ("conv1", "layer1"):
+    modules = dict(net.named_modules())
+    if not set(_FIRST) <= set(modules):
+        raise InputError("frozen: expected a ResNet, whose first stage is known, got another backbone; set it to false")
+    for name, module in modules.items():
+        if isinstance(module, nn.BatchNorm2d) or name in _FIRST:
             module.requires_grad_(False)
 
 
