@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is validated and kept in place of the weights of the last step."""
+"""An exponential moving average of the weights: validated and kept in place of the last ones."""
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
@@ -6,13 +6,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's, with decay `ema` a step and BatchNorm's statistics averaged too; an interrupted run keeps it as well.
+    """Lightning's, with decay `ema` a step, BatchNorm's statistics included; an interrupted run keeps it too.
 
     average = ema * average + (1 - ema) * weights after each step (Polyak averaging, as in mean teachers).
     """
 
     def __init__(self, ema: float) -> None:
-        super().__init__(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        super().__init__(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(ema))  # type: ignore[no-untyped-call]
         self._validating = False
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

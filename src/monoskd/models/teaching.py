@@ -17,8 +17,8 @@ class DepthMapLoss(nn.Module):
     """The depth map itself as a lesson: a head that is thrown away after training reads it from a student's map.
 
     student: b x c x v x u, a map such as `features:neck.4` of the output. The head is a 3 x 3 convolution, ReLU and a
-    1 x 1 convolution to one channel p. teacher_inputs: the depth teacher's, whose first is `Views` of depth maps [m]. With d
-    the mean over the known pixels under a cell and f_net the focal length in network pixels:
+    1 x 1 convolution to one channel p. teacher_inputs: the depth teacher's, whose first is `Views` of depth maps [m].
+    With d the mean over the known pixels under a cell and f_net the focal length in network pixels:
 
         t = log d - log(f_net / 721.54 px)          log apparent depth: z / k of docs/method.md
         L = sum over cells of w |p - t| / sum of w     w = 1 where a quarter of the cell's pixels is known, else 0
@@ -63,7 +63,7 @@ class DepthMapLoss(nn.Module):
 def apparent_depth_log(
     views: Views, *, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "b 1 v u"], Float[Tensor, "b 1 v u"]]:
-    """The log of apparent depth on a map of `size` (height, width), and 1 where a quarter of a cell's pixels is known."""
+    """The log of apparent depth on a map of `size` (height, width), and 1 where enough of a cell is known."""
     if views.images.shape[1] != 1 or any(views.images.shape[2 + axis] % size[axis] for axis in (0, 1)):
         raise InputError(
             f"DepthMapLoss: expected one depth channel whose size is a multiple of the map's {size}, got "
@@ -84,8 +84,9 @@ class HeatmapLoss(nn.Module):
 
         l = |q - p|^2 (-q log p - (1 - q) log(1 - p))
 
-    summed with a weight for each kind of cell and divided by the number of labelled objects: `centres` where the label's
-    heat is 1, `seen` where q is at least `threshold`, `background` elsewhere. Networks have a head `heatmap` of logits.
+    summed with a weight for each kind of cell and divided by the number of labelled objects: `centres` where the
+    label's heat is 1, `seen` where q is at least `threshold`, `background` elsewhere. Networks have a head `heatmap` of
+    logits.
     """
 
     def __init__(
