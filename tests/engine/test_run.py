@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch.utils.data import get_worker_info
 
 from monoskd.data.samples import Samples
-from monoskd.engine.config import RunConfig
-from monoskd.engine.run import build_training
+from monoskd.engine.config import RunConfig, load_config
+from monoskd.engine.run import build_student, build_training
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
@@ -86,6 +86,65 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     assert 0 < late["depth"] < 1, "task learning is at work, or this test says nothing of it"
     assert (resumed / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
     assert_same_weights(straight, resumed)
+
+
+EMA = ("--optimizer.ema", "0.5")
+
+
+def test_the_average_of_the_weights_is_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def look(self: Training, *_: object) -> None:
+        seen.append({name: value.detach().clone() for name, value in self.student.state_dict().items()})
+
+    monkeypatch.setattr(Training, "on_train_batch_end", look)
+    averaged = run(*EMA, out=str(tmp_path / "averaged"), validation={"every": 1})
+    assert len(seen) == 4
+    name = "neck.rounds.0.project.0.0.weight"
+    expected = seen[0][name]
+    for weights_of_step in seen[1:]:
+        expected = 0.5 * expected + 0.5 * weights_of_step[name]
+    torch.testing.assert_close(weights(averaged)[name], expected)
+    plain = run(out=str(tmp_path / "plain"))
+    torch.testing.assert_close(weights(plain)[name], seen[3][name])  # the average changes no step
+    assert losses(plain) == losses(averaged)
+
+
+def test_a_resumed_average_is_the_one_that_was_never_stopped(run: Run, tmp_path: Path) -> None:
+    straight = run(*EMA, out=str(tmp_path / "straight"), epochs=3)
+    stopped = run(*EMA, out=str(tmp_path / "stopped"), epochs=2)
+    resumed = run(*EMA, out=str(stopped), epochs=3, resume=stopped)
+    assert losses(resumed) == losses(straight)
+    assert_same_weights(straight, resumed)
+
+
+@pytest.mark.parametrize("where", ["on_train_batch_end", "on_validation_batch_end"])
+def test_an_interrupted_run_keeps_the_average(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    whole = run(*EMA, out=str(tmp_path / "whole"), epochs=2, validation={"every": 2})
+
+    def interrupt(self: Training, *_: object) -> None:
+        if self.global_step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, where, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(*EMA, out=str(tmp_path / "cut"), epochs=2, validation={"every": 2})
+    assert_same_weights(whole, tmp_path / "cut")
+
+
+def test_neck_and_heads_are_inherited(run: Run, tmp_path: Path) -> None:
+    teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher")) / "model.safetensors"
+    config = load_config(tmp_path / "config.yaml", ["--start", json.dumps({"inherit": str(teacher)}), "--seed", "5"])
+    student, given = build_student(config.run()).state_dict(), load_model(teacher).state_dict()
+    inherited = {name for name in given if torch.equal(student[name], given[name])}
+    assert {name for name in given if not name.startswith("backbone.")} <= inherited
+    assert not any(name in inherited for name in given if name.endswith("conv1.weight"))
+    folder = run(out=str(tmp_path / "student"), start={"inherit": str(teacher)})
+    assert (folder / "model.safetensors").is_file()
+    with pytest.raises(InputError, match=r"start.inherit: expected the student's neck and heads, with dense.*: take a"):
+        run("--detector.init_args.config.head_width", "4", out=str(tmp_path / "no"), start={"inherit": str(teacher)})
 
 
 def test_rows_that_a_resumed_run_repeats_are_dropped(run: Run, tmp_path: Path) -> None:
@@ -286,6 +345,8 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
             r"nosuch.txt: expected a readable",
         ),
         (["--seed", "-1"], "seed: expected 0 to 4294967295, got -1"),
+        (["--optimizer.ema", "1"], "optimizer.ema: expected more than 0 and less than 1, got 1"),
+        (["--start.inherit", "nowhere"], "nowhere: expected a model file, got no file"),
         (["--epochs", "0"], "epochs: expected at least 1, got 0"),
         (["--optimizer.schedule.base", "0"], "schedule: expected rates and decay above 0"),
         (["--validation.classes", "[Tram]"], "expected some of Pedestrian, Car, Cyclist, got 'Tram'"),

@@ -2,6 +2,7 @@ import json
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,17 @@ def test_published_quirks_are_late_and_stepwise() -> None:
     steps = LearningRateSchedule(once_an_epoch=True)
     assert steps.rate(0.99) == 1e-5
     assert steps.rate(2.9) == steps.rate(2)
+
+
+def test_the_cosine_is_torchs_after_the_warm_up() -> None:
+    schedule = LearningRateSchedule(base=0.01, warmup_epochs=2, cosine=True)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8)
+    for epoch in range(2, 11):
+        assert schedule.rate(epoch, epochs=10) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+    assert schedule.rate(1, epochs=10) == LearningRateSchedule(base=0.01, warmup_epochs=2).rate(1)
 
 
 @given(epochs=st.lists(st.floats(0, 5), min_size=2, max_size=10))

@@ -146,22 +146,27 @@ class Distiller(nn.Module):
             raise InputError(f"a mask was given and none of the terms takes one: {', '.join(self.terms)}")
         if self.training and torch.is_grad_enabled():
             self.balance.check_readings()
-        seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints={"mask": mask, "targets": targets})
+        hints = {"mask": mask, "targets": targets, "teacher_inputs": teacher_inputs}
+        seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints=hints)
         terms = {name: self._evaluate(name, term, seen) for name, term in self.terms.items()}
         weights = self.balance.weights(self.progress)
         parts = [weights[name] * value for name, value in terms.items()] + self.balance.penalty(self.progress)
         return Distilled(**vars(seen), terms=terms, weights=weights, total=torch.stack(parts).sum())
 
     @torch.no_grad()
-    def materialize(self, *inputs: Any, teacher_inputs: Any = None, **keywords: Any) -> Self:
-        """Give adapters and losses their shapes by one pass that learns nothing: no gradient, no running statistics."""
+    def materialize(self, *inputs: Any, teacher_inputs: Any = None, targets: Any = None, **keywords: Any) -> Self:
+        """Give adapters and losses their shapes by one pass that learns nothing: no gradient, no running statistics.
+
+        targets: as in a pass, where a loss that has no shape yet asks for them.
+        """
         modes, drifting = modes_of(self), self.teacher_batch_statistics
         self.eval()
         self._teachers.batch_statistics = False
         try:
-            seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints={})
+            hints = {"targets": targets, "teacher_inputs": teacher_inputs}
+            seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints=hints)
             for name, loss in self.losses.items():
-                if self.terms[name].between == "taps" and any(is_lazy(p) for p in loss.parameters()):
+                if any(is_lazy(p) for p in loss.parameters()):
                     self._evaluate(name, self.terms[name], seen)
         finally:
             restore(modes)

@@ -18,7 +18,7 @@ Resize: TypeAlias = Literal["coarsest", "teacher", "student", "none"]
 Loss: TypeAlias = nn.Module | Callable[..., Tensor]
 
 # What a loss is given besides the two networks' maps or outputs, if its signature names it.
-HINTS = ("mask", "targets", "teacher_output")
+HINTS = ("mask", "targets", "teacher_output", "teacher_inputs")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Term:
     """One thing that student and teacher should agree on.
 
     Args:
-        loss: called as `loss(student=..., teacher=...)`, returns a scalar; is given `mask=`, `targets=` and
-            `teacher_output=` (what the teacher returned) as well where its signature names them. Maps are
+        loss: called as `loss(student=..., teacher=...)`, returns a scalar; is given `mask=`, `targets=`,
+            `teacher_output=` (what the teacher returned) and `teacher_inputs=` (what the pass was given under that
+            name) as well where its signature names them. Maps are
             B x C x H x W: one if the term looks at one tap, else a list.
         weight: its factor in the total.
         taps: names of the taps it looks at; None for all.
@@ -155,7 +156,7 @@ class Term:
         return sum(values[1:], values[0])
 
     def hints(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The mask and targets that the loss asks for. Raises InputError where a required one is missing."""
+        """The mask, targets and so on that the loss asks for. Raises InputError where a required one is missing."""
         chosen = {}
         for hint, parameter in _parameters(self.loss).items():
             if hint not in HINTS:

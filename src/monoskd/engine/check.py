@@ -94,14 +94,16 @@ def _check_devices(config: RunConfig) -> None:
 def _check_networks(loaded: LoadedConfig) -> None:
     """Check that there is a student, a teacher where one is needed, and that their model files can be read."""
     namespace = loaded.namespace
-    if namespace.detector is None and namespace.start is None:
+    start = namespace.start
+    model, inherited = (start.model, start.inherit) if hasattr(start, "inherit") else (start, None)
+    if namespace.detector is None and model is None:
         raise InputError("config: expected `detector` (a new network) or `start` (a model file), got neither")
     if namespace.data.unlabelled is not None and namespace.distillation is None:
         raise InputError(
             "config: data.unlabelled: expected `distillation`, whose teacher makes pseudo-labels, got none"
         )
-    if namespace.start is not None:
-        describe_model(namespace.start)
+    for path in filter(None, (model, inherited)):
+        describe_model(path)
     if namespace.distillation is not None:
         describe_model(namespace.distillation.teacher)
 

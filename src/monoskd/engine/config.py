@@ -119,14 +119,19 @@ class OptimizerConfig:
         weight_decay: L2 penalty on every parameter that is not a bias.
         decoupled_decay: weights shrink by rate x weight_decay at each step instead (AdamW).
         gradient_clip: largest gradient norm; null for no limit.
+        ema: decay a step of the average of the weights that is validated and kept in the model file, such as 0.998;
+            null keeps the weights themselves. A run much shorter than 1 / (1 - ema) steps is no more than its start.
     """
 
     schedule: LearningRateSchedule = field(default_factory=LearningRateSchedule)
     weight_decay: float = 1e-5
     decoupled_decay: bool = False
     gradient_clip: float | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise InputError(f"optimizer.ema: expected more than 0 and less than 1, got {self.ema}; null for none")
         _at_least(0, {"optimizer.weight_decay": self.weight_decay, "optimizer.gradient_clip": self.gradient_clip or 0})
 
 
@@ -176,6 +181,20 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
+class StartConfig:
+    """What a run begins with.
+
+    Args:
+        model: model file to begin with, such as a converged student; null for a new network.
+        inherit: model file of a network of the same class, such as the teacher, from which all but the backbone (neck
+            and heads) is taken; the backbone is new, pretrained, or from `model`.
+    """
+
+    model: Path | None = None
+    inherit: Path | None = None
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run.
 
@@ -183,7 +202,7 @@ class RunConfig:
         data: the frames.
         out: run folder.
         detector: a new network by `class_path`; null to take the architecture of `start`.
-        start: model file to begin with, such as a converged student.
+        start: model file to begin with, such as a converged student; or `model` and `inherit`, see `StartConfig`.
         distillation: null to train alone.
         optimizer: Adam and its schedule.
         epochs: passes over the training split.
@@ -201,7 +220,7 @@ class RunConfig:
     data: DataConfig
     out: Path
     detector: Detector | None = None
-    start: Path | None = None
+    start: Path | StartConfig | None = None
     distillation: DistillationConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 150
@@ -214,6 +233,11 @@ class RunConfig:
     devices: int = 1
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     threads: int = 0
+
+    @property
+    def beginning(self) -> StartConfig:
+        """`start` in its long form."""
+        return self.start if isinstance(self.start, StartConfig) else StartConfig(self.start)
 
     def __post_init__(self) -> None:
         _at_least(1, {"epochs": self.epochs, "log_every": self.log_every, "devices": self.devices})

@@ -5,6 +5,7 @@ import difflib
 import inspect
 import types
 import typing
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -176,7 +177,7 @@ def value_faults(kind: Any, values: Any) -> tuple[Any, list[str]]:
     for field in fields(kind):
         value = getattr(values, field.name)
         section = next(filter(is_dataclass, _alternatives(field.type)), None)
-        if section is not None and value is not None and not is_dataclass(value):
+        if section is not None and isinstance(value, Namespace):
             value, more = value_faults(section, value)
             lines += more
         made[field.name] = value

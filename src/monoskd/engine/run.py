@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from monoskd.data.samples import typical_focal_px
 from monoskd.distill import Distiller, FlightRecorder
+from monoskd.engine.averaging import AveragedWeights
 from monoskd.engine.callbacks import (
     MANIFEST,
     SCHEMA,
@@ -141,11 +142,13 @@ def fit(run: Run) -> Path:
 
 def build_student(config: RunConfig) -> Detector:
     """The network to train: new, or from a model file."""
-    student = config.detector
-    if config.start is not None:
-        started = load_model(config.start)
-        student = started.train() if student is None else _with_weights(student, started, config.start)
+    student, start = config.detector, config.beginning
+    if start.model is not None:
+        started = load_model(start.model)
+        student = started.train() if student is None else _with_weights(student, started, start.model)
     assert student is not None, "the check has refused a run without a network"
+    if start.inherit is not None:
+        inherit(student, start.inherit)
     _check_input(config, student, "detector")
     known_classes(config.validation.classes, present=student.classes)
     return student
@@ -219,6 +222,7 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
             ),
             StopSignal(),
             ConfigFile(out, text),
+            *([AveragedWeights(config.optimizer.ema)] if config.optimizer.ema else []),
             ModelFile(out, provenance),
             Manifest(out, seed=config.seed, frames=frames.counts(), step_images=frames.labelled + frames.further),
             WholeLog(),
@@ -239,6 +243,24 @@ def _with_weights(detector: Detector, started: Detector, start: Path) -> Detecto
             "out to take the file's own"
         ) from error
     return detector
+
+
+def inherit(student: Detector, path: Path) -> None:
+    """Take all but the backbone, such as neck and heads, from a model file of the same class of network."""
+    own, given = student.state_dict(), load_model(path).state_dict()
+    taken = {name: tensor for name, tensor in given.items() if not name.startswith("backbone.")}
+    for name in own:
+        if name.startswith("backbone."):
+            continue
+        if name not in taken or taken[name].shape != own[name].shape:
+            got = tuple(taken[name].shape) if name in taken else "none"
+            raise InputError(
+                f"{path}: start.inherit: expected the student's neck and heads, with {name} of shape "
+                f"{tuple(own[name].shape)}, got {got}: take a network of the same class and widths"
+            )
+    if not taken:
+        raise InputError(f"{path}: start.inherit: expected tensors outside the backbone, got none")
+    student.load_state_dict({name: taken.get(name, tensor) for name, tensor in own.items()})
 
 
 def _check_input(config: RunConfig, detector: Detector, where: str | Path) -> None:

@@ -13,9 +13,11 @@ PUBLISHED_ORDER = ("affinity", "head", "rank", "imitation")
 
 @dataclass(frozen=True)
 class LearningRateSchedule:
-    """Cosine warm-up from `warmup_start`, then `decay` at each milestone.
+    """Cosine warm-up from `warmup_start`, then `decay` at each milestone, or a cosine down to 0.
 
-    Epochs count from 0, and a milestone is the first epoch at the lower rate. Two published quirks:
+    Epochs count from 0, and a milestone is the first epoch at the lower rate. `cosine`: from the end of the warm-up to
+    the end of the run the rate is base (1 + cos(pi t)) / 2, t from 0 to 1 (Loshchilov and Hutter, "SGDR", ICLR 2017);
+    there are no milestones. Two published quirks:
     `milestones_after_warmup` counts milestones from the end of the warm-up, so that they come late by its length;
     `once_an_epoch` keeps the rate of an epoch's start, so that the whole first epoch runs at `warmup_start`.
     """
@@ -25,6 +27,7 @@ class LearningRateSchedule:
     warmup_epochs: int = 5
     milestones: tuple[int, ...] = (90, 120)
     decay: float = 0.1
+    cosine: bool = False
     milestones_after_warmup: bool = False
     once_an_epoch: bool = False
 
@@ -35,13 +38,16 @@ class LearningRateSchedule:
                 f"schedule: expected rates and decay above 0 and no negative number of warm-up epochs, got {self}"
             )
 
-    def rate(self, epoch: float) -> float:
-        """The learning rate at `epoch`, which may be a fraction: 2.5 is the middle of the third epoch."""
+    def rate(self, epoch: float, *, epochs: float = math.inf) -> float:
+        """The learning rate at `epoch` of `epochs`, which may be a fraction: 2.5 is the middle of the third epoch."""
         if self.once_an_epoch:
             epoch = math.floor(epoch)
         if epoch < self.warmup_epochs:
             risen = (1 - math.cos(math.pi * epoch / self.warmup_epochs)) / 2
             return self.warmup_start + (self.base - self.warmup_start) * risen
+        if self.cosine:
+            done = (epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-9)
+            return self.base * (1 + math.cos(math.pi * min(done, 1.0))) / 2
         late = self.warmup_epochs if self.milestones_after_warmup else 0
         passed = sum(epoch >= milestone + late for milestone in self.milestones)
         return self.base * self.decay**passed

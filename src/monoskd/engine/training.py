@@ -69,7 +69,9 @@ class Training(pl.LightningModule):
     def shape_adapters(self, batch: Batch) -> None:
         """Let the distiller's adapters take their shapes from a batch, as several devices require before the start."""
         if self.distiller is not None:
-            self.distiller.materialize(*self._inputs(batch, self.student), teacher_inputs=self._teacher_inputs(batch))
+            self.distiller.materialize(
+                *self._inputs(batch, self.student), teacher_inputs=self._teacher_inputs(batch), targets=batch.targets
+            )
 
     def outputs(self, batch: Batch) -> tuple[DetectorOutput, Distilled | None]:
         """The student's output at the labelled objects and, with a teacher, the distillation terms."""
@@ -132,10 +134,14 @@ class Training(pl.LightningModule):
             {"params": list(self._trained(bias=False)), "weight_decay": config.weight_decay},
             {"params": list(self._trained(bias=True)), "weight_decay": 0.0},
         ]
+        # Lightning clips no gradients of a fused optimiser that unscales them itself, as with float16.
+        fused = self.trainer.precision != "16-mixed"
         kind = torch.optim.AdamW if config.decoupled_decay else torch.optim.Adam
-        optimizer = kind(groups, lr=1.0)  # a factor; the schedule returns the rate
+        optimizer = kind(groups, lr=1.0, fused=fused)  # a factor; the schedule returns the rate
         batches = self.trainer.estimated_stepping_batches / self.epochs
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: config.schedule.rate(step / batches))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: config.schedule.rate(step / batches, epochs=self.epochs)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # of all kinds, those of several devices too
 
 from monoskd.errors import InputError
 from monoskd.geometry.camera import PublishedLetterbox
@@ -83,7 +84,7 @@ class MonoDETR(LensDetector):
         super().train(mode)
         if self.config.frozen:
             for module in self.backbone.net.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, _BatchNorm):
                     module.eval()
         return self
 
@@ -253,7 +254,7 @@ def _freeze(net: nn.Module) -> None:
     if not set(_FIRST) <= set(modules):
         raise InputError("frozen: expected a ResNet, whose first stage is known, got another backbone; set it to false")
     for name, module in modules.items():
-        if isinstance(module, nn.BatchNorm2d) or name in _FIRST:
+        if isinstance(module, _BatchNorm) or name in _FIRST:
             module.requires_grad_(False)
 
 
