@@ -210,7 +210,8 @@ def test_a_perfect_network_has_next_to_no_loss(detector: MonoDETR, groups: int) 
     losses = detector.loss(perfect(batch.targets, groups=groups), batch.targets)
     assert losses.pop("depth").item() == pytest.approx(-2)  # u = -1, two layers
     for name, loss in losses.items():
-        assert loss.item() == pytest.approx(0, abs=1e-4), name
+        least = 2e-3 if name == "depth_map" else 1e-4  # 1e-6 of every wrong bin's loss
+        assert loss.item() == pytest.approx(0, abs=least), name
 
 
 def test_each_group_finds_every_object(detector: MonoDETR) -> None:
@@ -222,11 +223,10 @@ def test_each_group_finds_every_object(detector: MonoDETR) -> None:
 
 def test_more_objects_than_queries_leave_some_out(detector: MonoDETR) -> None:
     targets = Batch.collate([sample(detector, objects(xs=tuple(np.linspace(-9, 9, 8))))]).targets
-    assert len(targets.image) == 8
-    output = perfect(targets, queries=8)
-    heads = {name: head[:, :6] for name, head in output.heads.items()}
+    assert len(targets.image) == 5  # the others are too small
+    heads = {name: head[:, :3] for name, head in perfect(targets).heads.items()}
     query, row = match(heads, targets, groups=1)
-    assert query.tolist() == row.tolist() == list(range(6))
+    assert query.tolist() == row.tolist() == [0, 1, 2]
 
 
 def test_answers_that_are_no_numbers_still_match(detector: MonoDETR) -> None:
