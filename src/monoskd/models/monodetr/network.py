@@ -225,7 +225,7 @@ class MonoDETR(LensDetector):
         )
 
     def metrics(self, output: MonoDETROutput, targets: MonoDETRTargets, views: Views) -> dict[str, Tensor]:
-        """depth_error_m: |z - true z| of the query matched to each labelled object, n."""
+        """depth_error_m: |z - true z| of the query matched to each labelled object; without those beyond `queries`."""
         query, row = match(output.heads, targets, groups=1)
         order = row.argsort()
         query, row = query[order], row[order]
