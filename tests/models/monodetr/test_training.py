@@ -129,6 +129,5 @@ def test_it_begins_to_learn_two_frames_by_heart(scenes: Path) -> None:
         optimizer.step()
         totals.append({name: loss.item() for name, loss in losses.items()})
     left = {name: totals[-1][name] / totals[0][name] for name in ("classes", "centre", "edges", "overlap", "size_3d")}
-    print(left, totals[0], totals[-1])
     assert max(left[name] for name in ("classes", "centre", "edges")) < 0.5, left
     assert left["overlap"] < 0.7, left
