@@ -34,7 +34,7 @@ from monoskd.synthetic import synthesize
 
 TEACHER_EPOCHS, POOL = 200, 3
 STEP_COST = 1.4  # a step with a teacher over one without; `benchmarks/training.py` measures it
-BATCH, RATE, EMA = 8, 0.004, 0.998
+BATCH, RATE, EMA = 16, 0.006, 0.99
 DEPTH = {
     "loss": {"class_path": "monoskd.models.DepthMapLoss"},
     "between": "targets",
