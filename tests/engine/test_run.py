@@ -350,6 +350,15 @@ def test_a_run_without_a_whole_epoch_begins_anew(
     assert_same_weights(folder, straight)
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     assert not [*folder.rglob("*.partial"), *folder.rglob("*.part")]
+
+
+@pytest.mark.parametrize("left", [None, ".lock"])
+def test_a_run_that_was_killed_before_its_first_file_resumes(run: Run, tmp_path: Path, left: str | None) -> None:
+    folder = tmp_path / "run"
+    if left is not None:
+        folder.mkdir()
+        (folder / left).touch()
+    assert json.loads((run(epochs=1, resume=folder) / "manifest.json").read_text())["epochs"] == 1
     with pytest.raises(InputError, match="holds a run"):
         run()
 
