@@ -520,7 +520,7 @@ def test_sweeps_whose_columns_are_a_multiple_of_four_are_refused_by_their_rows(t
 def test_centimetres_are_no_metres(tmp_path):
     points = np.frombuffer(sweep(4, "<f4"), "<f4").reshape(-1, 4) * np.float32([100, 100, 100, 1])
     (tmp_path / "v.bin").write_bytes(points.tobytes())
-    with pytest.raises(InputError, match="coordinates up to 5.*e.03 m"):
+    with pytest.raises(InputError, match=r"coordinates up to 5.*e.03 m"):
         read_velodyne(tmp_path / "v.bin")
 
 

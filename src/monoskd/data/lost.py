@@ -10,7 +10,9 @@ import torch
 from torch.utils.data import get_worker_info
 
 _MOST_WORKERS = 1024
-_MESSAGE = re.compile(r"DataLoader worker \(pid\S* (?P<pids>[\d, ]+)\) (?:is killed by signal: (\w+)|exited unexpectedly)")
+_MESSAGE = re.compile(
+    r"DataLoader worker \(pid\S* (?P<pids>[\d, ]+)\) (?:is killed by signal: (\w+)|exited unexpectedly)"
+)
 
 
 class LostLoaderError(RuntimeError):

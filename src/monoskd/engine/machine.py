@@ -67,7 +67,7 @@ def outside_fault(error: BaseException, out: Path) -> str | None:
     if isinstance(error, LostLoaderError):
         frame = f" at frame {', '.join(error.frames)}" if error.frames else ""
         return (
-            f"data.workers: expected loader processes that live, got one ended by {error.cause}{frame}, as happens when "
+            f"data.workers: expected loader processes that live, got one ended by {error.cause}{frame}, as when "
             f"memory is short: lower `--data.workers` or `--data.batch_size`, then {go_on}"
         )
     cause: BaseException | None = error
