@@ -171,7 +171,10 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_epoch(run: Run, monke
     assert not json.loads((folder / "manifest.json").read_text())["finished"]
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "said"), [(28, "No space left on device"), (27, "File too large")])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
     folder = run(epochs=1)
     kept = (folder / "checkpoints" / "last.ckpt").read_bytes()
 
@@ -180,13 +183,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run: Run, mon
     def full(self: Path, content: bytes) -> int:
         write(self, content[:20_000])
         if len(content) > 20_000:
-            raise OSError(28, "No space left on device")
+            raise OSError(number, said)
         return len(content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    message = (
-        r"run: expected room for the run's files, got 'No space left on device': .* `--resume .*run`: its last whole"
-    )
+    message = rf"run: expected room for the run's files, got '{said}': .* `--resume .*run`: its last whole"
     with pytest.raises(InputError, match=message):
         run(epochs=2, resume=folder)
     assert (folder / "checkpoints" / "last.ckpt").read_bytes() == kept

@@ -16,6 +16,7 @@ from monoskd.engine.check import on_cpu
 from monoskd.engine.config import RunConfig
 from monoskd.engine.resume import CHECKPOINT
 from monoskd.errors import InputError
+from monoskd.files import NO_SPACE
 
 _LOCK = ".lock"
 
@@ -72,7 +73,7 @@ def outside_fault(error: BaseException, out: Path) -> str | None:
         )
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE:
             return f"{out}: expected room for the run's files, got '{cause.strerror}': free some space, then {go_on}"
         cause = cause.__cause__ or cause.__context__
     return None
