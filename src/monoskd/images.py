@@ -81,6 +81,8 @@ def _check_mode(path: str | Path, image: "Image", mode: Mode) -> None:
     tiles: Any = getattr(image, "tile", None)  # how the pixels are stored, where Pillow says so
     codec, raw = (tiles[0][0], str(tiles[0][3])) if tiles else ("", "")
     deep_colour = ";16" in raw or codec.upper() == "SGI16" or (codec == "ppm" and "65535" in raw)
+    if image.format == "JPEG2000":  # Pillow does not say how deep it is
+        raise InputError(f"{path}: expected a PNG or JPEG, got a JPEG 2000: convert the picture first")
     if image.mode in _DEEP or deep_colour:
         kind = image.mode if image.mode in _DEEP else f"16 bits ({image.mode})"
         raise InputError(f"{path}: expected 8 bits a channel, got mode {kind}: convert the picture first")

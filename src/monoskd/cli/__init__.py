@@ -53,6 +53,7 @@ def _run(argv: Sequence[str]) -> int:
         return _complain(str(error), debug)
     except KeyboardInterrupt:
         warn("interrupted; what was done is kept")
+        eval("0")  # Python ends by SIGINT, not by our code, where it interrupted an `exec`, until the next one
         return INTERRUPTED
     except BrokenPipeError:
         return BROKEN_PIPE

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from monoskd.data.lost import InWork
 from monoskd.data.transforms import (
     Augmentation,
     Draw,
@@ -56,6 +57,7 @@ class Samples(Dataset[Sample]):
         self.published = published or PublishedData()
         self._cache: dict[str, Frame] | None = {} if cache else None
         self._epoch = _shared_number()
+        self._in_work = InWork()
 
     def __len__(self) -> int:
         return len(self.source.names)
@@ -64,8 +66,14 @@ class Samples(Dataset[Sample]):
         """From now on, draw this epoch's augmentation."""
         self._epoch.fill_(epoch)
 
+    def last_of(self, process: int) -> str | None:
+        """The name of the frame that a loader process has read last."""
+        index = self._in_work.of(process)
+        return None if index is None else self.source.names[index]
+
     def __getitem__(self, index: int) -> Sample:
         """Frame `index` under the current epoch's augmentation."""
+        self._in_work.begin(index)
         draw = Draw()
         if self.augmentation is not None:
             draw = self.augmentation.draw(np.random.default_rng([self.seed, int(self._epoch), index]))

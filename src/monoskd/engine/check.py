@@ -35,6 +35,8 @@ def check(loaded: LoadedConfig, *, resume: Path | None = None) -> Plan:
     settings = loaded.settings()
     complaints = Complaints()
     anew = complaints.attempt(began, settings.out if resume is None else resume, config=loaded.text)
+    if resume is not None and resume.resolve() == settings.out.resolve() and not _held(resume):
+        anew = True  # it ended before its first file
     past = None
     if anew is not None:
         past = complaints.attempt(Past.of, resume, config=loaded.text) if resume and not anew else None
@@ -66,8 +68,12 @@ def _check_folder(out: Path, *, resume: Path | None, anew: bool) -> None:
         return
     if (out / CHECKPOINT).exists():
         raise InputError(f"{out}: holds a run; go on with `--resume {out}` or choose another `--out`")
-    if held := [name for name in _RUN_FILES if (out / name).exists()]:
+    if held := _held(out):
         raise InputError(f"{out}: expected a new folder, got one with {held[0]}; choose another `--out`")
+
+
+def _held(out: Path) -> list[str]:
+    return [name for name in _RUN_FILES if (out / name).exists()]
 
 
 def _check_apart(config: RunConfig) -> None:

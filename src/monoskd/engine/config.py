@@ -284,6 +284,10 @@ class LoadedConfig:
         return RunConfig(**{field.name: getattr(made, field.name) for field in fields(RunConfig)})
 
 
+_MOST_CONFIG_BYTES = 2**20
+_MOST_VALUES = 10_000
+
+
 class _EachKeyOnce(yaml.SafeLoader):
     """YAML as `safe_load` reads it, except that a repeated key is an error."""
 
@@ -308,9 +312,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
 
     source = find_config(path)
     try:
-        document = _moved(yaml.load(read_text(source), _EachKeyOnce))
+        document = _bounded(yaml.load(read_text(source, at_most=_MOST_CONFIG_BYTES), _EachKeyOnce), path)
+        document = _moved(document)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: expected a config, got values nested too deeply: replace the file") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a YAML mapping such as `epochs: 150`, got {type(document).__name__}")
     overrides = [*map(_moved, overrides)]
@@ -336,6 +343,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         parser=parser,
         namespace=namespace,
     )
+
+
+def _bounded(document: Any, path: Path) -> Any:
+    """The document. Raises InputError where it is huge or endless once each alias is replaced by what it stands for."""
+    waiting, values = [document], 0
+    while waiting:
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        values += 1
+        if values > _MOST_VALUES:
+            raise InputError(f"{path}: expected at most {_MOST_VALUES} values, got more: do aliases hold each other?")
+    return document
 
 
 def _refuse(path: Path, faults: Iterable[str]) -> None:

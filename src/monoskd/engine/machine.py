@@ -11,11 +11,12 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
-from monoskd.engine.callbacks import lost_worker
+from monoskd.data.lost import LostLoaderError
 from monoskd.engine.check import on_cpu
 from monoskd.engine.config import RunConfig
 from monoskd.engine.resume import CHECKPOINT
 from monoskd.errors import InputError
+from monoskd.files import NO_SPACE
 
 _LOCK = ".lock"
 
@@ -64,14 +65,15 @@ def outside_fault(error: BaseException, out: Path) -> str | None:
         if (out / CHECKPOINT).exists()
         else "repeat the command: no epoch was complete yet"
     )
-    if (killed := lost_worker(error)) is not None:
+    if isinstance(error, LostLoaderError):
+        frame = f" at frame {', '.join(error.frames)}" if error.frames else ""
         return (
-            f"data.workers: expected loader processes that live, got one ended by {killed}, as the system does when "
+            f"data.workers: expected loader processes that live, got one ended by {error.cause}{frame}, as when "
             f"memory is short: lower `--data.workers` or `--data.batch_size`, then {go_on}"
         )
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE:
             return f"{out}: expected room for the run's files, got '{cause.strerror}': free some space, then {go_on}"
         cause = cause.__cause__ or cause.__context__
     return None

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from monoskd.data.lost import naming_lost_frames
 from monoskd.data.samples import typical_focal_px
 from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.averaging import AveragedWeights
@@ -132,7 +133,8 @@ def fit(run: Run) -> Path:
             raise InputError(f"config: expected what this machine can do, got an objection: {error}") from error
         try:
             checkpoint = run.past.checkpoint if run.past else None
-            trainer.fit(run.training, datamodule=run.frames, ckpt_path=checkpoint, weights_only=True)
+            with naming_lost_frames(run.frames.train, run.frames.val, run.frames.unlabelled):
+                trainer.fit(run.training, datamodule=run.frames, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # Lightning raises this for an interruption, after its callbacks have saved
             raise KeyboardInterrupt from stop
         except InputError as error:  # a loader process puts its traceback before the line

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
+from monoskd.data.lost import naming_lost_frames
 from monoskd.data.samples import Samples
 from monoskd.engine.config import DataConfig, UnlabelledConfig
 from monoskd.engine.sources import Sources
@@ -81,10 +82,11 @@ def detect(teacher: Detector, data: DataConfig, frames: FrameSource) -> list[Obj
     device, least = next(teacher.parameters()).device, _thresholds(data.unlabelled, teacher.classes)
     teacher.eval()
     detected: list[Objects] = []
-    for batch in DataLoader(samples, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
-        views = batch.to(device).views(teacher.modality)
-        detections = teacher.decode(teacher(views), views)
-        detected += [_above(replace(image, scores=image.heat).to_objects(), least) for image in detections]
+    with naming_lost_frames(samples):
+        for batch in DataLoader(samples, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
+            views = batch.to(device).views(teacher.modality)
+            detections = teacher.decode(teacher(views), views)
+            detected += [_above(replace(image, scores=image.heat).to_objects(), least) for image in detections]
     return detected
 
 

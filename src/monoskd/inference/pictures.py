@@ -20,6 +20,7 @@ from monoskd.images import IMAGE_SUFFIXES
 from monoskd.kitti.io import read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+_FOLDER_SUFFIXES = (*IMAGE_SUFFIXES, ".mpo", ".jpe", ".ppm", ".heic", ".heif")  # the last two: to say that none is read
 _EXIF_IFD, _FOCAL_35MM = 0x8769, 0xA405
 _MISSING_SHARE, _MISSING_FRAMES = 0.02, 1  # of a video: what a whole file's header may count too much
 _FRAMES_A_SECOND = 10.0  # of a video that is made of pictures
@@ -60,7 +61,7 @@ def open_source(source: str | Path) -> Pictures:
     """
     path = Path(source)
     if path.is_dir():
-        paths = [path for path in visible(path.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+        paths = [path for path in visible(path.iterdir()) if path.suffix.lower() in _FOLDER_SUFFIXES]
         if not paths:
             raise InputError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), got none")
         return _of_files(paths, source)
@@ -133,7 +134,8 @@ def _video(source: str | Path, target: str | int, *, files: tuple[Path, ...] = (
         if isinstance(target, int):
             raise InputError(f"{source}: expected the number of a camera that can be read, got none: is it connected?")
         raise InputError(
-            f"{source}: expected a video that OpenCV can read, got something else; try an .mp4 or a folder of images"
+            f"{source}: expected a video that OpenCV can read, got something else or one that is cut off; try an .mp4 "
+            "or a folder of images"
         )
     total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if files else 0
     rate = capture.get(cv2.CAP_PROP_FPS)

@@ -62,6 +62,7 @@ class PrepareReport:
 class _Frame:
     """The outcome of one frame: whether its map was written now, the errors of its objects [m], and what failed."""
 
+    name: str
     written: bool
     errors_m: list[float]
     failure: str | None = None
@@ -80,7 +81,8 @@ def prepare(
     processes, one per core if None. progress: called with (frames done, frames in all).
 
     Raises InputError where there is nothing to prepare and where nothing can be written; after all other frames are
-    done, where a frame's files are damaged or missing; and where the depths are not on the labelled objects.
+    done, where a frame's files are damaged or missing; and where the depths are not on the labelled objects: then no
+    map that was written now is left.
     """
     layout = KittiLayout(Path(root))
     frames = _frames(layout)
@@ -98,9 +100,13 @@ def prepare(
         raise InputError(f"{failures[0]}{more} (the other {len(frames) - len(failures)} frames are prepared)")
     errors_m = [error for result in results for error in result.errors_m]
     if wrong := disagreement(errors_m):
+        written = [layout.depth(result.name) for result in results if result.written]
+        for path in written:
+            path.unlink(missing_ok=True)
         raise InputError(
-            f"{layout.folder('depth_2')}: {wrong}: the depth maps cannot be used; check Tr_velo_to_cam and that "
-            "sweeps, labels and calibrations belong together, then call again with `--force`"
+            f"{layout.folder('depth_2')}: {wrong}: the depth maps cannot be used, and the {len(written)} that were "
+            "written now are removed; check Tr_velo_to_cam and that sweeps, labels and calibrations belong together, "
+            "then call again with `--force`"
         )
     return PrepareReport(
         written=sum(result.written for result in results),
@@ -139,8 +145,8 @@ def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
             objects = read_objects(layout.label(frame), scored=False)
             errors_m = depth_errors(depth_m, objects)
     except InputError as error:
-        return _Frame(written, errors_m, failure=str(error))
-    return _Frame(written, errors_m)
+        return _Frame(frame, written, errors_m, failure=str(error))
+    return _Frame(frame, written, errors_m)
 
 
 def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> DepthMap:
