@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from monoskd.errors import InputError
+from monoskd.parallel import mean_of_rows
 
 
 class RunningMean(nn.Module):
@@ -18,7 +19,7 @@ class RunningMean(nn.Module):
     a constant to the gradient. An empty batch, or one whose mean is not finite, changes nothing.
 
     The buffers take their shapes on first use or from a state dict. They hold float32, whatever the maps' type.
-    With several processes, each has the means of its own images; a checkpoint holds those of the process that wrote it.
+    With several processes that train together, the means are those of all images and the same in each.
     """
 
     updates: Tensor
@@ -41,13 +42,10 @@ class RunningMean(nn.Module):
         """Each level minus its mean; no mean is updated."""
         return [level - self.mean(index, level).to(level.dtype) for index, level in enumerate(maps)]
 
-    @torch.no_grad()
     def learn(self, maps: Sequence[Tensor]) -> None:
         """Move the mean of each level towards that of the maps: of all levels, or of none where one is not finite."""
-        if not all(len(level) for level in maps):
-            return
         means = [self.mean(index, level) for index, level in enumerate(maps)]
-        batch_means = [level.float().mean(0) for level in maps]
+        batch_means = [mean_of_rows(level.float()) for level in maps]
         finite = torch.stack([new.isfinite().all() for new in batch_means]).all()
         self.updates += finite
         rate = (1 / self.updates.clamp(min=1)).clamp(min=1 - self.momentum)
