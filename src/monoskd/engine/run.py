@@ -270,7 +270,8 @@ def _csv_logger(out: Path, history: list[dict[str, str]]) -> CSVLogger:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Silence the advice of Lightning that does not apply to these runs, and nothing else."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     advice = (
         ".*does not have many workers.*",
         ".*The number of training batches.*",
