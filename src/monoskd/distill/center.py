@@ -18,7 +18,7 @@ class RunningMean(nn.Module):
     (the plain mean of all calls so far), and no slower than 1 - momentum. In evaluation they do not change. The mean is
     a constant to the gradient. An empty batch, or one whose mean is not finite, changes nothing.
 
-    The buffers take their shapes on first use or from a state dict. They hold float32 at least, whatever the maps' type.
+    The buffers take their shapes on first use or from a state dict. They hold float32 at least.
     With several processes that train together, the means are those of all images and the same in each.
     """
 
