@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -26,24 +27,21 @@ def spread(
     """
     if not items:
         return
-    ray = _connected(address)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    rows = ray.data.from_items(
-        [{"item": pickle.dumps(item)} for item in items], override_num_blocks=min(len(items), _MOST_BLOCKS)
-    )
-    actors = max(int(ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources()["CPU"]), 1)
-    done = rows.map_batches(
-        _Actor,
-        fn_constructor_args=(make_task,),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(items))),
-        num_cpus=1,
-        num_gpus=gpus or None,
-    )
-    for row in done.iter_rows():
-        yield pickle.loads(row["result"])
+    with _cluster(address) as ray:
+        rows = ray.data.from_items(
+            [{"item": pickle.dumps(item)} for item in items], override_num_blocks=min(len(items), _MOST_BLOCKS)
+        )
+        actors = max(int(ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources()["CPU"]), 1)
+        done = rows.map_batches(
+            _Actor,
+            fn_constructor_args=(make_task,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(items))),
+            num_cpus=1,
+            num_gpus=gpus or None,
+        )
+        for row in done.iter_rows():
+            yield pickle.loads(row["result"])
 
 
 class _Actor:
@@ -57,17 +55,17 @@ class _Actor:
         return {"result": [pickle.dumps(self.task(pickle.loads(item))) for item in batch["item"]]}
 
 
-def _connected(address: str) -> Any:
-    """Ray, once this process is part of the cluster. Nothing is reported to its makers, and it prints nothing."""
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    """Ray, as part of the cluster; its actors end with the work. Nothing is reported to its makers, and it is silent."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors without a GPU may see those there are
     try:
         ray = import_module("ray")
-        import_module("ray.data")
+        context = import_module("ray.data").DataContext.get_current()
     except ImportError as error:
         raise InputError("--ray: expected Ray Data, got none: `pip install 'monoskd[scale]'`") from error
-    if ray.is_initialized():
-        return ray
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
@@ -77,4 +75,7 @@ def _connected(address: str) -> Any:
             f"--ray: expected the address of a running Ray cluster, `auto` or `local`, got {address!r} ({reason}): "
             "start one with `ray start --head`"
         ) from error
-    return ray
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
