@@ -57,13 +57,16 @@ class _Actor:
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
-    """Ray, as part of the cluster; its actors end with the work. Nothing is reported to its makers, and it is silent."""
+    """Ray, as part of the cluster until the work is done. Nothing is reported to its makers, and it prints nothing."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray = import_module("ray")
         context = import_module("ray.data").DataContext.get_current()
     except ImportError as error:
         raise InputError("--ray: expected Ray Data, got none: `pip install 'monoskd[scale]'`") from error
+    if ray.is_initialized():  # by the caller, who ends it
+        yield ray
+        return
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
