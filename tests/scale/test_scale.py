@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,12 @@ def test_pictures_of_a_killed_worker_are_predicted_again(
     source, cameras = scenes / "training" / "image_2", CameraSource(focal_px=300.0)
     marker, path = str(tmp_path / "killed"), str(model)
 
-    def make() -> "Predictor":
+    def make(*, device: str) -> "Predictor":
         import os
 
         from monoskd.inference.predictor import Predictor
 
-        predictor = Predictor(path)
+        predictor = Predictor(path, device=device)
         batch = predictor.batch
 
         def dying(frames: Any) -> Any:
@@ -160,7 +161,7 @@ def test_videos_and_other_folders_are_refused(cluster: str, pictures: Path, mode
     given: dict[str, Any] = {"address": cluster, "model": model, "cameras": CameraSource(focal_px=300.0)}
     (tmp_path / "out" / "kitti").mkdir(parents=True)
     with pytest.raises(InputError, match="expected a new folder or one of `--ray`, got predictions"):
-        predict_on_ray(lambda: Predictor(model), pictures, out=tmp_path / "out", **given)
+        predict_on_ray(partial(Predictor, model), pictures, out=tmp_path / "out", **given)
     shutil.copy(pictures / "000001.png", pictures / "000001.jpg")
     with pytest.raises(InputError, match="pictures with names that differ"):
-        predict_on_ray(lambda: Predictor(model), pictures, out=tmp_path / "new", **given)
+        predict_on_ray(partial(Predictor, model), pictures, out=tmp_path / "new", **given)

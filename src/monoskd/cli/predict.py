@@ -64,8 +64,7 @@ def run(options: argparse.Namespace) -> None:
         pitch_deg=options.pitch,
         roll_deg=options.roll,
     )
-    make_predictor = partial(Predictor, options.model.absolute(), device=options.device, fit=options.fit)
-    predictor = make_predictor()
+    make_predictor = partial(Predictor, options.model.absolute(), fit=options.fit)
     done: list[Summary] = []
     try:
         with progress_of("predicting") as progress:
@@ -73,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
                 _on_ray(options, make_predictor, cameras=cameras, progress=progress, report=done.append)
                 return
             predict_source(
-                predictor,
+                make_predictor(device=options.device),
                 options.source,
                 cameras=cameras,
                 out=options.out,
@@ -89,15 +88,14 @@ def run(options: argparse.Namespace) -> None:
             _say(summary, options)
 
 
-def _on_ray(options: argparse.Namespace, make_predictor: "Callable[[], Predictor]", **given: Any) -> None:
+def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., Predictor]", **given: Any) -> None:
     from monoskd.scale.predict import predict_on_ray
 
     if options.video is not None:
         raise InputError("--video: expected no --ray, whose machines do not predict in order, got both: leave one out")
-    names = ("model", "out", "score", "draw", "batch_size")
+    names = ("model", "out", "score", "draw", "batch_size", "device")
     given |= {name: getattr(options, name) for name in names}
-    gpus = float(options.device.startswith("cuda"))
-    predict_on_ray(make_predictor, options.source, address=options.ray, gpus=gpus, **given)
+    predict_on_ray(make_predictor, options.source, address=options.ray, **given)
 
 
 def _say(summary: "Summary", options: argparse.Namespace) -> None:

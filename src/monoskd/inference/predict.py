@@ -55,8 +55,7 @@ def predict_source(
     Raises InputError where files that are read would be written over, and at the end, once all others are done, for
     pictures that cannot be read or have no camera.
     """
-    if predictor.detector.modality == "depth":
-        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+    check_pictures_suffice(predictor)
     pictures = open_source(source)
     check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
     broken: list[str] = []
@@ -88,6 +87,12 @@ def predict_source(
     if broken:
         raise InputError(complaint(broken, done=images, out=out))
     return summary
+
+
+def check_pictures_suffice(predictor: Predictor) -> None:
+    """Raise InputError for a network that needs more than pictures."""
+    if predictor.detector.modality == "depth":
+        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
 
 
 def predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, score: float) -> Iterator[Prediction]:

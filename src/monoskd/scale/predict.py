@@ -15,7 +15,7 @@ from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import SCHEMA, read_entries, write_jpeg
 from monoskd.inference.pictures import Broken, Picture, open_source, read_picture
-from monoskd.inference.predict import Summary, check_apart, complaint, predictions
+from monoskd.inference.predict import Summary, check_apart, check_pictures_suffice, complaint, predictions
 from monoskd.inference.predictor import Predictor
 from monoskd.kitti.io import write_objects
 from monoskd.scale.spread import spread
@@ -34,7 +34,7 @@ class Done:
 
 
 def predict_on_ray(
-    make_predictor: Callable[[], Predictor],
+    make_predictor: Callable[..., Predictor],
     source: str | Path,
     *,
     address: str,
@@ -44,27 +44,34 @@ def predict_on_ray(
     score: float = 0.2,
     draw: bool = False,
     batch_size: int = 1,
-    gpus: float = 0,
+    device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
     report: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
     """Predict all pictures of a source on a cluster whose machines see the same files; writes what `predict` writes.
 
-    make_predictor: called in each actor. model: its file. A later call for the same folder skips the pictures that are
-    there; it is refused where model, camera or options differ. Other arguments as `predict_source` and `spread`.
+    make_predictor: called with `device=` in each actor, and here with the CPU. model: its file. A later call for the
+    same folder skips the pictures that are there; it is refused where model, camera or options differ. Other arguments
+    as `predict_source` and `spread`.
 
     Raises InputError at the end, once all others are done, for pictures that cannot be read or have no camera.
     """
+    predictor = make_predictor(device="cpu")
+    check_pictures_suffice(predictor)
     pictures = open_source(source)
     if pictures.total != len(pictures.files) or not pictures.files:
         raise InputError(f"{source}: expected pictures with names that differ, got a video or two of one name")
     check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=None)
     folder, start = out / PROGRESS, time.perf_counter()
     cameras = replace(cameras, calibration=_absolute(cameras.calibration), file=_absolute(cameras.file))
-    entries = _begin(out, {"model": _digest(model), "score": score, "draw": draw, **_plain(cameras)})
+    entries = _begin(
+        out, {"model": _digest(model), "fit": predictor.fit, "score": score, "draw": draw, **_plain(cameras)}
+    )
     todo = [path.absolute() for path in pictures.files if path.stem not in entries]
     groups = [todo[first : first + _GROUP] for first in range(0, len(todo), _GROUP)]
-    make = partial(_Task, make_predictor, cameras, out.absolute(), score=score, draw=draw, batch_size=batch_size)
+    in_actor = partial(make_predictor, device=device)
+    make = partial(_Task, in_actor, cameras, out.absolute(), score=score, draw=draw, batch_size=batch_size)
+    gpus = float(device.startswith("cuda"))
     done: list[Done] = []
     try:
         for results in spread(make, groups, address=address, gpus=gpus):

@@ -23,7 +23,7 @@ def spread(
 
     make_task: called once in each actor, to load a model say; it and the task's items and results are pickled.
     address: of a Ray cluster, `auto` for the one that this machine is part of, or `local` for this machine alone. gpus:
-    of each actor, which has one core. Raises InputError where there is no such cluster.
+    of each actor, which has one core. Raises InputError where there is no such cluster, and where a task fails.
     """
     if not items:
         return
@@ -40,8 +40,12 @@ def spread(
             num_cpus=1,
             num_gpus=gpus or None,
         )
-        for row in done.iter_rows():
-            yield pickle.loads(row["result"])
+        try:
+            for row in done.iter_rows():
+                yield pickle.loads(row["result"])
+        except ray.exceptions.RayError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise InputError(f"--ray: expected workers that can do the task, got a fault in one: {reason}") from error
 
 
 class _Actor:
