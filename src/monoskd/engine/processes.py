@@ -17,9 +17,9 @@ from typing import Any, Self, TypeVar
 
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from pytorch_lightning.utilities import rank_zero_only
 
 from monoskd.engine.callbacks import say
 from monoskd.engine.check import number, on_cuda
@@ -45,7 +45,7 @@ def join(config: RunConfig) -> None:
         environment = SLURMEnvironment(auto_requeue=False)
     else:
         if config.processes == 1:
-            rank_zero_only.rank = 0  # Slurm may number runs of one device each
+            LightningEnvironment().set_global_rank(0)  # Slurm may number runs of one device each
         return
     if (started := environment.world_size()) != config.processes:
         if number():
