@@ -5,7 +5,7 @@ detector's map. A position in cells is network pixels / stride, counted from 0 a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
@@ -25,16 +25,14 @@ Pixels: TypeAlias = NDArray[np.uint8]
 DepthMap: TypeAlias = NDArray[np.float32]
 
 
-def _moved(value: Any, *args: Any, **kwargs: Any) -> Any:
-    """`value.to(...)` through dataclasses and dicts; other values stay."""
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value with every tensor changed, through dataclasses and dicts; other values stay."""
     if isinstance(value, Tensor):
-        return value.to(*args, **kwargs)
+        return change(value)
     if isinstance(value, dict):
-        return {key: _moved(item, *args, **kwargs) for key, item in value.items()}
+        return {key: _mapped(item, change) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type | Objects):
-        return replace(
-            value, **{field.name: _moved(getattr(value, field.name), *args, **kwargs) for field in fields(value)}
-        )
+        return replace(value, **{field.name: _mapped(getattr(value, field.name), change) for field in fields(value)})
     return value
 
 
@@ -48,8 +46,13 @@ class _Movable:
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As `Tensor.to`, for every tensor inside."""
-        moved: Self = _moved(self, *args, **kwargs)
+        moved: Self = _mapped(self, lambda tensor: tensor.to(*args, **kwargs))
         return moved
+
+    def double(self) -> Self:
+        """In float64, but for whole numbers and masks."""
+        doubled: Self = _mapped(self, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+        return doubled
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
 """`monoskd predict`: boxes on images, a folder or a video."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from monoskd.cli.parser import Commands, add_command, count, share
 from monoskd.cli.terminal import progress_of, say
+from monoskd.errors import InputError
 
 if TYPE_CHECKING:
     from monoskd.inference.predict import Summary
+    from monoskd.inference.predictor import Predictor
 
 
 def add(commands: Commands) -> None:
@@ -38,6 +42,12 @@ def add(commands: Commands) -> None:
     add("--video", type=Path, default=None, metavar="OUT.mp4", help="write the drawings as a video")
     add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
     add("--device", default="cpu", help="torch device")
+    add(
+        "--ray",
+        default=None,
+        metavar="ADDRESS",
+        help="do it on a Ray cluster (docs/scale.md): an address, auto or local",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -54,12 +64,15 @@ def run(options: argparse.Namespace) -> None:
         pitch_deg=options.pitch,
         roll_deg=options.roll,
     )
-    predictor = Predictor(options.model, device=options.device, fit=options.fit)
+    make_predictor = partial(Predictor, options.model.absolute(), fit=options.fit)
     done: list[Summary] = []
     try:
         with progress_of("predicting") as progress:
+            if options.ray is not None:
+                _on_ray(options, make_predictor, cameras=cameras, progress=progress, report=done.append)
+                return
             predict_source(
-                predictor,
+                make_predictor(device=options.device),
                 options.source,
                 cameras=cameras,
                 out=options.out,
@@ -73,6 +86,16 @@ def run(options: argparse.Namespace) -> None:
     finally:
         for summary in done:
             _say(summary, options)
+
+
+def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., Predictor]", **given: Any) -> None:
+    from monoskd.scale.predict import predict_on_ray
+
+    if options.video is not None:
+        raise InputError("--video: expected no --ray, whose machines do not predict in order, got both: leave one out")
+    names = ("model", "out", "score", "draw", "batch_size", "device")
+    given |= {name: getattr(options, name) for name in names}
+    predict_on_ray(make_predictor, options.source, address=options.ray, **given)
 
 
 def _say(summary: "Summary", options: argparse.Namespace) -> None:

@@ -210,7 +210,8 @@ class RunConfig:
         log_every: steps between two lines of `metrics.csv`.
         seed: of weights, order of frames, augmentation and workers.
         accelerator: "auto", "cpu", "gpu", ...
-        devices: how many of them.
+        devices: how many of them, on each machine.
+        nodes: machines that train together, started by torchrun or Slurm (docs/training.md).
         precision: Lightning's, such as "32-true" or "16-mixed".
         threads: torch's CPU threads; 0 leaves them alone.
     """
@@ -229,7 +230,8 @@ class RunConfig:
     seed: int = 0
     accelerator: str = "auto"
     devices: int = 1
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    nodes: int = 1
+    precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed"] = "32-true"
     threads: int = 0
 
     @property
@@ -238,10 +240,15 @@ class RunConfig:
         return self.start if isinstance(self.start, StartConfig) else StartConfig(self.start)
 
     def __post_init__(self) -> None:
-        _at_least(1, {"epochs": self.epochs, "log_every": self.log_every, "devices": self.devices})
+        _at_least(1, {"epochs": self.epochs, "log_every": self.log_every, "devices": self.devices, "nodes": self.nodes})
         _at_least(0, {"threads": self.threads})
         if self.threads > _MOST_THREADS:
             raise InputError(f"threads: expected at most {_MOST_THREADS}, got {self.threads}")
+
+    @property
+    def processes(self) -> int:
+        """One for each device of all machines."""
+        return self.nodes * self.devices
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,12 @@ FOLDER, RECORD, SCHEMA = "detections", "detections.json", "monoskd/detections-as
 _BATCH = 8
 
 
-def detect_unlabelled(teacher: Detector, data: DataConfig, sources: Sources, out: Path, *, keep: bool) -> Path:
+def detect_unlabelled(
+    teacher: Detector, data: DataConfig, sources: Sources, out: Path, device: torch.device, *, keep: bool
+) -> Path:
     """The folder of the pseudo-labels, `out/detections`, written unless it exists already.
 
-    teacher: on the device where it runs. keep: use the pseudo-labels of an earlier part of this run, if teacher, frames
+    device: where the teacher runs. keep: use the pseudo-labels of an earlier part of this run, if teacher, frames
     and thresholds are the same. `detections.json` beside the folder holds their quality, measured on these frames where
     their labels are held back, else on the validation split. Raises InputError where there is no detection.
     """
@@ -41,6 +43,7 @@ def detect_unlabelled(teacher: Detector, data: DataConfig, sources: Sources, out
     made_of = _made_of(teacher, frames.names, unlabelled)
     if keep and record.is_file() and read_json(record).get("made_of") == made_of:
         return folder
+    teacher.to(device)
     detections = detect(teacher, data, frames)
     if not any(map(len, detections)):
         raise InputError(

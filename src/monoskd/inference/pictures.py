@@ -99,14 +99,15 @@ def _of_files(paths: list[Path], source: str | Path) -> Pictures:
 
     def item(alike: list[Path]) -> Picture | Broken:
         if len(alike) == 1:
-            return _read(alike[0])
+            return read_picture(alike[0])
         names = " and ".join(path.name for path in alike[:2])
         return Broken(f"{source}: expected names that differ, got {names}; rename one")
 
     return Pictures(len(by_stem), map(item, by_stem.values()), files=tuple(paths))
 
 
-def _read(path: Path) -> Picture | Broken:
+def read_picture(path: Path) -> Picture | Broken:
+    """The picture in a file, whose name it takes."""
     try:
         return Picture(path.stem, read_image(path), _focal_35mm(path))
     except InputError as error:

@@ -55,10 +55,9 @@ def predict_source(
     Raises InputError where files that are read would be written over, and at the end, once all others are done, for
     pictures that cannot be read or have no camera.
     """
-    if predictor.detector.modality == "depth":
-        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+    check_pictures_suffice(predictor)
     pictures = open_source(source)
-    _check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
+    check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
     broken: list[str] = []
     exif: dict[str, None] = {}
     images, detections, start = 0, 0, time.perf_counter()
@@ -77,7 +76,7 @@ def predict_source(
 
         for group in _groups(read_ahead(pictures.items, most=2 * batch_size), batch_size):
             pairs = [pair for pair in map(ready, group) if pair is not None]
-            for prediction in _predictions(predictor, pairs, score=score):
+            for prediction in predictions(predictor, pairs, score=score):
                 outputs.write(prediction)
                 images, detections = images + 1, detections + len(prediction.objects)
                 if prediction.lens.source.startswith("EXIF"):
@@ -86,11 +85,17 @@ def predict_source(
     summary = Summary(images, detections, time.perf_counter() - start, tuple(exif))
     report(summary)
     if broken:
-        raise InputError(_complaint(broken, done=images, out=out))
+        raise InputError(complaint(broken, done=images, out=out))
     return summary
 
 
-def _predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, score: float) -> Iterator[Prediction]:
+def check_pictures_suffice(predictor: Predictor) -> None:
+    """Raise InputError for a network that needs more than pictures."""
+    if predictor.detector.modality == "depth":
+        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+
+
+def predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, score: float) -> Iterator[Prediction]:
     """Pictures with their lenses, rectified, looked at together, and put back into their own pixels."""
     frames = []
     for picture, lens in pairs:
@@ -114,7 +119,7 @@ def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def _complaint(broken: list[str], *, done: int, out: Path) -> str:
+def complaint(broken: list[str], *, done: int, out: Path) -> str:
     """One line about the pictures that were not predicted."""
     if len(broken) == 1 and not done:
         return broken[0]
@@ -123,7 +128,7 @@ def _complaint(broken: list[str], *, done: int, out: Path) -> str:
     return "; ".join(broken[:_NAMED]) + more + kept
 
 
-def _check_apart(out: Path, read: list[Path], *, video: Path | None) -> None:
+def check_apart(out: Path, read: list[Path], *, video: Path | None) -> None:
     """Refuse an output folder whose files would fall on those that are read."""
     writes = {(out / "kitti").resolve(): "results", (out / "drawn").resolve(): "drawings"}
     for path in read:

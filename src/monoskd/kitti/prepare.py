@@ -1,10 +1,11 @@
 """Depth maps for a whole data set: the LiDAR sweep of each frame becomes `depth_2/<frame>.png`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -68,17 +69,22 @@ class _Frame:
     failure: str | None = None
 
 
+Each: TypeAlias = Callable[[Callable[[str], _Frame], Sequence[str]], Iterable[_Frame]]
+
+
 def prepare(
     root: str | Path,
     *,
     workers: int | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    each: Each | None = None,
 ) -> PrepareReport:
     """Write the depth map of every frame of `root/training` that has a LiDAR sweep.
 
     Complete maps of the right size are kept, unless `force`; so an interrupted run continues where it stopped. workers:
-    processes, one per core if None. progress: called with (frames done, frames in all).
+    processes, one per core if None. progress: called with (frames done, frames in all). each: gives the results of a
+    task for all frames, in place of these processes.
 
     Raises InputError where there is nothing to prepare and where nothing can be written; after all other frames are
     done, where a frame's files are damaged or missing; and where the depths are not on the labelled objects: then no
@@ -90,7 +96,8 @@ def prepare(
     remove_partial_files(layout.folder("depth_2"), older_than_s=_ABANDONED_S)
     started = time.perf_counter()
     results: list[_Frame] = []
-    for result in map_in_processes(partial(_prepare_frame, layout, force), frames, workers=workers):
+    each = each or partial(map_in_processes, workers=workers)
+    for result in each(partial(_prepare_frame, layout, force), frames):
         results.append(result)
         if progress is not None:
             progress(len(results), len(frames))
