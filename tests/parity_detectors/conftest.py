@@ -1,14 +1,28 @@
 """Recordings of other published detectors, the weights they were made with and the frames they look at."""
 
+import hashlib
 import importlib.util
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from torch import Tensor
+
+from monoskd.data.samples import Samples
+from monoskd.data.transforms import Draw
+from monoskd.kitti.io import read_image, write_split
+from monoskd.kitti.source import KittiFrames
+from monoskd.structures import Detector, PublishedData, Sample
+
+Arrays = dict[str, np.ndarray]
+Pairs = dict[str, tuple[Sample, Arrays]]
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +60,73 @@ def published_state(golden_detectors: Path, seed: int, named_weights: ModuleType
         return dict(named_weights.named_state(spec, seed))
 
     return state
+
+
+@pytest.fixture(scope="session")
+def read_recording(golden_detectors: Path) -> Callable[[str, str], Arrays]:
+    """`read_recording("monodle", "inference")`: the arrays of one recording."""
+
+    def read(network: str, name: str) -> Arrays:
+        path = golden_detectors / network / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"no recording {path}")
+        with np.load(path) as file:
+            return dict(file)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def read_samples(
+    golden_detectors: Path, kitti: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Detector], Pairs]:
+    """`read_samples("monodle", detector)`: our sample and the recorded arrays of each `<frame>_<kind>` there."""
+
+    def read(network: str, detector: Detector) -> Pairs:
+        paths = sorted((golden_detectors / network / "targets").glob("targets_*.npz"))
+        if not paths:
+            pytest.skip(f"no recorded targets in {golden_detectors / network / 'targets'}")
+        root = tmp_path_factory.mktemp("kitti")
+        (root / "training").mkdir()
+        for kind in ("image_2", "calib", "label_2"):
+            (root / "training" / kind).symlink_to(kitti / "training" / kind)
+        frames = sorted({path.stem.split("_")[1] for path in paths})
+        write_split(root / "ImageSets" / "train.txt", frames)
+        published = PublishedData.all()
+        source = KittiFrames(root, split="train", depth=False, labels=True)
+        targets = detector.target_maker(published=published)
+        dataset = Samples(source, input_size=(1280, 384), targets=targets, published=published, cache=True)
+        pairs = {}
+        for path in paths:
+            with np.load(path) as file:
+                arrays = dict(file)
+            shift = arrays["aug_shift"].tolist()
+            draw = Draw(flip=bool(arrays["aug_flip"]), scale=float(arrays["aug_scale"]), shift=(shift[0], shift[1]))
+            name = path.stem.removeprefix("targets_")
+            pairs[name] = (dataset.sample(name.split("_")[0], draw), arrays)
+        return pairs
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def exact_sample(golden_detectors: Path, kitti: Path) -> Callable[[str, str, tuple[Sample, Arrays]], Sample]:
+    """Our sample with exactly the picture that the original saw.
+
+    Ours differ from those by a grey level here and there; the checksums say that these do not.
+    """
+    mean, std = (torch.tensor(three)[:, None, None] for three in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+    def exact(network: str, name: str, pair: tuple[Sample, Arrays]) -> Sample:
+        sample, recorded = pair
+        pixels = read_image(kitti / "training" / "image_2" / f"{name.split('_')[0]}.png")
+        picture = Image.fromarray(np.ascontiguousarray(pixels[:, ::-1] if recorded["aug_flip"] else pixels))
+        numbers = tuple(recorded["trans_inv_f64"].flatten().tolist())
+        warped = picture.transform((1280, 384), Image.Transform.AFFINE, numbers, resample=Image.Resampling.BILINEAR)
+        image = torch.from_numpy(np.array(warped).transpose(2, 0, 1).astype(np.float32)) / 255
+        seen = ((image - mean) / std).contiguous().numpy()
+        sums = (golden_detectors / network / "inputs.sha256").read_text()
+        assert hashlib.sha256(seen.tobytes()).hexdigest() in sums, name
+        return replace(sample, image=image)
+
+    return exact

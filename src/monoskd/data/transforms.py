@@ -123,7 +123,7 @@ def draw_letterbox(
     width, height = draw.scale * size[0], draw.scale * size[1]
     centre = ((0.5 + draw.shift[0]) * size[0], (0.5 + draw.shift[1]) * size[1])
     if per_axis_decoding:
-        return PublishedLetterbox.of_region(centre=centre, extent=(width, height), size=input_size)
+        return PublishedLetterbox.of_region(centre=centre, extent=(width, height), size=input_size, picture=size)
     return Letterbox.crop(centre=centre, scale=min(input_size[0] / width, input_size[1] / height), size=input_size)
 
 

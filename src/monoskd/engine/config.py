@@ -117,6 +117,7 @@ class OptimizerConfig:
     Args:
         schedule: the learning rate over the epochs.
         weight_decay: L2 penalty on every parameter that is not a bias.
+        decoupled_decay: weights shrink by rate x weight_decay at each step instead (AdamW).
         gradient_clip: largest gradient norm; null for no limit.
         ema: decay a step of the average of the weights that is validated and kept in the model file, such as 0.998;
             null keeps the weights themselves. A run much shorter than 1 / (1 - ema) steps is no more than its start.
@@ -124,6 +125,7 @@ class OptimizerConfig:
 
     schedule: LearningRateSchedule = field(default_factory=LearningRateSchedule)
     weight_decay: float = 1e-5
+    decoupled_decay: bool = False
     gradient_clip: float | None = None
     ema: float | None = None
 

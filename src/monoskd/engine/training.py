@@ -84,9 +84,10 @@ class Training(pl.LightningModule):
         distilled = self.distiller(*inputs, teacher_inputs=self._teacher_inputs(batch), targets=batch.targets)
         return distilled.student, distilled
 
-    @staticmethod
-    def _inputs(batch: Batch, detector: Detector) -> tuple[Views, Targets | None]:
-        return batch.views(detector.modality), batch.targets
+    def _inputs(self, batch: Batch, detector: Detector) -> tuple[Views, Targets | None]:
+        """Pictures or depth maps, and the student's targets for detectors of its kind; others look where they like."""
+        alike = isinstance(detector, type(self.student)) or isinstance(self.student, type(detector))
+        return batch.views(detector.modality), batch.targets if alike else None
 
     def _teacher_inputs(self, batch: Batch) -> tuple[Views, Targets | None]:
         assert self.distiller is not None
@@ -131,7 +132,7 @@ class Training(pl.LightningModule):
         self.measurement.clear()
 
     def configure_optimizers(self) -> Any:
-        """Adam; no weight decay on biases; the schedule sets the rate at every step."""
+        """Adam or AdamW; no weight decay on biases; the schedule sets the rate at every step."""
         config = self.optimizer_config
         groups = [
             {"params": list(self._trained(bias=False)), "weight_decay": config.weight_decay},
@@ -139,7 +140,8 @@ class Training(pl.LightningModule):
         ]
         # Lightning clips no gradients of a fused optimiser that unscales them itself, as with float16.
         fused = self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.Adam(groups, lr=1.0, fused=fused)  # a factor; the schedule returns the rate
+        kind = torch.optim.AdamW if config.decoupled_decay else torch.optim.Adam
+        optimizer = kind(groups, lr=1.0, fused=fused)  # a factor; the schedule returns the rate
         batches = self.trainer.estimated_stepping_batches / self.epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: config.schedule.rate(step / batches, epochs=self.epochs)

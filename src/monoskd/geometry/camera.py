@@ -164,19 +164,39 @@ class PublishedLetterbox(Letterbox):
     They agree only if the region has the network's aspect ratio: KITTI is up to 1.4 px off, a 16:9 photo over 300 px.
 
     region: (...) x 2 x 2 [original px], the upper left and lower right corners that `invert` assumes the network sees.
+    picture: (...) x 2 [original px], (width, height) of the whole picture; that of the region unless told.
     """
 
     region: Any
+    picture: Any = None
+
+    def __post_init__(self) -> None:
+        if self.picture is None:
+            object.__setattr__(self, "picture", self.region[..., 1, :] - self.region[..., 0, :])
 
     @classmethod
     def of_region(
-        cls, *, centre: tuple[float, float], extent: tuple[float, float], size: tuple[int, int]
+        cls,
+        *,
+        centre: tuple[float, float],
+        extent: tuple[float, float],
+        size: tuple[int, int],
+        picture: tuple[float, float] | None = None,
     ) -> "PublishedLetterbox":
-        """The region of `extent` (width, height) around `centre`, enlarged by the ratio of the widths."""
+        """The region of `extent` (width, height) around `centre`, enlarged by the ratio of the widths.
+
+        picture: (width, height) of the whole picture, where the region is not all of it.
+        """
         box = Letterbox.crop(centre=centre, scale=size[0] / extent[0], size=size)
         np = namespace(0.0)
         half = np.array(extent, np.float64) / 2
-        return cls(box.scale, box.shift, size, np.stack([np.array(centre) - half, np.array(centre) + half]))
+        region = np.stack([np.array(centre) - half, np.array(centre) + half])
+        return cls(box.scale, box.shift, size, region, None if picture is None else np.array(picture, np.float64))
+
+    @property
+    def crop_scale(self) -> Any:
+        """The region's width as a share of the picture's: 1 for the whole picture, less where it is enlarged."""
+        return (self.region[..., 1, 0] - self.region[..., 0, 0]) / self.picture[..., 0]
 
     def invert(self, uv: Any) -> Any:
         """Original pixels of the network pixels ... x 2, read linearly from corner to corner of the region."""

@@ -6,7 +6,7 @@ With depth maps instead of images as input, the same network is the teacher.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -24,14 +24,10 @@ from monoskd.models.did_m3d.losses import task_losses
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput, DidM3DTargets, Rois
 from monoskd.models.did_m3d.targets import make_targets
 from monoskd.models.heatmap import at_cells, peaks
+from monoskd.models.lens import LensDetector
 from monoskd.models.neck import DLAUp
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
-from monoskd.structures import Detections, Detector, Modality, PublishedData, TargetMaker, Views
-
-FAR_M = 80.0  # depth maps are divided by this
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-KITTI_FOCAL_PX = 721.5377  # of most drives
+from monoskd.structures import Detections, Modality, PublishedData, TargetMaker, Views
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-class DidM3D(Detector):
+class DidM3D(LensDetector):
     """The detector. Its features are called `backbone.4` .. `backbone.32` and `neck.4` .. `neck.32` by stride.
 
     task_graph: Lu et al., GUPNet, ICCV 2021, figure 4.
@@ -146,18 +142,12 @@ class DidM3D(Detector):
         "heatmap": (),
     }
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    config: DidM3DConfig
     mean_sizes: Tensor
 
     def __init__(self, config: DidM3DConfig | None = None) -> None:
-        super().__init__()
         config = config or DidM3DConfig()
-        self.config = replace(config, pretrained=False)  # from here on the weights are the module's own
-        self.modality = config.modality
-        self.published_input = config.geometry == "published"
-        self.classes = tuple(config.classes)
-        self.input_size = config.input_size
+        super().__init__(config)
         self.backbone = Backbone(
             config.backbone,
             pretrained=config.pretrained,
@@ -180,53 +170,10 @@ class DidM3D(Detector):
         )
         sizes = [config.mean_sizes[name] for name in config.classes]
         self.register_buffer("mean_sizes", torch.tensor(sizes), persistent=False)
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
-
-    @property
-    def reference_focal_px(self) -> float:
-        """The focal length [original px] through which k = 1 at zoom 1."""
-        return self.config.reference_focal_px or KITTI_FOCAL_PX
-
-    @property
-    def input_focal_px(self) -> float | None:
-        """The focal length [network px] that it was trained at; None as published: there it is not used."""
-        return None if self.published_input else self.config.input_focal_px
-
-    def adapt_to(self, *, focal_px: float, input_focal_px: float) -> None:
-        """Store the focal lengths of the training set in the config, unless it has them already."""
-        if not self.published_input:
-            self.config = replace(
-                self.config,
-                reference_focal_px=self.config.reference_focal_px or focal_px,
-                input_focal_px=self.config.input_focal_px or input_focal_px,
-            )
-
-    def magnification(self, views: Views) -> Float[Tensor, " b"] | None:
-        """k = f_net / f_ref: how much larger objects look than through the reference lens; None as published.
-
-        An object of size S at depth z spans f_net S / z network pixels, with f_net = focal length x zoom.
-        """
-        if self.published_input:
-            return None
-        lens: Tensor = views.cameras.focal_px.to(views.images) / self.reference_focal_px
-        return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
 
     def forward(self, views: Views, at: DidM3DTargets | None = None) -> DidM3DOutput:
         """Run on pictures or depth maps; the regional heads at the objects of `at`, or at the heat map's peaks."""
         return self.forward_normalised(self.normalise(views), views, rois=None if at is None else at.rois)
-
-    def normalise(self, views: Views) -> Float[Tensor, "b 3 h w"]:
-        """The input of the first layer: RGB by ImageNet's mean and spread; apparent depth / 80 m in all three channels.
-
-        Apparent depth is depth / `magnification`: how far away an object of this many network pixels would be, seen
-        through the reference lens. It equals the visual depth before the multiplication by k.
-        """
-        if self.modality == "rgb":
-            return (views.images - self.pixel_mean) / self.pixel_std
-        k = self.magnification(views)
-        apparent_m = views.images if k is None else views.images / k[:, None, None, None]  # published data is scaled
-        return (apparent_m / FAR_M).expand(-1, 3, -1, -1)
 
     def forward_normalised(
         self, inputs: Float[Tensor, "b 3 h w"], views: Views, *, rois: Rois | None = None
@@ -251,7 +198,7 @@ class DidM3D(Detector):
     ) -> tuple[Float[Tensor, "n 4"], dict[str, Tensor]]:
         """The 2D boxes [cells] that the dense heads give at these regions, and the outputs of the regional heads."""
         boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
-        k = self.magnification(views)
+        k = None if self.published_input else self.magnification(views)
         shared = features[f"neck.{HEAD_STRIDE}"]
         return boxes, self.regional(shared, rois=rois, boxes=boxes, views=views, magnification=k)
 

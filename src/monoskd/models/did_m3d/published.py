@@ -5,11 +5,9 @@ All of them store the same detector. A distillation checkpoint stores two (`cent
 used, known to be unused, or named in an error.
 """
 
-import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,9 +15,8 @@ import torch
 from torch import Tensor
 
 from monoskd.errors import InputError
-from monoskd.models.checkpoints import read_checkpoint
+from monoskd.models.account import BATCH_NORM, Account, convert_checkpoint, listed
 from monoskd.models.did_m3d.network import DidM3D, DidM3DConfig
-from monoskd.models.weights import save_model
 from monoskd.objects import KITTI_MEAN_SIZES
 from monoskd.structures import Modality
 
@@ -51,27 +48,14 @@ _NECK = re.compile(r"neck\.rounds\.(\d)\.(project|up|node)\.(\d)\.(0\.|1\.|)(\w+
 _NECK_LAYERS = {"0.": "conv.", "1.": "bn.", "": ""}
 
 # Known tensors that are not used, by reason.
-_BATCH_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _UNUSED_IN_NETWORK = {
     "ImageNet classifier": r"backbone\.fc\.(weight|bias)",
-    "projection that the backbone never calls": rf"backbone\.level[34]\.project\.(0\.weight|1\.{_BATCH_NORM})",
+    "projection that the backbone never calls": rf"backbone\.level[34]\.project\.(0\.weight|1\.{BATCH_NORM})",
 }
 _UNUSED_BESIDE_NETWORKS = {
     "adapter of the distillation": r"adapt_layer(4|8|16|32)\.[02]\.(weight|bias)",
-    "fusion module": rf"rgb_fs\.[0-3]\.(conv[12]\.0\.weight|conv[12]\.1\.{_BATCH_NORM}|att_conv\.0\.(weight|bias))",
+    "fusion module": rf"rgb_fs\.[0-3]\.(conv[12]\.0\.weight|conv[12]\.1\.{BATCH_NORM}|att_conv\.0\.(weight|bias))",
 }
-
-
-@dataclass(frozen=True)
-class Account:
-    """How many tensors of a checkpoint are used, and how many are not, by reason."""
-
-    used: int
-    unused: dict[str, int]
-
-    def __str__(self) -> str:
-        unused = ", ".join(f"{count} ({reason})" for reason, count in self.unused.items()) or "none"
-        return f"{self.used} tensors used; not used: {unused}"
 
 
 def fits(state: Mapping[str, Any]) -> bool:
@@ -86,25 +70,9 @@ def convert(source: str | Path, out: str | Path, *, part: Part = "student") -> A
     part: which network of a distillation checkpoint; of a checkpoint with one network, its role. Raises
     InputError for any other file, and for tensors that are missing, unknown or of another shape.
     """
-    checkpoint = read_checkpoint(source)
-    state = checkpoint.get("model_state", checkpoint)
-    if not isinstance(state, Mapping):
-        raise InputError(f"{source}: model_state: expected tensors by name, got {type(state).__name__}")
-    try:
-        detector, account = from_published(state, part=part)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
-    epoch = checkpoint.get("epoch")
-    provenance = {
-        "converted_from": Path(source).name,
-        "sha256": _sha256(source),
-        "part": part,
-        "epoch": epoch if isinstance(epoch, int) else None,
-        "tensors": asdict(account),
-        "converter": CONVERTER,
-    }
-    save_model(detector, out, provenance=provenance)
-    return account
+    return convert_checkpoint(
+        source, out, build=lambda state: from_published(state, part=part), part=part, converter=CONVERTER
+    )
 
 
 def from_published(state: Mapping[str, Any], *, part: Part = "student") -> tuple[DidM3D, Account]:
@@ -118,7 +86,7 @@ def from_published(state: Mapping[str, Any], *, part: Part = "student") -> tuple
 
     absent = [prefix + _published_name(name) for name in shapes if name not in tensors and not _is_counter(name)]
     if absent:
-        raise InputError(f"missing {_listed(absent)}; is this a whole checkpoint of a {part}?")
+        raise InputError(f"missing {listed(absent)}; is this a whole checkpoint of a {part}?")
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != shapes[name]:
             theirs = prefix + _published_name(name)
@@ -162,7 +130,7 @@ def _sorted_out(
         else:
             used[names[bare]] = value
     if unknown:
-        raise InputError(f"unknown {_listed(unknown)}; expected a checkpoint of {IMPLEMENTATIONS}")
+        raise InputError(f"unknown {listed(unknown)}; expected a checkpoint of {IMPLEMENTATIONS}")
     return used, dict(unused)
 
 
@@ -180,14 +148,3 @@ def _published_name(name: str) -> str:
 def _is_counter(name: str) -> bool:
     """Old versions of PyTorch did not store how many batches a BatchNorm has seen; nothing here reads it."""
     return name.endswith(".num_batches_tracked")
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first names of a list and how many more there are."""
-    first = ", ".join(names[:3])
-    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
-
-
-def _sha256(path: str | Path) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ maps instead of images, the same network is a teacher.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from monoskd.errors import InputError
 from monoskd.models.backbone import STRIDES, Backbone
 from monoskd.models.heatmap import at_cells
+from monoskd.models.lens import LensDetector
 from monoskd.models.monodle.decode import decode_peaks
 from monoskd.models.monodle.heads import Heads, depth_m
 from monoskd.models.monodle.losses import task_losses
@@ -25,12 +26,7 @@ from monoskd.models.monodle.structures import HEAD_STRIDE, MonoDLETargets, Quirk
 from monoskd.models.monodle.targets import make_targets
 from monoskd.models.neck import DLAUp
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
-from monoskd.structures import Detections, Detector, DetectorOutput, Modality, PublishedData, TargetMaker, Views
-
-FAR_M = 80.0  # depth maps are divided by this
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-KITTI_FOCAL_PX = 721.5377  # of most drives
+from monoskd.structures import Detections, DetectorOutput, Modality, PublishedData, TargetMaker, Views
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class MonoDLEConfig:
         return frozenset(get_args(Quirk) if self.geometry == "published" else self.quirks)
 
 
-class MonoDLE(Detector):
+class MonoDLE(LensDetector):
     """The detector. Its features are called `backbone.4` .. `backbone.32` and `neck.4` .. `neck.32` by stride.
 
     Its heads are those of `Heads`, but `depth` is in metres and `depth_log_std` is beside it, both b x 1 x v x u.
@@ -117,18 +113,12 @@ class MonoDLE(Detector):
 
     input_multiple = STRIDES[-1]
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    config: MonoDLEConfig
     mean_sizes: Tensor
 
     def __init__(self, config: MonoDLEConfig | None = None) -> None:
-        super().__init__()
         config = config or MonoDLEConfig()
-        self.config = replace(config, pretrained=False)  # from here on the weights are the module's own
-        self.modality = config.modality
-        self.published_input = config.geometry == "published"
-        self.classes = tuple(config.classes)
-        self.input_size = config.input_size
+        super().__init__(config)
         self.quirks = config.active_quirks
         self.backbone = Backbone(
             config.backbone,
@@ -149,8 +139,6 @@ class MonoDLE(Detector):
         )
         sizes = torch.tensor([self._mean_sizes[name] for name in config.classes])
         self.register_buffer("mean_sizes", sizes, persistent=False)
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     @property
     def _mean_sizes(self) -> dict[str, tuple[float, float, float]]:
@@ -159,43 +147,9 @@ class MonoDLE(Detector):
         return {name: (0.0, 0.0, 0.0) if absolute else self.config.mean_sizes[name] for name in self.config.classes}
 
     @property
-    def reference_focal_px(self) -> float:
-        """The focal length [original px] through which k = 1 at zoom 1."""
-        return self.config.reference_focal_px or KITTI_FOCAL_PX
-
-    @property
-    def input_focal_px(self) -> float | None:
-        """The focal length [network px] that it was trained at; None as published: there it plays no part."""
-        return None if self.published_input else self.config.input_focal_px
-
-    def adapt_to(self, *, focal_px: float, input_focal_px: float) -> None:
-        """Keep the lens of the training set in the config, unless one is there already."""
-        if not self.published_input:
-            self.config = replace(
-                self.config,
-                reference_focal_px=self.config.reference_focal_px or focal_px,
-                input_focal_px=self.config.input_focal_px or input_focal_px,
-            )
-
-    def magnification(self, views: Views) -> Float[Tensor, " b"]:
-        """k = f_net / f_ref: how much larger objects look than through the reference lens; 1 if `lens_blind_depth`.
-
-        An object of size S at depth z spans f_net S / z network pixels, with f_net = focal length x zoom.
-        """
-        if "lens_blind_depth" in self.quirks:
-            return views.images.new_ones(len(views))
-        lens: Tensor = views.cameras.focal_px.to(views.images) / self.reference_focal_px
-        return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
-
-    def normalise(self, views: Views) -> Float[Tensor, "b 3 h w"]:
-        """What the first layer sees: RGB by ImageNet's mean and spread; apparent depth / 80 m in all three channels.
-
-        Apparent depth is depth / `magnification`: what the depth head has to say before it multiplies by k.
-        """
-        if self.modality == "rgb":
-            return (views.images - self.pixel_mean) / self.pixel_std
-        k = self.magnification(views)
-        return (views.images / k[:, None, None, None] / FAR_M).expand(-1, 3, -1, -1)
+    def lens_blind(self) -> bool:
+        """Whether k is 1, whatever the lens and the zoom."""
+        return "lens_blind_depth" in self.quirks
 
     def forward(self, views: Views, at: Any = None) -> DetectorOutput:
         """Look at pictures or depth maps."""
