@@ -10,12 +10,11 @@ from typing import TypeVar
 import numpy as np
 
 from monoskd.errors import InputError
+from monoskd.frames import AnyPredictor, DetectionRows, Frame
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import Outputs, Prediction
 from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
-from monoskd.inference.predictor import Predictor
-from monoskd.structures import Detections, Frame
 
 _NAMED = 3  # broken pictures that the error names
 
@@ -33,7 +32,7 @@ class Summary:
 
 
 def predict_source(
-    predictor: Predictor,
+    predictor: AnyPredictor,
     source: str | Path,
     *,
     cameras: CameraSource,
@@ -55,7 +54,7 @@ def predict_source(
     Raises InputError where files that are read would be written over, and at the end, once all others are done, for
     pictures that cannot be read or have no camera.
     """
-    if predictor.detector.modality == "depth":
+    if predictor.modality == "depth":
         raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
     pictures = open_source(source)
     _check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
@@ -90,7 +89,7 @@ def predict_source(
     return summary
 
 
-def _predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, score: float) -> Iterator[Prediction]:
+def _predictions(predictor: AnyPredictor, pairs: list[tuple[Picture, Lens]], *, score: float) -> Iterator[Prediction]:
     """Pictures with their lenses, rectified, looked at together, and put back into their own pixels."""
     frames = []
     for picture, lens in pairs:
@@ -100,7 +99,7 @@ def _predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, sco
         yield _prediction(picture, lens, detections.above(score))
 
 
-def _prediction(picture: Picture, lens: Lens, detections: Detections) -> Prediction:
+def _prediction(picture: Picture, lens: Lens, detections: DetectionRows) -> Prediction:
     objects = detections.to_objects()
     if lens.rectified is not None:
         objects.boxes_2d[:] = lens.rectified.back_boxes(objects.boxes_2d)
