@@ -9,19 +9,22 @@ import contextlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monoskd import __version__
 from monoskd.errors import InputError
 from monoskd.files import check_report, write_atomically
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
+from monoskd.inference.inputs import NetworkInput
+from monoskd.inference.onnx_precision import in_half, in_int8
 from monoskd.inference.onnx_predictor import (
     DEPTH_STD,
     LETTERBOX,
@@ -31,13 +34,17 @@ from monoskd.inference.onnx_predictor import (
     PROJECTION,
     SCHEMA,
     OnnxDescription,
+    graph_inputs,
 )
+from monoskd.inference.predictor import Predictor
+from monoskd.kitti.source import KittiFrames
 from monoskd.models.weights import describe_model, load_model
 from monoskd.revision import commit
 from monoskd.structures import Detector, Views
 
 LICENCE = "weights: as their training data allow (KITTI: CC BY-NC-SA 3.0, not commercial); the graph, as monoskd: MIT"
 OPSET = 20
+_CALIBRATION_FRAMES = 32
 _TRACED_IMAGES = 2  # torch.export takes a dimension of 1 for a fixed one
 _MOST = 4096  # images, and multiples of the input size
 
@@ -70,22 +77,40 @@ class Graph(nn.Module):
         return Letterbox(scale, shift, size)
 
 
-def export(model: Path, out: Path, *, licence: str = LICENCE) -> OnnxDescription:
+def export(
+    model: Path, out: Path, *, precision: Precision = "float32", data: Path | None = None, licence: str = LICENCE
+) -> OnnxDescription:
     """Write the detector of a model file as an ONNX file, whole or not at all; returns what it says of itself.
 
+    precision: of the convolutions. data: a data set in KITTI's layout whose training frames show int8 its ranges.
     Raises InputError where the extra is missing, for a name that does not end in .onnx, and for a detector that has no
     `candidates`.
     """
     if out.suffix.lower() != ".onnx":
         raise InputError(f"{out}: expected a name that ends in .onnx, got {out.name}: change `--out`")
+    if (precision == "int8") != (data is not None):
+        got = "none" if data is None else f"{data} for {precision}"
+        raise InputError(f"--data: expected a data set to calibrate int8 with, got {got}: give both or neither")
     check_report(out, suffix=".onnx")
     check_extra("onnx", "onnxscript", "onnxruntime")
     detector, header = load_model(model), describe_model(model)
-    description = _describe(detector, header, licence=licence)
-    content = graph_of(detector)
-    set_metadata(content, description)
-    write_atomically(out, content.SerializeToString())
+    description = replace(_describe(detector, header, licence=licence), precision=precision)
+    frames = [] if data is None else list(calibration(Predictor(detector).input, data))
+    graph = graph_of(detector)
+    if precision == "float16":
+        graph = in_half(graph)
+    elif precision == "int8":
+        graph = in_int8(graph, frames)
+    set_metadata(graph, description)
+    write_atomically(out, graph.SerializeToString())
     return description
+
+
+def calibration(network: NetworkInput, root: Path) -> Iterator[dict[str, NDArray[Any]]]:
+    """The graph's inputs for up to 32 training frames, evenly spread, one at a time."""
+    source = KittiFrames(root, split="train", depth=network.modality == "depth", labels=False)
+    for name in source.names[:: -(-len(source.names) // _CALIBRATION_FRAMES)]:
+        yield graph_inputs([network.view(source.read(name))], modality=network.modality)
 
 
 def graph_of(detector: Detector) -> Any:
