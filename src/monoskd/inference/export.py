@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ from monoskd.kitti.source import KittiFrames
 from monoskd.models.weights import describe_model, load_model
 from monoskd.revision import commit
 from monoskd.structures import Detector, Views
+
+Precision: TypeAlias = Literal["float32", "float16", "int8"]
 
 LICENCE = "weights: as their training data allow (KITTI: CC BY-NC-SA 3.0, not commercial); the graph, as monoskd: MIT"
 OPSET = 20

@@ -4,6 +4,7 @@ The file's metadata, `monoskd`, says in JSON what the network takes and finds (d
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -154,6 +155,8 @@ def _session(model: str | Path, device: str) -> Any:
         raise InputError(f"{model}: expected an ONNX file, got {kind}; `monoskd export` writes them")
     options = runtime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
+    threads = os.environ.get("OMP_NUM_THREADS", "")  # as torch; without it one for each core
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
     try:
         return runtime.InferenceSession(str(model), options, providers=_providers(str(device), runtime))
     except InputError:
