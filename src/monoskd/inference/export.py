@@ -153,7 +153,16 @@ def graph_of(detector: Detector) -> Any:
             verbose=False,
         )
     assert program is not None  # the dynamo exporter returns it
-    return program.model_proto
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: Any) -> Any:
+    """The model without what the exporter notes of its source: more bytes than a small network, and local paths."""
+    parts = [model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer]
+    for part in [*parts, *model.graph.input, *model.graph.output]:
+        del part.metadata_props[:]
+        part.doc_string = ""
+    return model
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -8,32 +8,53 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-_ACTIVATIONS = ("Relu", "LeakyRelu")
-_INSIDE = {
-    *CONVOLUTIONS,
-    *_ACTIVATIONS,
-    "Add",
-    "Concat",
-    "Mul",
-    "Sigmoid",
-    "MaxPool",
-    "ReduceMean",
-    "GlobalAveragePool",
-}
+_JOINS = ("Relu", "LeakyRelu", "Add", "Concat", "MaxPool")
+_HALF = "/float16"  # ends the names of what is in float16
+_INSIDE = {*CONVOLUTIONS, *_JOINS, "Mul"}
 """What follows a layer of the network that is not its last."""
 
 Inputs = Mapping[str, NDArray[Any]]
 
 
 def in_half(model: Any) -> Any:
-    """The graph with convolutions, and the activations behind them, in float16; inputs and outputs stay as they are."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    """The graph with convolutions, and what joins them, in float16; all other numbers and the outputs stay as they are.
 
-    kept = {node.op_type for node in model.graph.node} - {*CONVOLUTIONS, *_ACTIVATIONS}
-    return convert_float_to_float16(model, keep_io_types=True, op_block_list=sorted(kept), disable_shape_infer=True)
+    An operation that joins them is one whose inputs are all in float16 already: so no position or depth is rounded.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    weights = {tensor.name: tensor for tensor in half.graph.initializer}
+    in_float16: dict[str, str] = {}
+    nodes = []
+    for node in half.graph.node:
+        is_convolution = node.op_type in CONVOLUTIONS
+        if is_convolution or (node.op_type in _JOINS and all(name in in_float16 for name in node.input)):
+            for place, name in enumerate(node.input):
+                if name in weights and name not in in_float16:
+                    values = numpy_helper.to_array(weights[name]).astype(np.float16)
+                    half.graph.initializer.append(numpy_helper.from_array(values, f"{name}{_HALF}"))
+                elif name not in in_float16:
+                    nodes.append(helper.make_node("Cast", [name], [f"{name}{_HALF}"], to=TensorProto.FLOAT16))
+                in_float16[name] = node.input[place] = f"{name}{_HALF}"
+            name = node.output[0]
+            in_float16[name] = node.output[0] = f"{name}{_HALF}"
+            nodes += [node, helper.make_node("Cast", [in_float16[name]], [name], to=TensorProto.FLOAT)]
+        else:
+            nodes.append(node)
+    read = {name for node in nodes for name in node.input} | {output.name for output in half.graph.output}
+    del half.graph.node[:], half.graph.value_info[:]
+    half.graph.node.extend(node for node in nodes if read & {*node.output})
+    kept = [tensor for tensor in half.graph.initializer if tensor.name in read]
+    del half.graph.initializer[:]
+    half.graph.initializer.extend(kept)
+    return half
 
 
 def in_int8(model: Any, calibration: Iterable[Inputs]) -> Any:
