@@ -19,7 +19,8 @@ from monoskd.cli import main
 from monoskd.errors import InputError
 from monoskd.frames import Frame
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
-from monoskd.inference.export import export, graph_of
+from monoskd.inference.export import calibration, export, graph_of
+from monoskd.inference.onnx_precision import in_half, in_int8
 from monoskd.inference.onnx_predictor import OnnxPredictor
 from monoskd.inference.open_model import open_predictor
 from monoskd.inference.predictor import Fit, Predictor
@@ -144,6 +145,7 @@ def test_the_file_says_what_it_is(pair: Exported) -> None:
     assert said["precision"] == "float32"
     assert "KITTI" in said["licence"]
     assert said["provenance"] == {"config": "made for a test"}
+    assert b"src/monoskd" not in pair.graph.read_bytes()  # the exporter notes where the source of each node is
 
 
 def test_the_graph_takes_pixels_and_the_camera_and_any_batch(pair: Exported) -> None:
@@ -197,6 +199,48 @@ def test_predict_writes_the_same_without_torch(pair: Exported, tmp_path: Path) -
             assert one["class"] == other["class"]
             for key in one.keys() - {"class"}:
                 np.testing.assert_allclose(one[key], other[key], atol=1e-3, rtol=1e-3)
+
+
+def test_convolutions_in_float16_leave_positions_alone(pair: Exported, tmp_path: Path) -> None:
+    half = in_half(onnx.load(pair.graph))
+    onnx.checker.check_model(half, full_check=True)
+    onnx.save(half, tmp_path / "half.onnx")
+    kinds = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    weights = [kinds[node.input[1]] for node in half.graph.node if node.op_type == "Conv"]
+    assert set(weights) == {onnx.TensorProto.FLOAT16}
+    assert_near(pair.graph, tmp_path / "half.onnx", pixels=0.1, metres=0.05)
+
+
+def test_int8_is_calibrated_on_training_frames(pair: Exported, scenes: Path, tmp_path: Path) -> None:
+    whole = onnx.load(pair.graph)
+    network = OnnxPredictor(pair.graph).input
+    inputs = list(calibration(network, scenes))
+    assert [one["pixels"].shape[0] for one in inputs] == [1] * 4
+    small = in_int8(whole, inputs)
+    onnx.save(small, tmp_path / "int8.onnx")
+    weights = {tensor.data_type for tensor in small.graph.initializer if len(tensor.dims) == 4}
+    assert onnx.TensorProto.INT8 in weights
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.4 * pair.graph.stat().st_size
+    assert OnnxPredictor(tmp_path / "int8.onnx").classes == OnnxPredictor(pair.graph).classes
+
+
+def assert_near(whole: Path, small: Path, *, pixels: float, metres: float) -> None:
+    """The best detection of a small file is, nearly, one of the whole file."""
+    camera = Camera.from_focal(300.0, width=160, height=80)
+    wanted, found = (OnnxPredictor(path)(noise(160, 80, 0), camera) for path in (whole, small))
+    row = np.abs(wanted.boxes_2d - found.boxes_2d[0]).max(1).argmin()
+    assert np.abs(wanted.boxes_2d[row] - found.boxes_2d[0]).max() < pixels
+    assert np.abs(wanted.boxes_3d.bottom[row] - found.boxes_3d.bottom[0]).max() < metres
+
+
+def test_int8_needs_frames_to_calibrate_on(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", "--model", str(model), "--out", str(tmp_path / "m.onnx")]
+    assert main([*words, "--int8"]) == 2
+    assert "--data: expected a data set to calibrate int8 with, got none" in capsys.readouterr().err
+    assert main([*words, "--half", "--data", str(tmp_path)]) == 2
+    assert f"got {tmp_path} for float16: give both or neither" in capsys.readouterr().err
+    assert main([*words, "--half", "--int8"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 @pytest.mark.slow

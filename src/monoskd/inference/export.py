@@ -5,8 +5,6 @@ Inputs: `pixels` uint8 b x h x w x 3 (RGB; a teacher's `depth_m` float b x h x w
 detector's `input_multiple`.
 """
 
-import contextlib
-import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -138,22 +136,32 @@ def graph_of(detector: Detector) -> Any:
     inputs = (picture, camera.repeat(_TRACED_IMAGES, 1, 1), torch.tensor([letterbox] * _TRACED_IMAGES))
     with torch.no_grad():
         names = [*OUTPUTS, DEPTH_STD][: len(graph(*inputs))]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter's own, about what the tests compare
-        program = torch.onnx.export(
-            graph,
-            inputs,
-            input_names=[PICTURE[detector.modality], PROJECTION, LETTERBOX],
-            output_names=names,
-            dynamic_shapes=({0: batch, **free}, {0: batch}, {0: batch}),
-            custom_translation_table=_translations(),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    options = {
+        "input_names": [PICTURE[detector.modality], PROJECTION, LETTERBOX],
+        "output_names": names,
+        "dynamic_shapes": ({0: batch, **free}, {0: batch}, {0: batch}),
+        "custom_translation_table": _translations(),
+        "opset_version": OPSET,
+        "external_data": False,
+        "verbose": False,
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own, about what the tests compare
+            program = torch.onnx.export(graph, inputs, dynamo=True, **options)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise InputError(
+            f"model: expected a detector whose operations ONNX has, got {type(detector).__name__}: {_cause(error)}"
+        ) from error
     assert program is not None  # the dynamo exporter returns it
     return _without_traces(program.model_proto)
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what is behind an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _without_traces(model: Any) -> Any:
