@@ -234,7 +234,8 @@ class Detections(DetectionRows, _Movable):
     @property
     def is_real(self) -> Bool[Tensor, " n"]:
         """Which boxes have no negative dimension."""
-        return (self.boxes_3d.dimensions >= 0).all(1)
+        real: Tensor = (self.boxes_3d.dimensions >= 0).all(1)
+        return real
 
     def marked(self, real: Bool[Tensor, " n"]) -> "Detections":
         """The same rows; a score of -1 marks those that are none."""

@@ -126,7 +126,7 @@ def graph_of(detector: Detector) -> Any:
     width, height = detector.input_size
     batch = torch.export.Dim("batch", min=1, max=_MOST)
     rows, columns = (torch.export.Dim(name, min=1, max=_MOST) * detector.input_multiple for name in ("rows", "columns"))
-    free = {} if detector.published_input else {1: rows, 2: columns}
+    free: dict[int, Any] = {} if detector.published_input else {1: rows, 2: columns}
     picture = torch.zeros(_TRACED_IMAGES, height, width)
     if detector.modality == "rgb":
         picture = torch.zeros(_TRACED_IMAGES, height, width, 3, dtype=torch.uint8)
@@ -136,7 +136,7 @@ def graph_of(detector: Detector) -> Any:
     inputs = (picture, camera.repeat(_TRACED_IMAGES, 1, 1), torch.tensor([letterbox] * _TRACED_IMAGES))
     with torch.no_grad():
         names = [*OUTPUTS, DEPTH_STD][: len(graph(*inputs))]
-    options = {
+    options: dict[str, Any] = {
         "input_names": [PICTURE[detector.modality], PROJECTION, LETTERBOX],
         "output_names": names,
         "dynamic_shapes": ({0: batch, **free}, {0: batch}, {0: batch}),
