@@ -11,8 +11,8 @@ from monoskd.cli.terminal import progress_of, say
 from monoskd.errors import InputError
 
 if TYPE_CHECKING:
+    from monoskd.frames import AnyPredictor
     from monoskd.inference.predict import Summary
-    from monoskd.inference.predictor import Predictor
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     add = parser.add_argument
     source = "image, folder, glob, text list of images, video or camera number"
     add("source", type=Path, metavar="SOURCE", help=source)
-    add("--model", type=Path, required=True, help="model file")
+    add("--model", type=Path, required=True, help="model file, or .onnx file of `monoskd export`")
     add("--calib", type=Path, default=None, help="KITTI calibration file, or folder with one for each image")
     add("--camera", type=Path, default=None, metavar="FILE", help="camera file (JSON or YAML), with lens distortion")
     add("--focal", type=float, default=None, metavar="PX", help="focal length [px] of a camera without calibration")
@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
     add("--draw", action="store_true", help="draw the boxes, from the camera and from above")
     add("--video", type=Path, default=None, metavar="OUT.mp4", help="write the drawings as a video")
     add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
-    add("--device", default="cpu", help="torch device")
+    add("--device", default="cpu", help="torch device; for an .onnx file cpu or cuda")
     add(
         "--ray",
         default=None,
@@ -53,8 +53,8 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Predict, and say how much was detected."""
     from monoskd.inference.cameras import CameraSource
+    from monoskd.inference.open_model import open_predictor
     from monoskd.inference.predict import predict_source
-    from monoskd.inference.predictor import Predictor
 
     cameras = CameraSource(
         calibration=options.calib,
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         pitch_deg=options.pitch,
         roll_deg=options.roll,
     )
-    make_predictor = partial(Predictor, options.model.absolute(), fit=options.fit)
+    make_predictor = partial(open_predictor, options.model.absolute(), fit=options.fit)
     done: list[Summary] = []
     try:
         with progress_of("predicting") as progress:
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
             _say(summary, options)
 
 
-def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., Predictor]", **given: Any) -> None:
+def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., AnyPredictor]", **given: Any) -> None:
     from monoskd.scale.predict import predict_on_ray
 
     if options.video is not None:

@@ -3,7 +3,6 @@
 import io
 import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from monoskd.errors import InputError
 from monoskd.files import write_atomically, write_json, write_text
 from monoskd.models.checkpoints import sealed
 from monoskd.models.weights import save_model
+from monoskd.revision import commit as commit
 
 MANIFEST, SCHEMA = "manifest.json", "monoskd/run/1"
 
@@ -232,22 +232,6 @@ def versions() -> dict[str, str]:
     """The versions that a number depends on."""
     names = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy")
     return {"monoskd": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def commit() -> str | None:
-    """The git commit of a source checkout, with `+` where it was changed; None for an installed package."""
-    here = Path(__file__).parent
-    try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run.stdout.strip()
 
 
 def peak_memory_mb() -> float:

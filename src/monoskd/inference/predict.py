@@ -10,12 +10,11 @@ from typing import TypeVar
 import numpy as np
 
 from monoskd.errors import InputError
+from monoskd.frames import AnyPredictor, DetectionRows, Frame
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import Outputs, Prediction
 from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
-from monoskd.inference.predictor import Predictor
-from monoskd.structures import Detections, Frame
 
 _NAMED = 3  # broken pictures that the error names
 
@@ -33,7 +32,7 @@ class Summary:
 
 
 def predict_source(
-    predictor: Predictor,
+    predictor: AnyPredictor,
     source: str | Path,
     *,
     cameras: CameraSource,
@@ -89,13 +88,15 @@ def predict_source(
     return summary
 
 
-def check_pictures_suffice(predictor: Predictor) -> None:
+def check_pictures_suffice(predictor: AnyPredictor) -> None:
     """Raise InputError for a network that needs more than pictures."""
-    if predictor.detector.modality == "depth":
+    if predictor.modality == "depth":
         raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
 
 
-def predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, score: float) -> Iterator[Prediction]:
+def predictions(
+    predictor: AnyPredictor, pairs: list[tuple[Picture, Lens]], *, score: float
+) -> Iterator[Prediction]:
     """Pictures with their lenses, rectified, looked at together, and put back into their own pixels."""
     frames = []
     for picture, lens in pairs:
@@ -105,7 +106,7 @@ def predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, scor
         yield _prediction(picture, lens, detections.above(score))
 
 
-def _prediction(picture: Picture, lens: Lens, detections: Detections) -> Prediction:
+def _prediction(picture: Picture, lens: Lens, detections: DetectionRows) -> Prediction:
     objects = detections.to_objects()
     if lens.rectified is not None:
         objects.boxes_2d[:] = lens.rectified.back_boxes(objects.boxes_2d)

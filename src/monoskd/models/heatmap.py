@@ -41,7 +41,8 @@ def peaks(heat: Float[Tensor, "b c v u"], *, count: int) -> Peaks:
     images, _, rows, columns = heat.shape
     highest = nn.functional.max_pool2d(heat, 3, stride=1, padding=1)
     maxima = torch.where(heat == highest, heat, 0).flatten(1)
-    scores, index = maxima.topk(min(count, maxima.shape[1]))
+    cells = maxima.shape[1]
+    scores, index = maxima.topk(count if count <= cells else cells)  # not `min`: of a free size that is no number
     image = torch.arange(images, device=heat.device)[:, None].expand_as(index)
     cell = torch.stack([index % columns, index // columns % rows], -1)
     return Peaks(image.flatten(), cell.flatten(0, 1), (index // (rows * columns)).flatten(), scores.flatten())

@@ -11,12 +11,12 @@ from typing import Any
 
 from monoskd.errors import InputError
 from monoskd.files import read_json, write_json, write_text
+from monoskd.frames import AnyPredictor
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import SCHEMA, read_entries, write_jpeg
 from monoskd.inference.pictures import Broken, Picture, open_source, read_picture
 from monoskd.inference.predict import Summary, check_apart, check_pictures_suffice, complaint, predictions
-from monoskd.inference.predictor import Predictor
 from monoskd.kitti.io import write_objects
 from monoskd.scale.spread import spread
 
@@ -34,7 +34,7 @@ class Done:
 
 
 def predict_on_ray(
-    make_predictor: Callable[..., Predictor],
+    make_predictor: Callable[..., AnyPredictor],
     source: str | Path,
     *,
     address: str,
@@ -98,7 +98,7 @@ class _Task:
 
     def __init__(
         self,
-        make_predictor: Callable[[], Predictor],
+        make_predictor: Callable[[], AnyPredictor],
         cameras: CameraSource,
         out: Path,
         *,
