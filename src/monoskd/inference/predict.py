@@ -1,7 +1,7 @@
 """Pictures of any source become result files, a document, drawings and a video."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -77,7 +77,7 @@ def predict_source(
 
         for group in _groups(read_ahead(pictures.items, most=2 * batch_size), batch_size):
             pairs = [pair for pair in map(ready, group) if pair is not None]
-            for prediction in _predictions(predictor, pairs, score=score):
+            for prediction in predict_pictures(predictor, pairs, score=score):
                 outputs.write(prediction)
                 images, detections = images + 1, detections + len(prediction.objects)
                 if prediction.lens.source.startswith("EXIF"):
@@ -90,8 +90,13 @@ def predict_source(
     return summary
 
 
-def _predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, score: float) -> Iterator[Prediction]:
-    """Pictures with their lenses, rectified, looked at together, and put back into their own pixels."""
+def predict_pictures(
+    predictor: Predictor, pairs: Sequence[tuple[Picture, Lens]], *, score: float
+) -> Iterator[Prediction]:
+    """Pictures with their lenses, rectified, looked at together, and put back into their own pixels.
+
+    score: least score.
+    """
     frames = []
     for picture, lens in pairs:
         image = picture.image if lens.rectified is None else lens.rectified.picture(picture.image)
