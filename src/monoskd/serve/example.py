@@ -9,7 +9,7 @@ from PIL import Image
 
 from monoskd.synthetic.frame import render_frame
 
-_SEED, _INDEX, _SIZE = 3, 0, (1242, 375)
+_SEED, _INDEX, _SIZE = 3, 1, (1242, 375)
 
 
 @dataclass(frozen=True)
