@@ -3,7 +3,6 @@
 This runs in a worker process: nothing of a picture is decoded in the server itself.
 """
 
-import json
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -76,7 +75,3 @@ def lens(question: Question, picture: Picture) -> Lens:
     known = source.lens(picture.stem, width=width, height=height, focal_35mm=picture.focal_35mm)
     return replace(known, source=words or known.source, rotation=rotation)
 
-
-def encoded(document: dict[str, Any]) -> bytes:
-    """The document as JSON."""
-    return json.dumps(document, allow_nan=False).encode()

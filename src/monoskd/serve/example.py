@@ -9,7 +9,7 @@ from PIL import Image
 
 from monoskd.synthetic.frame import render_frame
 
-_SEED, _INDEX, _SIZE = 3, 1, (1242, 375)
+SEED, INDEX, SIZE = 3, 1, (1242, 375)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Example:
 @lru_cache(maxsize=1)
 def example() -> Example:
     """Rendered at the first call, in about two seconds."""
-    frame = render_frame(_SEED, _INDEX, _SIZE)
+    frame = render_frame(SEED, INDEX, SIZE)
     file = BytesIO()
     Image.fromarray(frame.image).save(file, "JPEG", quality=92)
     return Example(file.getvalue(), tuple(np.asarray(frame.calibration.camera.P).ravel().tolist()))

@@ -5,12 +5,14 @@ import json
 import multiprocessing
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from monoskd.errors import InputError
 from monoskd.serve.limits import Limits
@@ -21,20 +23,45 @@ _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with thread
 _SECONDS_TO_END = 5.0
 
 
+class Answerer(Protocol):
+    """What answers questions with documents; raises InputError for bad ones."""
+
+    classes: tuple[str, ...]
+
+    def __call__(self, question: Question) -> dict[str, Any]:
+        """The document."""
+        ...
+
+
+Load: TypeAlias = Callable[[Model, Limits], Answerer]
+
+
+def load_answerer(model: Model, limits: Limits) -> Answerer:
+    """Load a model file. Raises InputError where it cannot be."""
+    from monoskd.serve import answer
+
+    return answer.Answerer(model, limits)
+
+
 def problem(line: str, status: int) -> Answer:
     """An answer that says in one line what is wrong."""
     return Answer(status, json.dumps({"detail": " ".join(line.split())}).encode())
 
 
 class Worker:
-    """One process with the model loaded. classes: what the model finds; replaced: how many processes died or hung."""
+    """One process with the model loaded.
 
-    def __init__(self, model: Model, limits: Limits) -> None:
-        self.model, self.limits = model, limits
+    load: makes, in the process, what answers there. classes: what the model finds; replaced: how many processes died or
+    took too long.
+    """
+
+    def __init__(self, model: Model, limits: Limits, *, load: Load = load_answerer) -> None:
+        self.model, self.limits, self.load = model, limits, load
         self.classes: tuple[str, ...] = ()
         self.replaced = 0
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
+        self._reviving = threading.Lock()
         self._threads = ThreadPoolExecutor(2)  # one may still wait for a process that is being killed
 
     @property
@@ -45,7 +72,8 @@ class Worker:
     def start(self) -> None:
         """Start the process and wait until its model is loaded. Raises InputError where it cannot be."""
         self._pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_answer_all, args=(theirs, self.model, self.limits), daemon=True)
+        words = (theirs, self.load, self.model, self.limits)
+        self._process = _SPAWN.Process(target=_answer_all, args=words, daemon=True)
         self._process.start()
         theirs.close()
         try:
@@ -89,10 +117,11 @@ class Worker:
         return problem("picture: expected an answer, but the worker died twice: send another picture", 500)
 
     def _revive(self) -> None:
-        if self._process is None or not self._process.is_alive():
-            self._end()
-            self.replaced += 1
-            self.start()
+        with self._reviving:
+            if self._process is None or not self._process.is_alive():
+                self._end()
+                self.replaced += 1
+                self.start()
 
     def _exchange(self, question: Question) -> Answer:
         pipe = self._pipe
@@ -110,15 +139,13 @@ class Worker:
             process.join(_SECONDS_TO_END)
 
 
-def _answer_all(pipe: Connection, model: Model, limits: Limits) -> None:
+def _answer_all(pipe: Connection, load: Load, model: Model, limits: Limits) -> None:
     """What the process does until the server closes the pipe or is gone."""
     for name in ("SIGINT", "SIGHUP"):  # these reach all processes of a terminal, and the server ends this one
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    from monoskd.serve.answer import Answerer, encoded
-
     try:
-        answerer = Answerer(model, limits)
+        answerer = load(model, limits)
     except InputError as error:
         pipe.send_bytes(json.dumps({"error": str(error)}).encode())
         return
@@ -127,7 +154,7 @@ def _answer_all(pipe: Connection, model: Model, limits: Limits) -> None:
         while True:
             question: Any = pipe.recv()
             try:
-                answer = Answer(200, encoded(answerer(question)))
+                answer = Answer(200, json.dumps(answerer(question), allow_nan=False).encode())
             except InputError as error:
                 answer = problem(str(error), 422)
             except Exception:  # a fault of ours: the trace is for whoever runs the server, not for the client
