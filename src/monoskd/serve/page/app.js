@@ -8,6 +8,7 @@ import { about, example, predict } from "/page/server.js";
 import { Space } from "/page/space.js";
 
 const GREY = "#b0b8c4";
+const [LEAST_HEIGHT_PX, MOST_WIDTH_PX] = [190, 1400]; // of the picture on a narrow screen
 const PAUSE_MS = 500; // after a change of the camera, before the server is asked
 const get = (id) => document.getElementById(id);
 const space = new Space(get("space"));
@@ -116,6 +117,8 @@ function renderViews(item, shown) {
   const camera = get("horizon").checked ? impliedCamera(item) : null;
   const { width, projection: [[focal, , centre]] } = item.entry.camera;
   const slopes = [-centre / focal, (width - centre) / focal];
+  const aspect = item.bitmap.width / item.bitmap.height;
+  get("picture").style.minWidth = `${Math.min(aspect * LEAST_HEIGHT_PX, MOST_WIDTH_PX)}px`;
   drawPicture(get("picture"), item, { shown, camera, chosen, mostHeight: 0.75 * window.innerHeight });
   state.above = drawAbove(get("above"), { shown, chosen, slopes });
   space.draw(shown, chosen);
