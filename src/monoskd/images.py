@@ -1,7 +1,7 @@
 """Reading pictures, with damage named. Pillow is imported when the first picture is read."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -38,9 +38,9 @@ def read_pixels(path: str | Path, *, mode: Mode) -> NDArray[Any]:
 
 
 def decode_pixels(
-    data: bytes, *, mode: Mode, where: str | Path, formats: Sequence[str] | None = None
+    data: bytes, *, mode: Mode, where: str | Path, formats: tuple[str, ...] | None = None
 ) -> NDArray[Any]:
-    """As `read_pixels`, of a file's bytes. where: what errors name; formats: Pillow's names of those allowed, or all."""
+    """As `read_pixels`, of a file's bytes. where: what errors name; formats: Pillow's names of those taken, or all."""
     from PIL import ImageOps
 
     path, file = where, BytesIO(data)
@@ -94,7 +94,7 @@ def _check_mode(path: str | Path, image: "Image", mode: Mode) -> None:
 
 
 @contextmanager
-def _opened(path: str | Path, file: IO[bytes], formats: Sequence[str] | None = None) -> Iterator["Image"]:
+def _opened(path: str | Path, file: IO[bytes], formats: tuple[str, ...] | None = None) -> Iterator["Image"]:
     """The picture in `file`. Pillow's errors, now or when the caller reads the pixels, become one line."""
     from PIL import Image, UnidentifiedImageError
 

@@ -37,7 +37,9 @@ def known_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(DETECTORS))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(DETECTORS), str(SOURCE)]))  # detectors are only taken from there
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(DETECTORS), str(SOURCE)])
+        )  # detectors are only taken from there
         from known_street import KnownStreet
 
         path = tmp_path_factory.mktemp("known") / "known.safetensors"

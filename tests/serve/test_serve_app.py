@@ -57,7 +57,9 @@ def complaint(answer: Any, status: int) -> str:
     return line
 
 
-def test_the_answer_is_the_document_of_predict(client: TestClient, known_model: Path, jpeg: Jpeg, tmp_path: Path) -> None:
+def test_the_answer_is_the_document_of_predict(
+    client: TestClient, known_model: Path, jpeg: Jpeg, tmp_path: Path
+) -> None:
     (tmp_path / "street.jpg").write_bytes(jpeg())
     cameras = CameraSource(focal_px=500.0, pitch_deg=2.0, roll_deg=-1.0)
     predict_source(Predictor(known_model), tmp_path / "street.jpg", cameras=cameras, out=tmp_path / "out", score=0.5)
@@ -190,9 +192,7 @@ def test_a_body_beyond_the_limit_is_refused_declared_or_not(client: TestClient) 
     assert "body: expected at most 2 MiB" in complaint(answer, 413)
 
 
-def test_nothing_of_a_picture_reaches_the_disk(
-    client: TestClient, jpeg: Jpeg, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_of_a_picture_reaches_the_disk(client: TestClient, jpeg: Jpeg, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a temporary file was made")
 
@@ -224,7 +224,9 @@ def test_no_path_of_a_client_reaches_the_disk(client: TestClient) -> None:
 
 
 def test_every_answer_carries_the_headers(client: TestClient, jpeg: Jpeg) -> None:
-    answers = [client.get(path) for path in ("/", "/page/app.js", "/healthz", "/example.jpg", "/openapi.json", "/nowhere")]
+    answers = [
+        client.get(path) for path in ("/", "/page/app.js", "/healthz", "/example.jpg", "/openapi.json", "/nowhere")
+    ]
     for answer in (*answers, post(client, jpeg(), hfov_deg=60), post(client, b"", hfov_deg=60)):
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"

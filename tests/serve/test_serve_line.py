@@ -123,7 +123,8 @@ def test_a_process_answers_and_says_what_it_finds(started: Callable[..., Worker]
 
 
 @pytest.mark.parametrize(
-    ("path", "expected"), [("bad", "bad: expected a model"), ("dies", "dies: expected a model that loads, got a process")]
+    ("path", "expected"),
+    [("bad", "bad: expected a model"), ("dies", "dies: expected a model that loads, got a process")],
 )
 def test_a_worker_that_cannot_start_says_so(started: Callable[..., Worker], path: str, expected: str) -> None:
     with pytest.raises(InputError, match=expected):

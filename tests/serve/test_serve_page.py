@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+
+from playwright.sync_api import sync_playwright
 
 from monoskd.kitti.io import format_objects, read_objects
 from monoskd.serve.example import INDEX, SEED, SIZE
@@ -31,7 +33,7 @@ Open = Callable[..., Any]
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -84,6 +86,7 @@ def pixels(page: Any, name: str) -> str:
 
 def shoot(page: Any, name: str) -> None:
     if folder := os.environ.get("MONOSKD_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
@@ -229,7 +232,9 @@ def test_a_camera_that_is_corrected_is_asked_anew(open_page: Open, jpeg: Callabl
     assert float(page.get_by_label("Focal length").input_value()) == 320 != before
     with page.expect_response("**/predict") as response:
         page.get_by_label("Looks down").fill("5")
-    assert response.value.json()["images"][0]["camera"]["rotation_to_level"][1][2] == pytest.approx(np.sin(np.radians(5)))
+    assert response.value.json()["images"][0]["camera"]["rotation_to_level"][1][2] == pytest.approx(
+        np.sin(np.radians(5))
+    )
     assert pixels(page, "picture") != drawn
     with page.expect_response("**/predict") as response:
         page.get_by_role("button", name="As the picture says").click()
@@ -237,10 +242,12 @@ def test_a_camera_that_is_corrected_is_asked_anew(open_page: Open, jpeg: Callabl
 
 
 def test_the_horizon_and_the_boxes_are_where_the_library_has_them(open_page: Open) -> None:
-    from monoskd.inference.lens import Lens, level_rotation
     from monoskd.geometry.camera import Camera
+    from monoskd.inference.lens import Lens, level_rotation
 
-    lens = Lens(Camera.from_focal(500.0, width=640, height=360), 640, 360, "", rotation=level_rotation(pitch_deg=7, roll_deg=-4))
+    lens = Lens(
+        Camera.from_focal(500.0, width=640, height=360), 640, 360, "", rotation=level_rotation(pitch_deg=7, roll_deg=-4)
+    )
     rays = np.array([[-0.3, 0, 1], [0.4, 0, 1], [0.2, 0.1, 1.3]])
     expected = lens.pixels(rays @ lens.rotation)  # from the level frame to that of the camera
     assert lens.rectified is not None

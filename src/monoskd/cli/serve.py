@@ -39,7 +39,9 @@ def run(options: argparse.Namespace) -> None:
     """Serve until Ctrl-C."""
     missing = [name for name in ("fastapi", "uvicorn", "python_multipart") if find_spec(name) is None]
     if missing:
-        raise InputError(f"serve: expected the extra `serve`, missing {', '.join(missing)}: pip install 'monoskd[serve]'")
+        raise InputError(
+            f"serve: expected the extra `serve`, missing {', '.join(missing)}: pip install 'monoskd[serve]'"
+        )
     from monoskd.serve.limits import Limits
     from monoskd.serve.question import Model
     from monoskd.serve.run import serve

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import glob, has_magic
@@ -112,7 +112,7 @@ def _read(path: Path) -> Picture | Broken:
         return Broken(str(error))
 
 
-def focal_35mm(file: Path | IO[bytes], *, formats: Sequence[str] | None = None) -> float | None:
+def focal_35mm(file: Path | IO[bytes], *, formats: tuple[str, ...] | None = None) -> float | None:
     """The lens' focal length [mm] as if on 35 mm film, where the picture's EXIF has it.
 
     formats: as in `monoskd.images.decode_pixels`.

@@ -74,4 +74,3 @@ def lens(question: Question, picture: Picture) -> Lens:
         raise InputError(_NO_CAMERA)
     known = source.lens(picture.stem, width=width, height=height, focal_35mm=picture.focal_35mm)
     return replace(known, source=words or known.source, rotation=rotation)
-

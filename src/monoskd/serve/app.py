@@ -36,9 +36,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(
-    workers: list[Worker], limits: Limits | None = None, *, hosts: Collection[str] | None = None
-) -> FastAPI:
+def create_app(workers: list[Worker], limits: Limits | None = None, *, hosts: Collection[str] | None = None) -> FastAPI:
     """The application on workers that are started. hosts: see `Guard`."""
     limits = limits or Limits()
     line = Line(workers, limits)
@@ -105,9 +103,7 @@ def _add_facts(app: FastAPI, line: Line, workers: list[Worker], limits: Limits) 
     async def about() -> About:
         """What the page has to know."""
         colours = {name: "#{:02x}{:02x}{:02x}".format(*class_colour(name)) for name in workers[0].classes}
-        return About(
-            version=__version__, classes=colours, upload_bytes=limits.upload_bytes, pixels=limits.pixels
-        )
+        return About(version=__version__, classes=colours, upload_bytes=limits.upload_bytes, pixels=limits.pixels)
 
 
 def _add_page(app: FastAPI) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class Limits:
     """The limits of a server.
 
-    upload_bytes: of a request; pixels: of a picture; least_side_px: of its shorter side, as very long pictures need very
-    long network inputs. upload_s: until a request has arrived; answer_s: until a picture is predicted; waiting: requests
-    that may be there at a time.
+    upload_bytes: of a request; pixels: of a picture; least_side_px: of its shorter side, as a very long picture needs a
+    very long network input. upload_s: until a request has arrived; answer_s: until a picture is predicted; waiting:
+    requests that may be there at a time.
     """
 
     upload_bytes: int = 20 * 2**20

@@ -14,7 +14,6 @@ from monoskd.serve.limits import Limits
 from monoskd.serve.question import Question
 
 _DRAINED = 8  # bodies of this many times the limit are read to their end and dropped, so that the answer is read
-_DRAIN_S = 10.0
 _LONGEST_NAME = 100
 _FIELD_BYTES = 2000
 
@@ -153,7 +152,7 @@ async def drain(request: Request, limits: Limits) -> None:
     """Read what is left of a refused request, within reason: a client that still sends reads no answer."""
     size = 0
     try:
-        async with asyncio.timeout(_DRAIN_S):
+        async with asyncio.timeout(limits.upload_s):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > _DRAINED * limits.upload_bytes:

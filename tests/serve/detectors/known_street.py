@@ -17,7 +17,7 @@ class Config:
 
 
 class KnownStreet(Detector):
-    """Finds the labelled objects of the example in every picture, the first with a score of 0.95, each next a bit less."""
+    """Finds the labelled objects of the example in every picture, with scores from 0.95 down."""
 
     modality = "rgb"
 

@@ -4,6 +4,7 @@ import os
 import time
 
 from monoskd.errors import InputError
+from monoskd.images import decode_pixels
 
 
 class Told:
@@ -27,3 +28,11 @@ class Told:
         if question.name == "bad":
             raise InputError("picture: expected a good one")
         return {"said": question.name}
+
+
+class Decoding(Told):
+    """Decodes the picture as the real one does, and refuses a good one too."""
+
+    def __call__(self, question):
+        decode_pixels(question.data, mode="RGB", where="picture", formats=("JPEG", "PNG", "WEBP"))
+        raise InputError("picture: expected another one")

@@ -119,7 +119,7 @@ function renderViews(item, shown) {
   const slopes = [-centre / focal, (width - centre) / focal];
   const aspect = item.bitmap.width / item.bitmap.height;
   get("picture").style.minWidth = `${Math.min(aspect * LEAST_HEIGHT_PX, MOST_WIDTH_PX)}px`;
-  drawPicture(get("picture"), item, { shown, camera, chosen, mostHeight: 0.75 * window.innerHeight });
+  state.picture = drawPicture(get("picture"), item, { shown, camera, chosen, mostHeight: 0.75 * window.innerHeight });
   state.above = drawAbove(get("above"), { shown, chosen, slopes });
   space.draw(shown, chosen);
   const words = shown.map(({ number, detection }) => `${number} ${words_of(detection)}`).join("; ") || "no objects";
@@ -206,7 +206,7 @@ function renderGallery() {
     return button;
   }));
   for (const item of state.items) {
-    if (item.bitmap) drawPicture(item.thumbnail, item, { shown: item.entry ? rows(item) : [], camera: null, words: false });
+    if (item.bitmap) drawPicture(item.thumbnail, item, { shown: item.entry ? rows(item) : [], camera: null, words: false, mostHeight: 220 });
   }
 }
 
@@ -309,8 +309,7 @@ function listen() {
     if (number) choose(Number(number));
   });
   get("picture").addEventListener("click", (event) => {
-    const zoom = get("picture").clientWidth / state.current.bitmap.width;
-    const middles = rows(state.current).map(({ number, detection: { box_2d_px: [left, top, right, bottom] } }) => ({ number, at: [((left + right) / 2) * zoom, ((top + bottom) / 2) * zoom] }));
+    const middles = rows(state.current).map(({ number, detection: { box_2d_px: [left, top, right, bottom] } }) => ({ number, at: state.picture.moved([(left + right) / 2, (top + bottom) / 2]) }));
     chosenAt(event, middles, 60);
   });
   get("above").addEventListener("click", (event) => {

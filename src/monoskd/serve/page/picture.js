@@ -6,6 +6,7 @@ import { labels, mixed, polygon, prepared } from "/page/looks.js";
 /**
  * Draws a picture. item: { bitmap, entry }; shown: rows { number, detection, colour }, nearest first; camera: whose
  * horizon is drawn, or null; chosen: the number of the row that stands out; words: whether boxes are named.
+ * Returns what maps pixels of the picture to the canvas.
  */
 export function drawPicture(canvas, item, { shown, camera, chosen, words = true, mostHeight = Infinity }) {
   const [wide, high] = [item.bitmap.width, item.bitmap.height];
@@ -14,12 +15,12 @@ export function drawPicture(canvas, item, { shown, camera, chosen, words = true,
   const moved = ([u, v]) => [(width - wide * zoom) / 2 + u * zoom, v * zoom];
   pen.drawImage(item.bitmap, ...moved([0, 0]), wide * zoom, high * zoom);
   if (camera) drawHorizon(pen, horizon(camera).map(moved));
-  if (!item.entry) return;
+  if (!item.entry) return { moved };
   const outlines = new Map();
   for (const row of [...shown].reverse()) {
     outlines.set(row, drawBox(pen, row, item.entry.camera, moved, chosen === row.number, zoom * wide));
   }
-  if (!words) return;
+  if (!words) return { moved };
   const write = labels(pen, width, height);
   for (const row of [...shown].sort((a, b) => (b.number === chosen) - (a.number === chosen))) {
     const points = outlines.get(row);
@@ -31,6 +32,7 @@ export function drawPicture(canvas, item, { shown, camera, chosen, words = true,
       ink: "#10141b",
     });
   }
+  return { moved };
 }
 
 function drawHorizon(pen, ends) {
