@@ -150,12 +150,9 @@ async def _limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
 
 async def drain(request: Request, limits: Limits) -> None:
     """Read what is left of a refused request, within reason: a client that still sends reads no answer."""
-    size = 0
+    stream, size = request.stream(), 0
     try:
-        async with asyncio.timeout(limits.upload_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > _DRAINED * limits.upload_bytes:
-                    return
-    except (TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it was read to its end before
+        while size <= _DRAINED * limits.upload_bytes:
+            size += len(await asyncio.wait_for(anext(stream), limits.upload_s))
+    except (TimeoutError, StopAsyncIteration, ClientDisconnect, RuntimeError):  # RuntimeError: it was read before
         return
