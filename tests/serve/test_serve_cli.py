@@ -19,7 +19,10 @@ from monoskd.demo.report import DRAWN
         ("serve --model m --port 70000", "expected a port from 0 to 65535, got '70000'"),
         ("serve --model m --port ²", "expected a port from 0 to 65535, got '²'"),
         ("serve --model m --workers 0", "expected a whole number of at least 1"),
-        ("serve --model m --host no.such.host.invalid", "--host, --port: expected an address to listen to, got no.such"),
+        (
+            "serve --model m --host no.such.host.invalid",
+            "--host, --port: expected an address to listen to, got no.such",
+        ),
     ],
 )
 def test_bad_words_are_one_line(words: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The web application: one page, `POST /predict` and what the two need."""
 
+import asyncio
 from collections.abc import Collection
 from importlib.resources import files
 from typing import Any
@@ -76,6 +77,10 @@ def _add_predict(app: FastAPI, line: Line, limits: Limits) -> None:
             return _problem(error.status, str(error), {"Connection": "close"})
         except ClientDisconnect:
             answer = None
+        except asyncio.CancelledError:
+            return _problem(
+                503, "server: expected to answer, but it is being stopped: ask again", {"Retry-After": "10"}
+            )
         if answer is None:
             return Response(status_code=499)  # nobody reads it
         headers = {"Retry-After": "10"} if answer.status == 503 else {}
