@@ -124,7 +124,8 @@ async def load(address: str, *, requests: int, pid: int | None) -> Result:
 
 def workers_of(pid: int | None) -> list[int]:
     """The processes that a process has started with `spawn`, without Python's resource tracker."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    lists = Path(f"/proc/{pid}/task").glob("*/children")  # of each thread
+    children = [child for path in lists for child in path.read_text().split()]
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 

@@ -71,7 +71,8 @@ def _add_predict(app: FastAPI, line: Line, limits: Limits) -> None:
                 answer = await line.ask(question, ticket=ticket, is_gone=request.is_disconnected)
         except FullError as error:
             await drain(request, limits)
-            return _problem(503, str(error), {"Retry-After": str(error.retry_after_s)})
+            # Closed, as one that is kept may end at the moment when the client comes back on it.
+            return _problem(503, str(error), {"Retry-After": str(error.retry_after_s), "Connection": "close"})
         except RefusedError as error:
             await drain(request, limits)
             return _problem(error.status, str(error), {"Connection": "close"})
