@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -109,17 +109,20 @@ def _of_files(paths: list[Path], source: str | Path) -> Pictures:
 def read_picture(path: Path) -> Picture | Broken:
     """The picture in a file, whose name it takes."""
     try:
-        return Picture(path.stem, read_image(path), _focal_35mm(path))
+        return Picture(path.stem, read_image(path), focal_35mm(path))
     except InputError as error:
         return Broken(str(error))
 
 
-def _focal_35mm(path: Path) -> float | None:
-    """The lens' focal length [mm] as if on 35 mm film, where the picture's EXIF has it."""
+def focal_35mm(file: Path | IO[bytes], *, formats: tuple[str, ...] | None = None) -> float | None:
+    """The lens' focal length [mm] as if on 35 mm film, where the picture's EXIF has it.
+
+    formats: as in `monoskd.images.decode_pixels`.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file, formats=formats) as image:
             value = float(image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_35MM, 0))
     except Exception:  # damaged EXIF, in any of many ways, is none
         return None

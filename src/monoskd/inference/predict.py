@@ -1,7 +1,7 @@
 """Pictures of any source become result files, a document, drawings and a video."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -75,7 +75,7 @@ def predict_source(
 
         for group in _groups(read_ahead(pictures.items, most=2 * batch_size), batch_size):
             pairs = [pair for pair in map(ready, group) if pair is not None]
-            for prediction in predictions(predictor, pairs, score=score):
+            for prediction in predict_pictures(predictor, pairs, score=score):
                 outputs.write(prediction)
                 images, detections = images + 1, detections + len(prediction.objects)
                 if prediction.lens.source.startswith("EXIF"):
@@ -91,13 +91,18 @@ def predict_source(
 def check_pictures_suffice(predictor: AnyPredictor) -> None:
     """Raise InputError for a network that needs more than pictures."""
     if predictor.modality == "depth":
-        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+        raise InputError(
+            "model: expected an rgb network, got one that needs depth maps beside the pictures: take a student"
+        )
 
 
-def predictions(
-    predictor: AnyPredictor, pairs: list[tuple[Picture, Lens]], *, score: float
+def predict_pictures(
+    predictor: AnyPredictor, pairs: Sequence[tuple[Picture, Lens]], *, score: float
 ) -> Iterator[Prediction]:
-    """Pictures with their lenses, rectified, looked at together, and put back into their own pixels."""
+    """Pictures with their lenses, rectified, looked at together, and put back into their own pixels.
+
+    score: least score.
+    """
     frames = []
     for picture, lens in pairs:
         image = picture.image if lens.rectified is None else lens.rectified.picture(picture.image)

@@ -16,7 +16,7 @@ from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import SCHEMA, read_entries, write_jpeg
 from monoskd.inference.pictures import Broken, Picture, open_source, read_picture
-from monoskd.inference.predict import Summary, check_apart, check_pictures_suffice, complaint, predictions
+from monoskd.inference.predict import Summary, check_apart, check_pictures_suffice, complaint, predict_pictures
 from monoskd.kitti.io import write_objects
 from monoskd.scale.spread import spread
 
@@ -132,7 +132,7 @@ class _Task:
     def _predicted(self, pairs: list[tuple[Picture, Lens]]) -> list[Done]:
         """Write the files of each picture, and last its entry: what has an entry is done."""
         done = []
-        for prediction in predictions(self.predictor, pairs, score=self.score):
+        for prediction in predict_pictures(self.predictor, pairs, score=self.score):
             stem, source = prediction.picture.stem, prediction.lens.source
             try:
                 if self.draw:
