@@ -118,6 +118,8 @@ class DetectionArrays(DetectionRows):
 class AnyPredictor(Protocol):
     """A trained detector, ready for pictures of any size and camera, whatever runs it: torch or onnxruntime."""
 
+    fit: Any  # how pictures are brought to the network, see `Predictor`
+
     @property
     def modality(self) -> Modality:
         """What it looks at."""

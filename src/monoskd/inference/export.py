@@ -73,7 +73,7 @@ class Graph(nn.Module):
         """The inverse of `letterbox_numbers`."""
         scale, shift = numbers[:, 0], numbers[:, 1:3]
         if self.detector.published_input:
-            return PublishedLetterbox(scale, shift, size, numbers[:, 3:].unflatten(1, (2, 2)))
+            return PublishedLetterbox(scale, shift, size, numbers[:, 3:].reshape(-1, 2, 2))
         return Letterbox(scale, shift, size)
 
 
