@@ -72,7 +72,7 @@ class DepthPredictor(nn.Module):
     def embedded(self, depth_m: Float[Tensor, "b t"]) -> Float[Tensor, "b t w"]:
         """The embedding of a depth: those of the whole metres below and above it, linearly mixed."""
         table = self.embedding.weight
-        depth_m = depth_m.clamp(0, FARTHEST_M)
+        depth_m = depth_m.clamp(0.0, FARTHEST_M)
         below = depth_m.floor()
         part = (depth_m - below)[..., None].to(table)
         above = (below + 1).clamp(max=FARTHEST_M)
