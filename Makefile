@@ -7,11 +7,12 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 ARGS ?=
 
-.PHONY: help demo test test-all test-shapes test-package test-lowest lint check docs clean
+.PHONY: help chromium demo test test-all test-shapes test-package test-lowest lint check docs clean
 
 help:
 	@echo "make demo          the main job on rendered data, about ten minutes on two cores: demo/report.html"
 	@echo "make test          the fast test suite; ARGS=--cov adds what it covers"
+	@echo "make chromium      the browser that the tests of the page drive, where apt-get can install it"
 	@echo "make test-all      the slow tests too"
 	@echo "make test-shapes   the fast suite with the shapes in signatures checked at every call"
 	@echo "make test-package  sdist -> wheel -> a fresh environment, and what a user gets there"
@@ -25,16 +26,20 @@ $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "monoskd needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[serve]' --group dev
 	@touch $@
+
+# The tests of the page need Chromium. Where it can be installed it is; where not, they skip and say so.
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || .ci/chromium || true
 
 demo: $(READY)
 	$(BIN)/monoskd demo --out demo
 
-test: $(READY)
+test: $(READY) chromium
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: $(READY)
+test-all: $(READY) chromium
 	$(PYTEST) $(ARGS)
 
 test-shapes: $(READY)

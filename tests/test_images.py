@@ -129,3 +129,10 @@ def test_the_cases_with_an_orientation_are_upright(shared: Path, name: str) -> N
 def test_the_case_of_12_bits_is_refused(shared: Path) -> None:
     with pytest.raises(InputError, match=r"rgb_12bit_in_16\.png: expected 8 bits a channel"):
         read_pixels(shared / "cases" / "rgb_12bit_in_16.png", mode="RGB")
+
+
+def test_jpeg_2000_is_refused_as_its_depth_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "deep.jp2"
+    assert cv2.imwrite(str(path), np.full((40, 60, 3), 3000, np.uint16))
+    with pytest.raises(InputError, match="got a JPEG 2000: convert the picture first"):
+        read_pixels(path, mode="RGB")

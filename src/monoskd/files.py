@@ -22,7 +22,8 @@ _BYTE_ORDER_MARKS = {  # the longer first: one begins as another
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""Errors of a full disk: no room, the largest file that is allowed, a quota."""
 
 
 def read_bytes(path: str | Path, *, at_most: int = MOST_BYTES) -> bytes:
@@ -137,7 +138,7 @@ def link(path: Path, target: Path) -> None:
 def cannot_write(path: str | Path, error: OSError) -> InputError:
     """The one line about an error while writing."""
     advice = "choose a writable folder"
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         advice = "free some space; the file that was there before is unchanged"
     elif error.errno == errno.ENAMETOOLONG:
         advice = "choose a shorter name"

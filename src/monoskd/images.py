@@ -34,11 +34,18 @@ def read_pixels(path: str | Path, *, mode: Mode) -> NDArray[Any]:
 
     Raises InputError for what is not a picture, not whole, too large, or of another depth than `mode`.
     """
+    return decode_pixels(read_bytes(path), mode=mode, where=path)
+
+
+def decode_pixels(
+    data: bytes, *, mode: Mode, where: str | Path, formats: tuple[str, ...] | None = None
+) -> NDArray[Any]:
+    """As `read_pixels`, of a file's bytes. where: what errors name; formats: Pillow's names of those taken, or all."""
     from PIL import ImageOps
 
-    file = BytesIO(read_bytes(path))
+    path, file = where, BytesIO(data)
     _check_end(path, file)
-    with _opened(path, file) as image:
+    with _opened(path, file, formats) as image:
         _check_mode(path, image, mode)
         image.load()
         upright = ImageOps.exif_transpose(image)
@@ -81,25 +88,28 @@ def _check_mode(path: str | Path, image: "Image", mode: Mode) -> None:
     tiles: Any = getattr(image, "tile", None)  # how the pixels are stored, where Pillow says so
     codec, raw = (tiles[0][0], str(tiles[0][3])) if tiles else ("", "")
     deep_colour = ";16" in raw or codec.upper() == "SGI16" or (codec == "ppm" and "65535" in raw)
+    if image.format == "JPEG2000":  # Pillow does not say how deep it is
+        raise InputError(f"{path}: expected a PNG or JPEG, got a JPEG 2000: convert the picture first")
     if image.mode in _DEEP or deep_colour:
         kind = image.mode if image.mode in _DEEP else f"16 bits ({image.mode})"
         raise InputError(f"{path}: expected 8 bits a channel, got mode {kind}: convert the picture first")
 
 
 @contextmanager
-def _opened(path: str | Path, file: IO[bytes]) -> Iterator["Image"]:
+def _opened(path: str | Path, file: IO[bytes], formats: tuple[str, ...] | None = None) -> Iterator["Image"]:
     """The picture in `file`. Pillow's errors, now or when the caller reads the pixels, become one line."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of what is refused
-            with Image.open(file) as image:
+            with Image.open(file, formats=formats) as image:
                 yield image
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: expected an image, got bytes that are none: replace the file") from error
+        kinds = "an image" if formats is None else f"an image ({', '.join(formats)})"
+        raise InputError(f"{path}: expected {kinds}, got bytes that are none: replace the file") from error
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise InputError(f"{path}: expected at most {most} pixels, got a larger picture: scale it down") from error

@@ -5,36 +5,34 @@ detector's map. A position in cells is network pixels / stride, counted from 0 a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import Any, ClassVar, Protocol, Self
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from monoskd.frames import DepthMap as DepthMap
+from monoskd.frames import DetectionRows
+from monoskd.frames import Frame as Frame
+from monoskd.frames import Modality as Modality
+from monoskd.frames import Pixels as Pixels
+from monoskd.frames import PublishedData as PublishedData
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.objects import MIN_HEIGHT_PX, Objects
 
-Modality: TypeAlias = Literal["rgb", "depth"]
-Pixels: TypeAlias = NDArray[np.uint8]
-DepthMap: TypeAlias = NDArray[np.float32]
 
-
-def _moved(value: Any, *args: Any, **kwargs: Any) -> Any:
-    """`value.to(...)` through dataclasses and dicts; other values stay."""
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value with every tensor changed, through dataclasses and dicts; other values stay."""
     if isinstance(value, Tensor):
-        return value.to(*args, **kwargs)
+        return change(value)
     if isinstance(value, dict):
-        return {key: _moved(item, *args, **kwargs) for key, item in value.items()}
+        return {key: _mapped(item, change) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type | Objects):
-        return replace(
-            value, **{field.name: _moved(getattr(value, field.name), *args, **kwargs) for field in fields(value)}
-        )
+        return replace(value, **{field.name: _mapped(getattr(value, field.name), change) for field in fields(value)})
     return value
 
 
@@ -48,26 +46,13 @@ class _Movable:
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As `Tensor.to`, for every tensor inside."""
-        moved: Self = _moved(self, *args, **kwargs)
+        moved: Self = _mapped(self, lambda tensor: tensor.to(*args, **kwargs))
         return moved
 
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture and what is known about it, in its own pixels.
-
-    image: h x w x 3 RGB; camera: its projection; depth_m: h x w, 0 where unknown; objects: its labels.
-    """
-
-    image: Pixels
-    camera: Camera
-    depth_m: DepthMap | None = None
-    objects: Objects | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) [px]."""
-        return self.image.shape[1], self.image.shape[0]
+    def double(self) -> Self:
+        """In float64, but for whole numbers and masks."""
+        doubled: Self = _mapped(self, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+        return doubled
 
 
 class FrameSource(ABC):
@@ -100,30 +85,6 @@ class FrameSource(ABC):
 
     def check_unlabelled(self, *, mapping: Path | None) -> None:  # noqa: B027 - most sources have nothing to check
         """Raise InputError where a frame without labels shows a validation frame; see `UnlabelledConfig`."""
-
-
-@dataclass(frozen=True)
-class PublishedData:
-    """Quirks of the original implementations' data pipeline, each named after what it does; none by default.
-
-    Args:
-        double_depth_scale: the teacher sees metres / 256 x relative size of the crop; the depth targets stay metres.
-        per_axis_decoding: both axes are scaled by the ratio of the widths, but decoding uses each axis' own ratio.
-        divide_by_z: points are projected with a division by z, as if p23 were 0; a mirrored camera has p03' = -p03.
-        plain_bilinear: one bilinear sample a pixel, without a low-pass filter; unknown depth counts as 0 metres.
-        truncated_cells: cells are rounded towards zero, so that a centre just left of or above the map counts as in it.
-    """
-
-    double_depth_scale: bool = False
-    per_axis_decoding: bool = False
-    divide_by_z: bool = False
-    plain_bilinear: bool = False
-    truncated_cells: bool = False
-
-    @classmethod
-    def all(cls) -> "PublishedData":
-        """Every quirk: what the published numbers were trained with."""
-        return cls(**{field.name: True for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -256,7 +217,7 @@ class DetectorOutput(_Movable):
 
 
 @dataclass(frozen=True)
-class Detections(_Movable):
+class Detections(DetectionRows, _Movable):
     """The n detections of one image, best first (or of a batch, see `by_image`).
 
     classes: the names that `labels` index; scores: heat times the confidence in the depth; boxes_2d: (left, top, right,
@@ -273,45 +234,24 @@ class Detections(_Movable):
     heat: Float[Tensor, " n"]
     depth_std_m: Float[Tensor, " n"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def is_real(self) -> Bool[Tensor, " n"]:
+        """Which boxes have no negative dimension."""
+        real: Tensor = (self.boxes_3d.dimensions >= 0).all(1)
+        return real
 
-    def __getitem__(self, index: Any) -> "Detections":
-        """The rows that a mask, a slice or an index tensor selects."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "classes"}
-        return replace(self, **{name: column[index] for name, column in columns.items() if column is not None})
-
-    def above(self, score: float) -> "Detections":
-        """Those with at least this score."""
-        return self[self.scores >= score]
+    def marked(self, real: Bool[Tensor, " n"]) -> "Detections":
+        """The same rows; a score of -1 marks those that are none."""
+        return replace(self, scores=torch.where(real, self.scores, -1))
 
     def by_image(self, image: Int64[Tensor, " n"], *, images: int) -> list["Detections"]:
         """Detections of a whole batch, n in all, as those of each image, best first. image: the image of each.
 
         Boxes with a negative dimension are dropped.
         """
-        real = (self.boxes_3d.dimensions >= 0).all(1)
+        real = self.is_real
         order = self.scores.argsort(descending=True, stable=True)
         return [self[order[(real & (image == number))[order]]] for number in range(images)]
-
-    def to_objects(self) -> Objects:
-        """The same as rows of a KITTI result file; truncation and occlusion are not estimated (-1)."""
-
-        def array(tensor: Tensor) -> NDArray[np.float64]:
-            return tensor.detach().cpu().double().numpy()
-
-        names = np.array(self.classes, np.str_)[self.labels.cpu().numpy()] if len(self) else np.zeros(0, np.str_)
-        return Objects(
-            names=names,
-            truncation=np.full(len(self), -1.0),
-            occlusion=np.full(len(self), -1, np.int64),
-            alpha=array(self.alpha),
-            boxes_2d=array(self.boxes_2d),
-            dimensions=array(self.boxes_3d.dimensions),
-            bottom=array(self.boxes_3d.bottom),
-            yaw=array(self.boxes_3d.yaw),
-            scores=array(self.scores),
-        )
 
 
 class Detector(nn.Module, ABC):
@@ -356,6 +296,13 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def decode(self, output: Any, views: Views) -> list[Detections]:
         """The detections of each image, in original pixels and metres. output: of a forward pass without `at`."""
+
+    def candidates(self, output: Any, views: Views) -> Detections:
+        """Equally many detections for each image, laid flat, image after image: `decode` without its choice.
+
+        A score of -1 marks those that `decode` leaves out. `monoskd export` needs it, nothing else does.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def target_maker(

@@ -293,6 +293,20 @@ def test_the_exit_code_reaches_the_shell(here: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_an_interruption_inside_of_exec_is_130_too() -> None:
+    """As in the middle of an import, where dataclasses are made so: Python would end by SIGINT."""
+    program = """import sys
+from monoskd.cli import main, prepare
+def run(options):
+    exec("raise KeyboardInterrupt")
+prepare.run = run
+sys.argv = ["monoskd", "prepare", "nowhere"]
+exit(main())"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; what was done is kept\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("workers", [0, 2])

@@ -63,6 +63,13 @@ def test_saved_text_gives_the_same_configuration(small: Path, tmp_path: Path) ->
         ),
         ("[1, 2]", "expected a YAML mapping"),
         ("a: [", "expected YAML"),
+        ("a: &a [*a]", "expected at most 10000 values, got more: do aliases hold each other"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"{n}: &{n} [{', '.join([f'*{m}'] * 6)}]\n" for m, n in zip("abcdef", "bcdefg", strict=True)),
+            "expected at most 10000 values",
+        ),
+        ("a: " + 5000 * "[", "expected a config, got values nested too deeply"),
     ],
 )
 def test_a_wrong_config_is_one_clear_line(tmp_path: Path, wrong: str, message: str) -> None:

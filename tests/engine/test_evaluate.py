@@ -35,6 +35,15 @@ def test_every_labelled_frame_is_evaluated(folders: tuple[Path, Path]) -> None:
     assert cars_3d(*folders) == pytest.approx(100 * 2 / 40)
 
 
+def test_objects_labelled_in_2d_alone_are_said(folders: tuple[Path, Path]) -> None:
+    labels, predictions = folders
+    (labels / "000001.txt").write_text(
+        CAR.replace("1.50 1.60 4.00 0.00 1.60 20.00 0.00", "-1 -1 -1 -1000 -1000 -1000 -10")
+    )
+    said = "objects labelled in 2D alone (1 of Car) count as missed in bird's eye and 3D"
+    assert evaluate_folders(labels, predictions).notes == (OTHERS_ABSENT, said)
+
+
 def test_a_missing_result_is_an_empty_one_and_is_said(folders: tuple[Path, Path]) -> None:
     labels, predictions = folders
     (predictions / "000001.txt").unlink()

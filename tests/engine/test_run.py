@@ -230,7 +230,10 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_epoch(run: Run, monke
     assert not json.loads((folder / "manifest.json").read_text())["finished"]
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "said"), [(28, "No space left on device"), (27, "File too large")])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
     folder = run(epochs=1)
     kept = (folder / "checkpoints" / "last.ckpt").read_bytes()
 
@@ -239,13 +242,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run: Run, mon
     def full(self: Path, content: bytes) -> int:
         write(self, content[:20_000])
         if len(content) > 20_000:
-            raise OSError(28, "No space left on device")
+            raise OSError(number, said)
         return len(content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    message = (
-        r"run: expected room for the run's files, got 'No space left on device': .* `--resume .*run`: its last whole"
-    )
+    message = rf"run: expected room for the run's files, got '{said}': .* `--resume .*run`: its last whole"
     with pytest.raises(InputError, match=message):
         run(epochs=2, resume=folder)
     assert (folder / "checkpoints" / "last.ckpt").read_bytes() == kept
@@ -411,6 +412,15 @@ def test_a_run_without_a_whole_epoch_begins_anew(
     assert_same_weights(folder, straight)
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     assert not [*folder.rglob("*.partial"), *folder.rglob("*.part")]
+
+
+@pytest.mark.parametrize("left", [None, ".lock"])
+def test_a_run_that_was_killed_before_its_first_file_resumes(run: Run, tmp_path: Path, left: str | None) -> None:
+    folder = tmp_path / "run"
+    if left is not None:
+        folder.mkdir()
+        (folder / left).touch()
+    assert json.loads((run(epochs=1, resume=folder) / "manifest.json").read_text())["epochs"] == 1
     with pytest.raises(InputError, match="holds a run"):
         run()
 
@@ -472,10 +482,10 @@ def test_a_killed_loader_process_is_one_line(run: Run, monkeypatch: pytest.Monke
     read = Samples.read
 
     def killed(self: Samples, name: str) -> object:
-        return os.kill(os.getpid(), signal.SIGKILL) if get_worker_info() else read(self, name)
+        return os.kill(os.getpid(), signal.SIGKILL) if get_worker_info() and name == "000003" else read(self, name)
 
     monkeypatch.setattr(Samples, "read", killed)
-    with pytest.raises(InputError, match=r"data.workers: expected loader processes that live, .* repeat the command"):
+    with pytest.raises(InputError, match=r"data.workers: .* ended by .* at frame 000003, .* repeat the command"):
         run("--data.workers", "1")
 
 

@@ -32,6 +32,15 @@ def test_a_folder_a_glob_and_a_list_hold_pictures(folder: Path) -> None:
     assert open_source(folder).total == 4
 
 
+def test_pictures_of_phones_in_a_folder_are_read_or_named(folder: Path) -> None:
+    picture = Image.new("RGB", (40, 20))
+    picture.save(folder / "e.MPO", "MPO", save_all=True, append_images=[picture])
+    (folder / "f.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    assert stems(folder) == ["a", "b", "c", "d", "e"]
+    broken = [item.reason for item in open_source(folder).items if isinstance(item, Broken)]
+    assert broken == [f"{folder / 'f.heic'}: expected an image, got bytes that are none: replace the file"]
+
+
 def test_a_damaged_picture_is_an_item_like_others(folder: Path) -> None:
     (folder / "d.png").write_bytes((folder / "d.png").read_bytes()[:50])
     items = list(open_source(folder).items)

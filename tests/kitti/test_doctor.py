@@ -363,6 +363,9 @@ def test_a_split_that_nothing_can_be_learned_from_is_an_error(healthy, change):
 def test_labels_of_2d_boxes_only_are_counted(healthy):
     edit_labels(healthy, lambda objects: {"dimensions": np.full((2, 3), -1.0)}, frames=FRAMES[3:])
     assert_found(healthy, "warning", "2D only", "label_2: expected 3D boxes, got none for 2 of 8 objects")
+    unknown = {"dimensions": np.full((2, 3), -1.0), "bottom": np.full((2, 3), -1000.0), "yaw": np.full(2, -10.0)}
+    edit_labels(healthy, lambda objects: unknown, frames=FRAMES[3:])
+    assert {finding.check for finding in examine(healthy.root).findings} == {"2D only"}, "-10 is no angle in degrees"
 
 
 # --- train and val ---

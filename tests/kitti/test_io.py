@@ -508,6 +508,22 @@ def test_sweeps_of_other_columns_are_refused_by_their_values(tmp_path, columns, 
         read_velodyne(tmp_path / "v.bin")
 
 
+def test_sweeps_whose_columns_are_a_multiple_of_four_are_refused_by_their_rows(tmp_path):
+    xyz, time = np.frombuffer(sweep(4, "<f4"), "<f4").reshape(-1, 4), np.linspace(0, 0.1, 160)
+    ring = np.arange(160) % 64
+    for rest in ([ring, time, time, time], [time] * 4, [0 * time] * 4, [time] * 12):
+        (tmp_path / "v.bin").write_bytes(np.column_stack([xyz, *rest]).astype("<f4").tobytes())
+        with pytest.raises(InputError, match=rf"v\.bin: .*, got what looks like {4 + len(rest)} columns: convert it"):
+            read_velodyne(tmp_path / "v.bin")
+
+
+def test_centimetres_are_no_metres(tmp_path):
+    points = np.frombuffer(sweep(4, "<f4"), "<f4").reshape(-1, 4) * np.float32([100, 100, 100, 1])
+    (tmp_path / "v.bin").write_bytes(points.tobytes())
+    with pytest.raises(InputError, match=r"coordinates up to 5.*e.03 m"):
+        read_velodyne(tmp_path / "v.bin")
+
+
 @pytest.mark.parametrize("name", ["npy", "pcd", "ply"])
 def test_sweeps_of_other_formats_are_named(tmp_path, name):
     points = np.frombuffer(sweep(4, "<f4"), "<f4").reshape(-1, 4)

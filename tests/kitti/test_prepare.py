@@ -165,6 +165,7 @@ def test_depths_that_are_not_on_the_objects_are_an_error(wall):
     message = r"depth_2: expected LiDAR returns on the labelled objects, got a median of 12\.2 m beside .* `--force`"
     with pytest.raises(InputError, match=message):
         prepare(wall.root, workers=1)
+    assert not list(wall.folder("depth_2").iterdir()), "a training would use what cannot be used"
 
 
 @pytest.mark.parametrize("columns", [5, 8])

@@ -259,6 +259,7 @@ def test_a_module_is_judged_by_its_source_before_it_is_imported(model_file: Path
         ({"pretrained": True}, "pretrained is True although the file holds all weights"),
         ({"backbone_arguments": {"checkpoint_path": "/etc/passwd"}}, "checkpoint_path is '/etc/passwd' although"),
         ({"backbone_arguments": {"pretrained_cfg": {"url": "http://x"}}}, "backbone_arguments: expected arguments of"),
+        ({"classes": ["Car"] * 10**4}, "^.{,700}$"),
     ],
 )
 def test_what_a_header_asks_for_is_bounded(settings: dict[str, Any], message: str, model_file: Path) -> None:

@@ -129,3 +129,25 @@ def test_frames_without_labels_are_further_frames_whose_truth_is_held_back(tmp_p
         progress=lambda *now: told.append(now),
     )
     assert told == []
+
+
+def test_focal_lengths_are_drawn_for_each_frame(tmp_path: Path) -> None:
+    synthesize(tmp_path / "data", frames=4, seed=3, size=SIZE, focal_px=(40.0, 90.0), workers=1)
+    layout = KittiLayout(tmp_path / "data")
+    cameras = [read_calibration(layout.calibration(f"{index:06d}")).camera for index in range(4)]
+    focal_px = [float(camera.focal_px) for camera in cameras]
+    assert len({round(focal) for focal in focal_px}) > 1
+    assert all(40 <= focal <= 90 for focal in focal_px)
+    for index, camera in enumerate(cameras):
+        frame = render_frame(3, index, SIZE, (40.0, 90.0))
+        assert np.allclose(frame.calibration.camera.P, camera.P)
+        objects = frame.objects[frame.objects.truncation == 0]
+        corners = camera.project(objects.boxes_3d.corners())  # the 2D box is the mesh's, which fills the 3D box
+        assert (corners.min(1) < objects.boxes_2d[:, :2] + 2).all()
+        assert (corners.max(1) > objects.boxes_2d[:, 2:] - 2).all()
+    street = render_frame(3, 0, SIZE)
+    assert np.array_equal(street.points, render_frame(3, 0, SIZE, (40.0, 90.0)).points)  # the lens moves nothing
+    with pytest.raises(InputError, match="the same focal lengths, as asked for"):
+        synthesize(tmp_path / "data", frames=4, seed=3, size=SIZE, focal_px=(40.0, 91.0), workers=1)
+    with pytest.raises(InputError, match=r"focal: expected the lowest and the highest.*got 90,40"):
+        synthesize(tmp_path / "other", frames=4, size=SIZE, focal_px=(90.0, 40.0))

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import shtab
 
 from monoskd import __version__
-from monoskd.cli import convert, demo, doctor, evaluate, import_, predict, prepare, submit, synth, train
+from monoskd.cli import convert, demo, doctor, evaluate, export, import_, predict, prepare, serve, submit, synth, train
 from monoskd.cli.parser import Parser
 from monoskd.cli.signals import ignore_stops, interrupt_on_stop
 from monoskd.cli.terminal import BROKEN_PIPE, USAGE_ERROR, close_stdout, open_streams, warn
 from monoskd.errors import InputError
 
-COMMANDS = (demo, synth, import_, prepare, doctor, train, evaluate, predict, submit, convert)
+COMMANDS = (demo, synth, import_, prepare, doctor, train, evaluate, predict, serve, submit, export, convert)
 """In the order of the help."""
 
 INTERRUPTED = 130
@@ -53,6 +53,7 @@ def _run(argv: Sequence[str]) -> int:
         return _complain(str(error), debug)
     except KeyboardInterrupt:
         warn("interrupted; what was done is kept")
+        eval("0")  # Python ends by SIGINT, not by our code, where it interrupted an `exec`, until the next one
         return INTERRUPTED
     except BrokenPipeError:
         return BROKEN_PIPE

@@ -1,6 +1,7 @@
 """`monoskd demo`: the main job on rendered data, end to end."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from monoskd.cli.parser import Commands, add_command, count, size
@@ -25,7 +26,10 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Render, train and evaluate; say where the report is."""
+    from monoskd.demo.report import DRAWN
     from monoskd.demo.story import demo
 
     report = demo(options.out, frames=options.frames, seed=options.seed, size=options.size, say=say)
     say(f"report: {report}")
+    student = options.out / "runs" / DRAWN / "model.safetensors"
+    say(f"its student on a page: monoskd serve --model {shlex.quote(str(student))}")

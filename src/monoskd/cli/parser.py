@@ -103,3 +103,14 @@ def heights(text: str) -> tuple[float, ...]:
     if len(values) != 3 or not all(0 < value < float("inf") for value in values):
         raise argparse.ArgumentTypeError(f"expected three heights above 0 px such as 40,25,25, got {text!r}")
     return values
+
+
+def focals(text: str) -> tuple[float, float]:
+    """`LOW,HIGH`, above 0."""
+    try:
+        low, high = (float(focal) for focal in text.split(","))
+    except ValueError:
+        low = high = -1.0
+    if not 0 < low <= high < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected two focal lengths [px] such as 300,900, got {text!r}")
+    return low, high

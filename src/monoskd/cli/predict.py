@@ -1,13 +1,17 @@
 """`monoskd predict`: boxes on images, a folder or a video."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from monoskd.cli.parser import Commands, add_command, count, share
 from monoskd.cli.terminal import progress_of, say
+from monoskd.errors import InputError
 
 if TYPE_CHECKING:
+    from monoskd.frames import AnyPredictor
     from monoskd.inference.predict import Summary
 
 
@@ -23,7 +27,7 @@ def add(commands: Commands) -> None:
     add = parser.add_argument
     source = "image, folder, glob, text list of images, video or camera number"
     add("source", type=Path, metavar="SOURCE", help=source)
-    add("--model", type=Path, required=True, help="model file")
+    add("--model", type=Path, required=True, help="model file, or .onnx file of `monoskd export`")
     add("--calib", type=Path, default=None, help="KITTI calibration file, or folder with one for each image")
     add("--camera", type=Path, default=None, metavar="FILE", help="camera file (JSON or YAML), with lens distortion")
     add("--focal", type=float, default=None, metavar="PX", help="focal length [px] of a camera without calibration")
@@ -37,14 +41,20 @@ def add(commands: Commands) -> None:
     add("--draw", action="store_true", help="draw the boxes, from the camera and from above")
     add("--video", type=Path, default=None, metavar="OUT.mp4", help="write the drawings as a video")
     add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
-    add("--device", default="cpu", help="torch device")
+    add("--device", default="cpu", help="torch device; for an .onnx file cpu or cuda")
+    add(
+        "--ray",
+        default=None,
+        metavar="ADDRESS",
+        help="do it on a Ray cluster (docs/scale.md): an address, auto or local",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Predict, and say how much was detected."""
     from monoskd.inference.cameras import CameraSource
+    from monoskd.inference.open_model import open_predictor
     from monoskd.inference.predict import predict_source
-    from monoskd.inference.predictor import Predictor
 
     cameras = CameraSource(
         calibration=options.calib,
@@ -54,12 +64,15 @@ def run(options: argparse.Namespace) -> None:
         pitch_deg=options.pitch,
         roll_deg=options.roll,
     )
-    predictor = Predictor(options.model, device=options.device, fit=options.fit)
+    make_predictor = partial(open_predictor, options.model.absolute(), fit=options.fit)
     done: list[Summary] = []
     try:
         with progress_of("predicting") as progress:
+            if options.ray is not None:
+                _on_ray(options, make_predictor, cameras=cameras, progress=progress, report=done.append)
+                return
             predict_source(
-                predictor,
+                make_predictor(device=options.device),
                 options.source,
                 cameras=cameras,
                 out=options.out,
@@ -73,6 +86,16 @@ def run(options: argparse.Namespace) -> None:
     finally:
         for summary in done:
             _say(summary, options)
+
+
+def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., AnyPredictor]", **given: Any) -> None:
+    from monoskd.scale.predict import predict_on_ray
+
+    if options.video is not None:
+        raise InputError("--video: expected no --ray, whose machines do not predict in order, got both: leave one out")
+    names = ("model", "out", "score", "draw", "batch_size", "device")
+    given |= {name: getattr(options, name) for name in names}
+    predict_on_ray(make_predictor, options.source, address=options.ray, **given)
 
 
 def _say(summary: "Summary", options: argparse.Namespace) -> None:

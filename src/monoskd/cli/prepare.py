@@ -14,6 +14,12 @@ def add(commands: Commands) -> None:
     add = parser.add_argument
     add("root", type=Path, metavar="ROOT", help="folder with training/ in KITTI layout")
     add("--workers", type=count, default=None, help="number of processes; without it one per core")
+    add(
+        "--ray",
+        default=None,
+        metavar="ADDRESS",
+        help="do it on a Ray cluster (docs/scale.md): an address, auto or local",
+    )
     add("--force", action="store_true", help="write existing depth maps again")
     add("--raw", type=Path, default=None, metavar="RAW", help="first add KITTI's raw drives as frames without labels")
     add("--mapping", type=Path, default=None, metavar="DIR", help="with --raw: the devkit's train_mapping, train_rand")
@@ -32,7 +38,12 @@ def run(options: argparse.Namespace) -> None:
     if options.raw is not None:
         _add_raw(options)
     with progress_of("depth maps") as progress:
-        report = prepare(options.root, workers=options.workers, force=options.force, progress=progress)
+        if options.ray is not None:
+            from monoskd.scale.prepare import prepare_on_ray
+
+            report = prepare_on_ray(options.root, address=options.ray, force=options.force, progress=progress)
+        else:
+            report = prepare(options.root, workers=options.workers, force=options.force, progress=progress)
     say(str(report))
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from monoskd.cli.parser import Commands, add_command, count, share, size
+from monoskd.cli.parser import Commands, add_command, count, focals, share, size
 from monoskd.cli.terminal import progress_of, say
 
 
@@ -23,6 +23,8 @@ def add(commands: Commands) -> None:
     add("--unlabelled", type=count, default=0, metavar="N", help="number of further frames, without labels")
     add("--seed", type=int, default=0, help="the same seed renders the same scenes")
     add("--size", type=size, default=(1242, 375), metavar="WxH", help="size of the pictures")
+    focal = "focal lengths [px], drawn for each frame; without it KITTI's field of view"
+    add("--focal", type=focals, default=None, metavar="LOW,HIGH", help=focal)
     add("--workers", type=count, default=None, help="number of processes; without it one per core")
 
 
@@ -38,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
             seed=options.seed,
             size=options.size,
             unlabelled=options.unlabelled,
+            focal_px=options.focal,
             workers=options.workers,
             progress=progress,
         )

@@ -1,6 +1,7 @@
 """`monoskd train`: train a teacher, a student, or a student with a teacher."""
 
 import argparse
+import os
 import threading
 from pathlib import Path
 
@@ -33,8 +34,10 @@ def run(options: argparse.Namespace) -> None:
     """Train, and say where the run folder is."""
     timer = threading.Timer(_SILENCE_S, warn, [f"train: preparing the run of {options.config}"])
     timer.daemon = True
-    timer.start()
+    if all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        timer.start()
     try:
+        from monoskd.engine.check import number
         from monoskd.engine.config import load_config
         from monoskd.engine.run import train
 
@@ -42,4 +45,5 @@ def run(options: argparse.Namespace) -> None:
         folder = train(loaded, resume=options.resume, on_start=timer.cancel)
     finally:
         timer.cancel()
-    say(f"run folder: {folder}")
+    if not number():
+        say(f"run folder: {folder}")

@@ -1,6 +1,5 @@
 """Frames of any recording as samples for a network: frame -> augmentation -> input and targets."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,16 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from monoskd.data.lost import InWork
 from monoskd.data.transforms import (
     Augmentation,
     Draw,
-    draw_letterbox,
-    flip,
-    jitter,
-    warp_depth,
-    warp_image,
-    warp_published,
-    without_p23,
+    view_of,
 )
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.structures import Frame, FrameSource, PublishedData, Sample, TargetMaker
@@ -56,6 +50,7 @@ class Samples(Dataset[Sample]):
         self.published = published or PublishedData()
         self._cache: dict[str, Frame] | None = {} if cache else None
         self._epoch = _shared_number()
+        self._in_work = InWork()
 
     def __len__(self) -> int:
         return len(self.source.names)
@@ -64,8 +59,14 @@ class Samples(Dataset[Sample]):
         """From now on, draw this epoch's augmentation."""
         self._epoch.fill_(epoch)
 
+    def last_of(self, process: int) -> str | None:
+        """The name of the frame that a loader process has read last."""
+        index = self._in_work.of(process)
+        return None if index is None else self.source.names[index]
+
     def __getitem__(self, index: int) -> Sample:
         """Frame `index` under the current epoch's augmentation."""
+        self._in_work.begin(index)
         draw = Draw()
         if self.augmentation is not None:
             draw = self.augmentation.draw(np.random.default_rng([self.seed, int(self._epoch), index]))
@@ -108,31 +109,20 @@ def make_sample(
     soft: the frame's objects are a teacher's detections, which their scores weigh. letterbox: where the picture lies in
     the network's input; None: whole, as large as fits `input_size`, under the augmentation.
     """
-    draw, published = draw or Draw(), published or PublishedData()
-    if published.divide_by_z:
-        frame = replace(frame, camera=without_p23(frame.camera))
-    if draw.flip:
-        frame = flip(frame)
-    letterbox = letterbox or draw_letterbox(
-        size=frame.size, draw=draw, input_size=input_size, per_axis_decoding=published.per_axis_decoding
-    )
-    warp_rgb, warp_metres = (warp_published, warp_published) if published.plain_bilinear else (warp_image, warp_depth)
-    image = warp_rgb(jitter(frame.image, draw), letterbox)
-    depth_m = None if frame.depth_m is None else warp_metres(frame.depth_m, letterbox)
+    published = published or PublishedData()
+    view = view_of(frame, input_size=input_size, draw=draw, published=published, letterbox=letterbox)
     made = None
-    if targets is not None and frame.objects is not None:
-        made = targets(frame.objects, camera=frame.camera, letterbox=letterbox, depth_m=depth_m, soft=soft)
-    if depth_m is not None and published.double_depth_scale:
-        depth_m = depth_m / np.float32(256 / draw.scale)
+    if targets is not None and view.objects is not None:
+        made = targets(view.objects, camera=view.camera, letterbox=view.letterbox, depth_m=view.depth_m, soft=soft)
     return Sample(
         frame=name,
-        image=torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)).div_(255),
-        camera=Camera(_float(frame.camera.P)),
-        letterbox=letterbox.map(_float),
+        image=torch.from_numpy(view.image.transpose(2, 0, 1).astype(np.float32)).div_(255),
+        camera=Camera(_float(view.camera.P)),
+        letterbox=view.letterbox.map(_float),
         size=frame.size,
-        depth=None if depth_m is None else _float(depth_m)[None],
+        depth=None if view.depth is None else _float(view.depth)[None],
         targets=made,
-        objects=frame.objects,
+        objects=view.objects,
     )
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monoskd.errors import InputError
+from monoskd.frames import DepthMap, Frame, Pixels, PublishedData
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.geometry.heading import wrap
 from monoskd.objects import Objects
-from monoskd.structures import DepthMap, Frame, Pixels
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's
 
@@ -77,6 +77,52 @@ class Augmentation:
             contrast=contrast,
             saturation=saturation,
         )
+
+
+@dataclass(frozen=True)
+class View:
+    """What a network is given of one frame, in numpy; see `Sample`.
+
+    image: h' x w' x 3, in network pixels. depth_m: h' x w'; depth: the same as a depth network takes it. camera,
+    objects: in original pixels, flipped if the image was. letterbox: original to network pixels.
+    """
+
+    image: Pixels
+    camera: Camera
+    letterbox: Letterbox
+    depth_m: DepthMap | None
+    depth: DepthMap | None
+    objects: Objects | None
+
+
+def view_of(
+    frame: Frame,
+    *,
+    input_size: tuple[int, int],
+    draw: Draw | None = None,
+    published: PublishedData | None = None,
+    letterbox: Letterbox | None = None,
+) -> View:
+    """The frame under an augmentation, resampled once.
+
+    letterbox: where the picture lies in the network's input; None: whole, as large as fits `input_size`, under the
+    augmentation.
+    """
+    draw, published = draw or Draw(), published or PublishedData()
+    if published.divide_by_z:
+        frame = replace(frame, camera=without_p23(frame.camera))
+    if draw.flip:
+        frame = flip(frame)
+    letterbox = letterbox or draw_letterbox(
+        size=frame.size, draw=draw, input_size=input_size, per_axis_decoding=published.per_axis_decoding
+    )
+    warp_rgb, warp_metres = (warp_published, warp_published) if published.plain_bilinear else (warp_image, warp_depth)
+    image = warp_rgb(jitter(frame.image, draw), letterbox)
+    depth_m = None if frame.depth_m is None else warp_metres(frame.depth_m, letterbox)
+    depth = depth_m
+    if depth_m is not None and published.double_depth_scale:
+        depth = depth_m / np.float32(256 / draw.scale)
+    return View(image, frame.camera, letterbox, depth_m, depth, frame.objects)
 
 
 def flip(frame: Frame) -> Frame:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from monoskd.errors import InputError
+from monoskd.parallel import mean_of_rows
 
 
 class RunningMean(nn.Module):
@@ -17,8 +18,8 @@ class RunningMean(nn.Module):
     (the plain mean of all calls so far), and no slower than 1 - momentum. In evaluation they do not change. The mean is
     a constant to the gradient. An empty batch, or one whose mean is not finite, changes nothing.
 
-    The buffers take their shapes on first use or from a state dict. They hold float32, whatever the maps' type.
-    With several processes, each has the means of its own images; a checkpoint holds those of the process that wrote it.
+    The buffers take their shapes on first use or from a state dict. They hold float32 at least.
+    With several processes that train together, the means are those of all images and the same in each.
     """
 
     updates: Tensor
@@ -41,13 +42,10 @@ class RunningMean(nn.Module):
         """Each level minus its mean; no mean is updated."""
         return [level - self.mean(index, level).to(level.dtype) for index, level in enumerate(maps)]
 
-    @torch.no_grad()
     def learn(self, maps: Sequence[Tensor]) -> None:
         """Move the mean of each level towards that of the maps: of all levels, or of none where one is not finite."""
-        if not all(len(level) for level in maps):
-            return
         means = [self.mean(index, level) for index, level in enumerate(maps)]
-        batch_means = [level.float().mean(0) for level in maps]
+        batch_means = [mean_of_rows(level.to(mean.dtype)) for level, mean in zip(maps, means, strict=True)]
         finite = torch.stack([new.isfinite().all() for new in batch_means]).all()
         self.updates += finite
         rate = (1 / self.updates.clamp(min=1)).clamp(min=1 - self.momentum)
@@ -59,7 +57,8 @@ class RunningMean(nn.Module):
         name, shape = f"level_{index}", level.shape[1:]
         if not hasattr(self, name):
             with torch.inference_mode(False):  # else training could never write to it
-                self.register_buffer(name, torch.zeros(shape, dtype=torch.float32, device=level.device))
+                dtype = torch.promote_types(level.dtype, torch.float32)
+                self.register_buffer(name, torch.zeros(shape, dtype=dtype, device=level.device))
         mean: Tensor = getattr(self, name)
         if mean.shape != shape:
             raise InputError(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from monoskd.distill.maps import as_levels
 from monoskd.errors import InputError
+from monoskd.parallel import average, normaliser
 
 
 class LogitLoss(nn.Module):
@@ -63,8 +64,8 @@ class BoxLoss(nn.Module):
 def _weighted_mean(values: Tensor, weights: Tensor | None) -> Float[Tensor, ""]:
     """The mean; 0, with a gradient of 0, where there are no values."""
     if weights is None:
-        return values.sum() / max(values.numel(), 1)
-    total = weights.sum()
+        return values.sum() / normaliser(values.numel(), like=values)
+    total = average({"weights": weights.sum()})["weights"]
     return (values * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 

@@ -2,9 +2,7 @@
 
 import io
 import platform
-import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,14 +17,15 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from monoskd import __version__
+from monoskd.data.lost import is_lost_loader
 from monoskd.engine.training import DivergenceError, Training
 from monoskd.errors import InputError
 from monoskd.files import write_atomically, write_json, write_text
 from monoskd.models.checkpoints import sealed
 from monoskd.models.weights import save_model
+from monoskd.revision import commit as commit
 
 MANIFEST, SCHEMA = "manifest.json", "monoskd/run/1"
-_LOST_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: (\w+)|exited unexpectedly)")
 
 
 def say(line: str) -> None:
@@ -36,17 +35,11 @@ def say(line: str) -> None:
         sys.stderr.flush()
 
 
-def lost_worker(error: BaseException) -> str | None:
-    """What ended a loader process, if that is the error."""
-    match = _LOST_WORKER.search(str(error)) if isinstance(error, RuntimeError) else None
-    return None if match is None else f"signal {match[1]}" if match[1] else "an unexpected exit"
-
-
 def _keeps_student(exception: BaseException) -> bool:
     """Whether a run that ends so has a student that is worth keeping: Ctrl-C, bad input, a lost loader process."""
     if isinstance(exception, DivergenceError):
         return False
-    return isinstance(exception, KeyboardInterrupt | InputError) or lost_worker(exception) is not None
+    return isinstance(exception, KeyboardInterrupt | InputError) or is_lost_loader(exception)
 
 
 class ConfigFile(pl.Callback):
@@ -239,22 +232,6 @@ def versions() -> dict[str, str]:
     """The versions that a number depends on."""
     names = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy")
     return {"monoskd": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def commit() -> str | None:
-    """The git commit of a source checkout, with `+` where it was changed; None for an installed package."""
-    here = Path(__file__).parent
-    try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run.stdout.strip()
 
 
 def peak_memory_mb() -> float:

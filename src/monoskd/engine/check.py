@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from monoskd.engine.config import LoadedConfig, RunConfig
 from monoskd.engine.resume import CHECKPOINT, Past, began
@@ -35,10 +36,13 @@ def check(loaded: LoadedConfig, *, resume: Path | None = None) -> Plan:
     settings = loaded.settings()
     complaints = Complaints()
     anew = complaints.attempt(began, settings.out if resume is None else resume, config=loaded.text)
+    if resume is not None and resume.resolve() == settings.out.resolve() and not _held(resume):
+        anew = True  # it ended before its first file
     past = None
     if anew is not None:
         past = complaints.attempt(Past.of, resume, config=loaded.text) if resume and not anew else None
-        complaints.attempt(_check_folder, settings.out, resume=resume, anew=anew)
+        if not number():  # process 0 has written to it by now
+            complaints.attempt(_check_folder, settings.out, resume=resume, anew=anew)
     complaints.attempt(_check_apart, settings)
     complaints.attempt(_check_devices, settings)
     complaints.attempt(_check_networks, loaded)
@@ -46,6 +50,11 @@ def check(loaded: LoadedConfig, *, resume: Path | None = None) -> Plan:
     complaints.raise_any()
     assert sources is not None, "a missing source is a complaint"
     return Plan(loaded, sources, past, anew=bool(anew))
+
+
+def number() -> int:
+    """Of this process among those of the run; 0 for a process on its own."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 
 def on_cpu(config: RunConfig) -> bool:
@@ -66,8 +75,12 @@ def _check_folder(out: Path, *, resume: Path | None, anew: bool) -> None:
         return
     if (out / CHECKPOINT).exists():
         raise InputError(f"{out}: holds a run; go on with `--resume {out}` or choose another `--out`")
-    if held := [name for name in _RUN_FILES if (out / name).exists()]:
+    if held := _held(out):
         raise InputError(f"{out}: expected a new folder, got one with {held[0]}; choose another `--out`")
+
+
+def _held(out: Path) -> list[str]:
+    return [name for name in _RUN_FILES if (out / name).exists()]
 
 
 def _check_apart(config: RunConfig) -> None:
@@ -84,9 +97,9 @@ def _check_devices(config: RunConfig) -> None:
             f"devices: expected at most {cores()}, the cores of this machine without a GPU in use, got "
             f"{config.devices}; lower `--devices`"
         )
-    if config.data.batch_size % config.devices:
+    if config.data.batch_size % config.processes:
         raise InputError(
-            f"data.batch_size: expected a whole number of images for each of {config.devices} devices, got "
+            f"data.batch_size: expected a whole number of images for each of {config.processes} devices, got "
             f"{config.data.batch_size} in all; change either"
         )
 
@@ -111,4 +124,4 @@ def _check_networks(loaded: LoadedConfig) -> None:
 def _open(config: RunConfig) -> Sources:
     if not config.data.root.is_dir():
         raise InputError(f"{config.data.root}: no such data set; set `--data.root` to its folder")
-    return Sources.open(config.data, devices=config.devices)
+    return Sources.open(config.data, devices=config.processes)

@@ -212,7 +212,8 @@ class RunConfig:
         log_every: steps between two lines of `metrics.csv`.
         seed: of weights, order of frames, augmentation and workers.
         accelerator: "auto", "cpu", "gpu", ...
-        devices: how many of them.
+        devices: how many of them, on each machine.
+        nodes: machines that train together, started by torchrun or Slurm (docs/training.md).
         precision: Lightning's, such as "32-true" or "16-mixed".
         threads: torch's CPU threads; 0 leaves them alone.
     """
@@ -231,7 +232,8 @@ class RunConfig:
     seed: int = 0
     accelerator: str = "auto"
     devices: int = 1
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    nodes: int = 1
+    precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed"] = "32-true"
     threads: int = 0
 
     @property
@@ -240,10 +242,15 @@ class RunConfig:
         return self.start if isinstance(self.start, StartConfig) else StartConfig(self.start)
 
     def __post_init__(self) -> None:
-        _at_least(1, {"epochs": self.epochs, "log_every": self.log_every, "devices": self.devices})
+        _at_least(1, {"epochs": self.epochs, "log_every": self.log_every, "devices": self.devices, "nodes": self.nodes})
         _at_least(0, {"threads": self.threads})
         if self.threads > _MOST_THREADS:
             raise InputError(f"threads: expected at most {_MOST_THREADS}, got {self.threads}")
+
+    @property
+    def processes(self) -> int:
+        """One for each device of all machines."""
+        return self.nodes * self.devices
 
 
 @dataclass(frozen=True)
@@ -286,6 +293,10 @@ class LoadedConfig:
         return RunConfig(**{field.name: getattr(made, field.name) for field in fields(RunConfig)})
 
 
+_MOST_CONFIG_BYTES = 2**20
+_MOST_VALUES = 10_000
+
+
 class _EachKeyOnce(yaml.SafeLoader):
     """YAML as `safe_load` reads it, except that a repeated key is an error."""
 
@@ -310,9 +321,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
 
     source = find_config(path)
     try:
-        document = _moved(yaml.load(read_text(source), _EachKeyOnce))
+        document = _bounded(yaml.load(read_text(source, at_most=_MOST_CONFIG_BYTES), _EachKeyOnce), path)
+        document = _moved(document)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: expected a config, got values nested too deeply: replace the file") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a YAML mapping such as `epochs: 150`, got {type(document).__name__}")
     overrides = [*map(_moved, overrides)]
@@ -338,6 +352,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         parser=parser,
         namespace=namespace,
     )
+
+
+def _bounded(document: Any, path: Path) -> Any:
+    """The document. Raises InputError where it is huge or endless once each alias is replaced by what it stands for."""
+    waiting, values = [document], 0
+    while waiting:
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        values += 1
+        if values > _MOST_VALUES:
+            raise InputError(f"{path}: expected at most {_MOST_VALUES} values, got more: do aliases hold each other?")
+    return document
 
 
 def _refuse(path: Path, faults: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import typing
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -78,7 +79,11 @@ def _names_class(value: Any, kinds: Sequence[Any]) -> bool:
     """Whether a value names a class or a function: by `class_path`, or by a dotted path in its place."""
     if isinstance(value, dict):
         return "class_path" in value
-    if not isinstance(value, str) or str in kinds or not all(part.isidentifier() for part in value.split(".")):
+    if (
+        not isinstance(value, str)
+        or {str, Path} & {*kinds}
+        or not all(part.isidentifier() for part in value.split("."))
+    ):
         return False
     # A parser would import what a dotted path names in the place of a section, too.
     return "." in value and any(

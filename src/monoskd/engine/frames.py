@@ -1,17 +1,19 @@
 """The frames of a run and the order in which they come."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.data.distributed import DistributedSampler
 
 from monoskd.data.samples import Samples
 from monoskd.data.transforms import Augmentation
 from monoskd.engine.config import RunConfig
 from monoskd.engine.sources import Sources
-from monoskd.engine.unlabelled import MixedBatches, MixedFrames
+from monoskd.engine.unlabelled import FOLDER, MixedBatches, MixedFrames
 from monoskd.kitti.source import WithDetections
 from monoskd.structures import Batch, Detector, FrameSource, Sample
 
@@ -19,23 +21,30 @@ from monoskd.structures import Batch, Detector, FrameSource, Sample
 class Frames(pl.LightningDataModule):
     """The loaders of a run. The order of frames depends on seed and epoch alone, so a resumed run sees the same.
 
-    detections: the folder of the pseudo-labels, if there are any.
+    detections: makes the folder of the pseudo-labels, given the device, if there are any.
     """
 
     def __init__(
-        self, config: RunConfig, student: Detector, sources: Sources, *, detections: Path | None = None
+        self,
+        config: RunConfig,
+        student: Detector,
+        sources: Sources,
+        *,
+        detections: Callable[[torch.device], Path] | None = None,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # the run folder is one for all machines
+        self.detections = detections
         self.config = config.data
         self.seed = config.seed
-        self.devices = config.devices
+        self.processes = config.processes
         self.train = self._samples(student, sources.train, augmentation=config.data.augmentation)
         self.val = self._samples(student, sources.val(depth=student.modality == "depth"))
         self.unlabelled: Samples | None = None
         if config.data.unlabelled is not None and sources.unlabelled is not None and detections is not None:
             self.unlabelled = self._samples(
                 student,
-                WithDetections(sources.unlabelled, detections),
+                WithDetections(sources.unlabelled, config.out / FOLDER),
                 augmentation=config.data.unlabelled.augmentation,
                 soft=config.data.unlabelled.soft,
             )
@@ -55,6 +64,12 @@ class Frames(pl.LightningDataModule):
             published=data.published,
         )
 
+    def prepare_data(self) -> None:
+        """Let the teacher make the pseudo-labels: Lightning calls this in one process, and the others wait."""
+        assert self.trainer is not None
+        if self.detections is not None:
+            self.detections(self.trainer.strategy.root_device)
+
     def counts(self) -> dict[str, int]:
         """Frames of each split."""
         unlabelled = {} if self.unlabelled is None else {"unlabelled": len(self.unlabelled)}
@@ -69,6 +84,7 @@ class Frames(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             shuffle=True,
             seed=self.seed,
+            drop_last=True,  # else it repeats frames until each process has as many
         )
         if self.unlabelled is None:
             return self._loader(self.train, batch_size=self.labelled, sampler=sampler, drop_last=True)
@@ -76,17 +92,19 @@ class Frames(pl.LightningDataModule):
         return self._loader(MixedFrames(self.train, self.unlabelled), batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Every frame, in order."""
-        return self._loader(self.val, batch_size=self.labelled)
+        """Every frame, in order; of several processes each has its share, see `Measurement.of_all_processes`."""
+        assert self.trainer is not None
+        share = range(self.trainer.global_rank, len(self.val), self.trainer.world_size)
+        return self._loader(Subset(self.val, share or range(1)), batch_size=self.labelled)
 
     @property
     def labelled(self) -> int:
-        """Labelled images a step and device."""
-        return max(self.config.batch_size // self.devices, 1)
+        """Labelled images a step and process."""
+        return max(self.config.batch_size // self.processes, 1)
 
     @property
     def further(self) -> int:
-        """Images without labels a step and device."""
+        """Images without labels a step and process."""
         return 0 if self.config.unlabelled is None else max(round(self.labelled * self.config.unlabelled.ratio), 1)
 
     def _loader(self, dataset: Dataset[Sample], **options: Any) -> DataLoader[Sample]:

@@ -5,19 +5,38 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from pytorch_lightning.utilities import rank_zero_only
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from pytorch_lightning.plugins.precision.double import DoublePrecision
 
-from monoskd.engine.callbacks import lost_worker
+from monoskd.data.lost import LostLoaderError
 from monoskd.engine.check import on_cpu
 from monoskd.engine.config import RunConfig
+from monoskd.engine.processes import ended, lost_connection, take_notes
 from monoskd.engine.resume import CHECKPOINT
 from monoskd.errors import InputError
+from monoskd.files import NO_SPACE
 
 _LOCK = ".lock"
+
+
+@contextmanager
+def one_line(out: Path) -> Iterator[None]:
+    """What the machine or another process does to a run becomes one line."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:  # torchrun ends the other processes, too, when one ends
+        if (line := take_notes(out)) is None:
+            raise
+        raise InputError(line) from stop
+    except (OSError, InputError, RuntimeError) as error:
+        if (line := outside_fault(error, out)) is None:
+            raise
+        raise InputError(line) from error
 
 
 @contextmanager
@@ -26,9 +45,6 @@ def alone(out: Path) -> Iterator[None]:
 
     The system drops the lock of a process that is killed.
     """
-    if getattr(rank_zero_only, "rank", 0):  # another device of the same run
-        yield
-        return
     out.mkdir(parents=True, exist_ok=True)
     with (out / _LOCK).open("w") as file:
         try:
@@ -50,28 +66,39 @@ def precision_of(config: RunConfig) -> str:
     return "bf16-mixed" if config.precision == "16-mixed" and on_cpu(config) else config.precision
 
 
+class Doubles(DoublePrecision):
+    """Lightning's float64, for batches that cannot be changed in place."""
+
+    def convert_input(self, data: Any) -> Any:
+        """The batch in float64."""
+        return data.double()
+
+
 def cluster_of(config: RunConfig) -> list[ClusterEnvironment]:
     """Under Slurm, an environment that does not requeue: Lightning would do so with files outside the run folder."""
-    if not SLURMEnvironment.detect():
+    if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
         return []
-    return [LightningEnvironment() if config.devices == 1 else SLURMEnvironment(auto_requeue=False)]
+    return [LightningEnvironment() if config.processes == 1 else SLURMEnvironment(auto_requeue=False)]
 
 
 def outside_fault(error: BaseException, out: Path) -> str | None:
-    """One line for what the machine does to a run: a full disk, or a loader process that is killed."""
+    """One line for what the machine does to a run: a full disk, a loader process or another device's that is killed."""
     go_on = (
         f"go on with `--resume {out}`: its last whole epoch is safe"
         if (out / CHECKPOINT).exists()
         else "repeat the command: no epoch was complete yet"
     )
-    if (killed := lost_worker(error)) is not None:
+    if isinstance(error, LostLoaderError):
+        frame = f" at frame {', '.join(error.frames)}" if error.frames else ""
         return (
-            f"data.workers: expected loader processes that live, got one ended by {killed}, as the system does when "
+            f"data.workers: expected loader processes that live, got one ended by {error.cause}{frame}, as when "
             f"memory is short: lower `--data.workers` or `--data.batch_size`, then {go_on}"
         )
+    if lost_connection(error):
+        return ended(out, None)
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE:
             return f"{out}: expected room for the run's files, got '{cause.strerror}': free some space, then {go_on}"
         cause = cause.__cause__ or cause.__context__
     return None

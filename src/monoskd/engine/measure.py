@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from monoskd.kitti.source import KittiFrames
 from monoskd.models.weights import load_model
 from monoskd.objects import MIN_HEIGHT_PX, Objects
 from monoskd.structures import Batch, Detector, PublishedData
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -48,11 +50,39 @@ class Measurement:
         errors = {f"{name}_{key}": value for name, row in self.statistics().items() for key, value in row.items()}
         return {**self.evaluator.summary(self.truth, self.detections), **errors}
 
+    def of_all_processes(self, *, frames: int) -> "Measurement":
+        """What all processes have measured together, each of the `frames` frames once.
+
+        Process r of w has measured the frames r, r + w, ...; one without a frame has measured the first, which another
+        has as well (see `Frames.val_dataloader`).
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self
+        if torch.distributed.get_rank() >= frames:
+            self.clear()
+        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, self)
+        errors: dict[str, list[float]] = {}
+        for part in parts:
+            for name, values in part.errors.items():
+                errors.setdefault(name, []).extend(values)
+        return Measurement(
+            self.evaluator,
+            truth=_in_turn([part.truth for part in parts]),
+            detections=_in_turn([part.detections for part in parts]),
+            errors=errors,
+        )
+
     def clear(self) -> None:
         """Forget the frames."""
         self.truth.clear()
         self.detections.clear()
         self.errors.clear()
+
+
+def _in_turn(rows: list[list[T]]) -> list[T]:
+    """The first of each, then the second of each, and so on."""
+    return [row[number] for number in range(max(map(len, rows))) for row in rows if number < len(row)]
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ CHECKPOINT = Path("checkpoints", "last.ckpt")
 
 _MAY_CHANGE = (
     *("out", "start", "data.root", "data.unlabelled.mapping", "distillation.teacher"),
-    *("data.workers", "data.cache", "accelerator", "devices", "precision", "threads"),
+    *("data.workers", "data.cache", "accelerator", "devices", "nodes", "precision", "threads"),
     *("epochs", "optimizer", "validation", "log_every", "distillation.record_every"),
     *("data.unlabelled.threshold",),
 )

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from monoskd.data.lost import naming_lost_frames
 from monoskd.data.samples import typical_focal_px
 from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.averaging import AveragedWeights
@@ -30,11 +32,12 @@ from monoskd.engine.callbacks import (
     WholeLog,
     say,
 )
-from monoskd.engine.check import Plan, check, on_cuda
+from monoskd.engine.check import Plan, check, number, on_cuda
 from monoskd.engine.config import LoadedConfig, RunConfig
 from monoskd.engine.frames import Frames
-from monoskd.engine.machine import alone, cluster_of, outside_fault, precision_of
+from monoskd.engine.machine import Doubles, alone, cluster_of, one_line, precision_of
 from monoskd.engine.measure import Measurement
+from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
 from monoskd.engine.resume import CHECKPOINT, Past
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
@@ -54,16 +57,19 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None, on_start: Callabl
     Raises InputError for data or model files that do not fit, for a full disk and for a loader process that the system
     ends; KeyboardInterrupt once an interrupted run is saved.
     """
-    try:
-        plan = check(loaded, resume=resume)
-        with alone(loaded.out):
-            run = build(plan)
-            on_start()
-            return fit(run)
-    except (OSError, InputError, RuntimeError) as error:
-        if (line := outside_fault(error, loaded.out)) is None:
-            raise
-        raise InputError(line) from error
+    join(loaded.settings())
+    plan = agreed(partial(check, loaded, resume=resume))
+    with _first(loaded.out) if not number() else secondary(loaded.out):
+        run = build(plan)
+        on_start()
+        return fit(run)
+
+
+@contextmanager
+def _first(out: Path) -> Iterator[None]:
+    """What process 0 does: it holds the run folder and speaks for all."""
+    with one_line(out), alone(out):
+        yield
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,9 @@ def build(plan: Plan) -> Run:
     _begin(plan, config)
     detections = None
     if config.data.unlabelled is not None and training.distiller is not None:
-        teacher = training.distiller.teacher.to("cuda" if on_cuda(config) else "cpu")
+        teacher, keep = training.distiller.teacher, plan.past is not None or plan.anew
         assert isinstance(teacher, Detector)
-        keep = plan.past is not None or plan.anew
-        detections = detect_unlabelled(teacher, config.data, plan.sources, config.out, keep=keep)
+        detections = partial(detect_unlabelled, teacher, config.data, plan.sources, config.out, keep=keep)
     frames = Frames(config, student, plan.sources, detections=detections)
     training.shape_adapters(Batch.collate([frames.train[0]]))
     if plan.past is not None:
@@ -109,6 +114,7 @@ def _begin(plan: Plan, config: RunConfig) -> None:
     for folder in (out, out / CHECKPOINT.parent, out / FOLDER):
         remove_partial_files(folder)
     leftovers = [*(out / CHECKPOINT.parent).glob("*.part")]  # of earlier versions
+    take_notes(out)
     if plan.past is None:
         if plan.anew:
             say(f"{out}: the run in this folder ended before its first whole epoch; it begins anew")
@@ -132,7 +138,9 @@ def fit(run: Run) -> Path:
             raise InputError(f"config: expected what this machine can do, got an objection: {error}") from error
         try:
             checkpoint = run.past.checkpoint if run.past else None
-            trainer.fit(run.training, datamodule=run.frames, ckpt_path=checkpoint, weights_only=True)
+            lost = naming_lost_frames(run.frames.train, run.frames.val, run.frames.unlabelled)
+            with lost, Children(trainer.strategy.launcher, run.config.out):
+                trainer.fit(run.training, datamodule=run.frames, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # Lightning raises this for an interruption, after its callbacks have saved
             raise KeyboardInterrupt from stop
         except InputError as error:  # a loader process puts its traceback before the line
@@ -201,21 +209,22 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
         default_root_dir=out / MANIFEST,  # not a folder: under Slurm Lightning takes any hpc_ckpt_*.ckpt from there
         accelerator=config.accelerator,
         devices=config.devices,
-        precision=precision_of(config),  # type: ignore[arg-type]
+        num_nodes=config.nodes,
+        precision=None if config.precision == "64-true" else precision_of(config),  # type: ignore[arg-type]
         max_epochs=config.epochs,
         check_val_every_n_epoch=every or None,
         limit_val_batches=None if every else 0,
         gradient_clip_val=config.optimizer.gradient_clip,
-        sync_batchnorm=config.devices > 1 and torch.cuda.is_available(),  # there is none for CPUs
+        sync_batchnorm=config.processes > 1 and on_cuda(config),  # there is none for CPUs
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the training loader has its own, and every device validates on all frames
+        use_distributed_sampler=False,  # the loaders share the frames out themselves
         log_every_n_steps=min(
             config.log_every, config.epochs * max(frames.counts()["train"] // config.data.batch_size, 1)
         ),
         enable_model_summary=False,
         enable_progress_bar=terminal,
         logger=[_csv_logger(out, history), TensorBoardLogger(out, name="", version="")],
-        plugins=[WholeCheckpoints(), *cluster_of(config)],
+        plugins=[WholeCheckpoints(), *cluster_of(config), *([Doubles()] if config.precision == "64-true" else [])],
         callbacks=[
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -285,7 +294,8 @@ def _csv_logger(out: Path, history: list[dict[str, str]]) -> CSVLogger:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Silence the advice of Lightning that does not apply to these runs, and nothing else."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     advice = (
         ".*does not have many workers.*",
         ".*The number of training batches.*",
@@ -293,6 +303,7 @@ def _quiet_lightning() -> Iterator[None]:
         ".*isinstance.treespec, LeafSpec.*",
         ".*The dirpath has changed.*",  # a run folder that was moved resumes as well
         ".*`srun` command is available.*",
+        ".*sync_dist=True.*",  # the values are equal on all devices
     )
     with warnings.catch_warnings():
         for message in advice:

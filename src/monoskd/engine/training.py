@@ -12,6 +12,7 @@ from monoskd.engine.config import OptimizerConfig
 from monoskd.engine.measure import Measurement, measure_batch
 from monoskd.engine.schedule import PUBLISHED_ORDER, TaskWeights, shift_names
 from monoskd.errors import InputError
+from monoskd.parallel import average, average_numbers
 from monoskd.structures import Batch, Detector, DetectorOutput, Targets, Views
 
 
@@ -63,7 +64,8 @@ class Training(pl.LightningModule):
         if self.recorder is not None and distilled is not None:
             self._log_reading(self.recorder.record(distilled, task=task_loss, step=self.global_step))
         self._remember(tasks, distilled)
-        self.log_dict({f"train/{name}": value.detach() for name, value in self._named(tasks, distilled, loss).items()})
+        named = average(self._named(tasks, distilled, loss))
+        self.log_dict({f"train/{name}": value.detach() for name, value in named.items()})
         return loss
 
     def shape_adapters(self, batch: Batch) -> None:
@@ -103,7 +105,8 @@ class Training(pl.LightningModule):
         self._check_finite()
         if self.task_weights is None:
             return
-        means = {name: float(value) / self.trainer.num_training_batches for name, value in self._epoch_losses.items()}
+        sums = average(self._epoch_losses)
+        means = {name: float(value) / self.trainer.num_training_batches for name, value in sums.items()}
         tasks = {name: means[name] for name in self.task_weights.graph}
         if self.shifted_task_names:
             tasks = shift_names(tasks, [means[name] for name in PUBLISHED_ORDER if name in means])
@@ -124,7 +127,8 @@ class Training(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the evaluator's numbers and the detector's errors."""
-        self.log_dict({f"val/{name}": value for name, value in self.measurement.summary().items()})
+        measured = self.measurement.of_all_processes(frames=len(self.trainer.datamodule.val))  # type: ignore[attr-defined]
+        self.log_dict({f"val/{name}": value for name, value in measured.summary().items()})
         self.measurement.clear()
 
     def configure_optimizers(self) -> Any:
@@ -164,7 +168,7 @@ class Training(pl.LightningModule):
 
     def _log_reading(self, reading: Mapping[str, float]) -> None:
         """Log directly: `log_dict` would drop it on steps that `log_every` skips."""
-        for logger in self.loggers if reading else ():
+        for logger in self.loggers if (reading := average_numbers(reading, device=self.device)) else ():
             logger.log_metrics({**reading, "epoch": self.current_epoch}, step=self.global_step)
 
     def _remember(self, tasks: Mapping[str, Tensor], distilled: Distilled | None) -> None:

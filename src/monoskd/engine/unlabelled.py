@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
+from monoskd.data.lost import naming_lost_frames
 from monoskd.data.samples import Samples
 from monoskd.engine.config import DataConfig, UnlabelledConfig
 from monoskd.engine.sources import Sources
@@ -26,10 +27,12 @@ FOLDER, RECORD, SCHEMA = "detections", "detections.json", "monoskd/detections-as
 _BATCH = 8
 
 
-def detect_unlabelled(teacher: Detector, data: DataConfig, sources: Sources, out: Path, *, keep: bool) -> Path:
+def detect_unlabelled(
+    teacher: Detector, data: DataConfig, sources: Sources, out: Path, device: torch.device, *, keep: bool
+) -> Path:
     """The folder of the pseudo-labels, `out/detections`, written unless it exists already.
 
-    teacher: on the device where it runs. keep: use the pseudo-labels of an earlier part of this run, if teacher, frames
+    device: where the teacher runs. keep: use the pseudo-labels of an earlier part of this run, if teacher, frames
     and thresholds are the same. `detections.json` beside the folder holds their quality, measured on these frames where
     their labels are held back, else on the validation split. Raises InputError where there is no detection.
     """
@@ -40,6 +43,7 @@ def detect_unlabelled(teacher: Detector, data: DataConfig, sources: Sources, out
     made_of = _made_of(teacher, frames.names, unlabelled)
     if keep and record.is_file() and read_json(record).get("made_of") == made_of:
         return folder
+    teacher.to(device)
     detections = detect(teacher, data, frames)
     if not any(map(len, detections)):
         raise InputError(
@@ -81,10 +85,11 @@ def detect(teacher: Detector, data: DataConfig, frames: FrameSource) -> list[Obj
     device, least = next(teacher.parameters()).device, _thresholds(data.unlabelled, teacher.classes)
     teacher.eval()
     detected: list[Objects] = []
-    for batch in DataLoader(samples, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
-        views = batch.to(device).views(teacher.modality)
-        detections = teacher.decode(teacher(views), views)
-        detected += [_above(replace(image, scores=image.heat).to_objects(), least) for image in detections]
+    with naming_lost_frames(samples):
+        for batch in DataLoader(samples, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
+            views = batch.to(device).views(teacher.modality)
+            detections = teacher.decode(teacher(views), views)
+            detected += [_above(replace(image, scores=image.heat).to_objects(), least) for image in detections]
     return detected
 
 

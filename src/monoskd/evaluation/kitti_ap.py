@@ -4,6 +4,7 @@ Pair the objects and detections of each frame (`pairs`), match them for every th
 that means at each difficulty (`rules`), and compute the 41 points of the precision curve from the counts (`curves`).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from monoskd.evaluation.curves import RECALLS, Tally, average_precision
 from monoskd.evaluation.pairs import Int, PairedFrames
 from monoskd.evaluation.results import Evaluation, Result
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS, Contest, Scope, contests, known_classes, tallies
-from monoskd.objects import Objects
+from monoskd.objects import Objects, has_3d_box
 
 __all__ = ["Evaluation", "evaluate_kitti"]
 
@@ -78,6 +79,9 @@ def _notes(paired: PairedFrames, classes: Sequence[str], min_heights: Sequence[f
     labelled = set(paired.truth.names.tolist())
     if absent := [name for name in classes if name.lower() not in labelled]:
         yield f"no object of {', '.join(absent)} is labelled: 0 says nothing about the detector there"
+    only_2d = Counter(paired.truth.names[~has_3d_box(paired.truth.objects)].tolist())
+    if flat := [f"{only_2d[name.lower()]} of {name}" for name in classes if only_2d[name.lower()]]:
+        yield f"objects labelled in 2D alone ({', '.join(flat)}) count as missed in bird's eye and 3D"
 
 
 def _heights(min_heights: Sequence[float]) -> str:

@@ -60,7 +60,7 @@ class Outputs:
     ) -> None:
         self.out, self.draw = out, draw
         self.document = out / "detections.json"
-        self.entries = _entries(self.document)
+        self.entries = read_entries(self.document)
         self.written = 0
         self._size: tuple[int, ...] | None = None
         self._film = None if video is None else _Film(video, frames_a_second)
@@ -141,7 +141,7 @@ class _Film:
                 self.partial.replace(self.path)
 
 
-def _entries(path: Path) -> dict[str, Any]:
+def read_entries(path: Path) -> dict[str, Any]:
     """What an earlier prediction says, by picture. Raises InputError where it or its neighbours are not ours."""
     if not path.exists():
         if strange := next((path.parent / "kitti").glob("*.txt"), None):

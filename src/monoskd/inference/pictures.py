@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from monoskd.images import IMAGE_SUFFIXES
 from monoskd.kitti.io import read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+_FOLDER_SUFFIXES = (*IMAGE_SUFFIXES, ".mpo", ".jpe", ".ppm", ".heic", ".heif")  # the last two: to say that none is read
 _EXIF_IFD, _FOCAL_35MM = 0x8769, 0xA405
 _MISSING_SHARE, _MISSING_FRAMES = 0.02, 1  # of a video: what a whole file's header may count too much
 _FRAMES_A_SECOND = 10.0  # of a video that is made of pictures
@@ -60,7 +61,7 @@ def open_source(source: str | Path) -> Pictures:
     """
     path = Path(source)
     if path.is_dir():
-        paths = [path for path in visible(path.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+        paths = [path for path in visible(path.iterdir()) if path.suffix.lower() in _FOLDER_SUFFIXES]
         if not paths:
             raise InputError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), got none")
         return _of_files(paths, source)
@@ -98,26 +99,30 @@ def _of_files(paths: list[Path], source: str | Path) -> Pictures:
 
     def item(alike: list[Path]) -> Picture | Broken:
         if len(alike) == 1:
-            return _read(alike[0])
+            return read_picture(alike[0])
         names = " and ".join(path.name for path in alike[:2])
         return Broken(f"{source}: expected names that differ, got {names}; rename one")
 
     return Pictures(len(by_stem), map(item, by_stem.values()), files=tuple(paths))
 
 
-def _read(path: Path) -> Picture | Broken:
+def read_picture(path: Path) -> Picture | Broken:
+    """The picture in a file, whose name it takes."""
     try:
-        return Picture(path.stem, read_image(path), _focal_35mm(path))
+        return Picture(path.stem, read_image(path), focal_35mm(path))
     except InputError as error:
         return Broken(str(error))
 
 
-def _focal_35mm(path: Path) -> float | None:
-    """The lens' focal length [mm] as if on 35 mm film, where the picture's EXIF has it."""
+def focal_35mm(file: Path | IO[bytes], *, formats: tuple[str, ...] | None = None) -> float | None:
+    """The lens' focal length [mm] as if on 35 mm film, where the picture's EXIF has it.
+
+    formats: as in `monoskd.images.decode_pixels`.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file, formats=formats) as image:
             value = float(image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_35MM, 0))
     except Exception:  # damaged EXIF, in any of many ways, is none
         return None
@@ -133,7 +138,8 @@ def _video(source: str | Path, target: str | int, *, files: tuple[Path, ...] = (
         if isinstance(target, int):
             raise InputError(f"{source}: expected the number of a camera that can be read, got none: is it connected?")
         raise InputError(
-            f"{source}: expected a video that OpenCV can read, got something else; try an .mp4 or a folder of images"
+            f"{source}: expected a video that OpenCV can read, got something else or one that is cut off; try an .mp4 "
+            "or a folder of images"
         )
     total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if files else 0
     rate = capture.get(cv2.CAP_PROP_FPS)

@@ -1,7 +1,7 @@
 """Pictures of any source become result files, a document, drawings and a video."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,12 +10,11 @@ from typing import TypeVar
 import numpy as np
 
 from monoskd.errors import InputError
+from monoskd.frames import AnyPredictor, DetectionRows, Frame
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import Outputs, Prediction
 from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
-from monoskd.inference.predictor import Predictor
-from monoskd.structures import Detections, Frame
 
 _NAMED = 3  # broken pictures that the error names
 
@@ -33,7 +32,7 @@ class Summary:
 
 
 def predict_source(
-    predictor: Predictor,
+    predictor: AnyPredictor,
     source: str | Path,
     *,
     cameras: CameraSource,
@@ -55,10 +54,9 @@ def predict_source(
     Raises InputError where files that are read would be written over, and at the end, once all others are done, for
     pictures that cannot be read or have no camera.
     """
-    if predictor.detector.modality == "depth":
-        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+    check_pictures_suffice(predictor)
     pictures = open_source(source)
-    _check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
+    check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
     broken: list[str] = []
     exif: dict[str, None] = {}
     images, detections, start = 0, 0, time.perf_counter()
@@ -77,7 +75,7 @@ def predict_source(
 
         for group in _groups(read_ahead(pictures.items, most=2 * batch_size), batch_size):
             pairs = [pair for pair in map(ready, group) if pair is not None]
-            for prediction in _predictions(predictor, pairs, score=score):
+            for prediction in predict_pictures(predictor, pairs, score=score):
                 outputs.write(prediction)
                 images, detections = images + 1, detections + len(prediction.objects)
                 if prediction.lens.source.startswith("EXIF"):
@@ -86,12 +84,23 @@ def predict_source(
     summary = Summary(images, detections, time.perf_counter() - start, tuple(exif))
     report(summary)
     if broken:
-        raise InputError(_complaint(broken, done=images, out=out))
+        raise InputError(complaint(broken, done=images, out=out))
     return summary
 
 
-def _predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, score: float) -> Iterator[Prediction]:
-    """Pictures with their lenses, rectified, looked at together, and put back into their own pixels."""
+def check_pictures_suffice(predictor: AnyPredictor) -> None:
+    """Raise InputError for a network that needs more than pictures."""
+    if predictor.modality == "depth":
+        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+
+
+def predict_pictures(
+    predictor: AnyPredictor, pairs: Sequence[tuple[Picture, Lens]], *, score: float
+) -> Iterator[Prediction]:
+    """Pictures with their lenses, rectified, looked at together, and put back into their own pixels.
+
+    score: least score.
+    """
     frames = []
     for picture, lens in pairs:
         image = picture.image if lens.rectified is None else lens.rectified.picture(picture.image)
@@ -100,7 +109,7 @@ def _predictions(predictor: Predictor, pairs: list[tuple[Picture, Lens]], *, sco
         yield _prediction(picture, lens, detections.above(score))
 
 
-def _prediction(picture: Picture, lens: Lens, detections: Detections) -> Prediction:
+def _prediction(picture: Picture, lens: Lens, detections: DetectionRows) -> Prediction:
     objects = detections.to_objects()
     if lens.rectified is not None:
         objects.boxes_2d[:] = lens.rectified.back_boxes(objects.boxes_2d)
@@ -114,7 +123,7 @@ def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def _complaint(broken: list[str], *, done: int, out: Path) -> str:
+def complaint(broken: list[str], *, done: int, out: Path) -> str:
     """One line about the pictures that were not predicted."""
     if len(broken) == 1 and not done:
         return broken[0]
@@ -123,7 +132,7 @@ def _complaint(broken: list[str], *, done: int, out: Path) -> str:
     return "; ".join(broken[:_NAMED]) + more + kept
 
 
-def _check_apart(out: Path, read: list[Path], *, video: Path | None) -> None:
+def check_apart(out: Path, read: list[Path], *, video: Path | None) -> None:
     """Refuse an output folder whose files would fall on those that are read."""
     writes = {(out / "kitti").resolve(): "results", (out / "drawn").resolve(): "drawings"}
     for path in read:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from monoskd.errors import InputError
 from monoskd.files import atomic_path, check_report
+from monoskd.frames import AnyPredictor, Frame
 from monoskd.inference.pictures import read_ahead
-from monoskd.inference.predictor import Predictor
 from monoskd.kitti.io import format_objects, parse_objects, read_calibration, read_image, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.objects import Objects
-from monoskd.structures import Frame
 
 KITTI_FRAMES = 7518  # of KITTI's own testing part: 000000 to 007517
 KITTI_CLASSES = ("Car", "Pedestrian", "Cyclist")  # that its server counts
@@ -42,7 +41,7 @@ class Submission:
 
 
 def write_submission(
-    predictor: Predictor,
+    predictor: AnyPredictor,
     root: Path,
     out: Path,
     *,
@@ -168,19 +167,18 @@ def _check_results(content: bytes, *, source: str) -> None:
         )
 
 
-def _check_detector(predictor: Predictor) -> None:
-    detector = predictor.detector
-    if detector.modality == "depth":
+def _check_detector(predictor: AnyPredictor) -> None:
+    if predictor.modality == "depth":
         raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
-    if not {*detector.classes} & {*KITTI_CLASSES}:
+    if not {*predictor.classes} & {*KITTI_CLASSES}:
         raise InputError(
-            f"model: expected a detector of {', '.join(KITTI_CLASSES)}, got one of {', '.join(detector.classes)}: "
+            f"model: expected a detector of {', '.join(KITTI_CLASSES)}, got one of {', '.join(predictor.classes)}: "
             "KITTI's server counts no others"
         )
 
 
 def _detections(
-    predictor: Predictor, layout: KittiLayout, frames: Sequence[str], *, score: float, batch_size: int
+    predictor: AnyPredictor, layout: KittiLayout, frames: Sequence[str], *, score: float, batch_size: int
 ) -> Iterator[tuple[str, Objects, tuple[int, int]]]:
     """Every frame, what is detected there, and the picture's (width, height)."""
 

@@ -293,8 +293,11 @@ def write_split(path: str | Path, frames: Sequence[str]) -> None:
 # --- depth maps, images, LiDAR sweeps ---------------------------------------------------------------------------------
 
 MOST_SWEEP_BYTES = 2**28  # 16 million points
-MOST_RANGE_M = 10_000.0  # no LiDAR of a car sees as far
+MOST_RANGE_M = 1000.0  # no LiDAR of a car sees as far
 MOST_REFLECTANCE = 65535.0  # KITTI's are in [0, 1]; other recordings write 8 or 16 bits, and nothing here uses them
+_ROOF_M = 1.5  # a LiDAR on a car's roof has no returns within
+_LEAST_POINTS = 100  # fewer may look like anything
+_FEW, _MOST = 0.1, 0.99  # shares of rows that are no points
 _POINTS = "expected points of 4 float32 (x, y, z, reflectance)"
 _OTHER_SWEEPS = {
     b"\x93NUMPY": "a .npy file",
@@ -328,7 +331,8 @@ def read_velodyne(path: str | Path) -> NDArray[np.float32]:
     """A LiDAR sweep n x 4: x forward, y left, z up [m], reflectance (KITTI's are in [0, 1]).
 
     A file without a header says nothing about its columns. So their values are checked: points of 5 columns, float64
-    and files of other formats, read as 4 x float32, give negative reflectance or points far away.
+    and files of other formats, read as 4 x float32, give negative reflectance, points far away, or rows that alternate
+    between points and other numbers.
     """
     data = read_bytes(path, at_most=MOST_SWEEP_BYTES)
     for start, kind in _OTHER_SWEEPS.items():
@@ -348,7 +352,22 @@ def read_velodyne(path: str | Path) -> NDArray[np.float32]:
                 f"{path}: {_POINTS} with reflectance in [0, 1], got reflectance from {low:.3g} to {high:.3g} and "
                 f"coordinates up to {far_m:.3g} m: are there more columns, or is it float64? convert it"
             )
+        if (columns := _columns(finite)) > 4:
+            raise InputError(f"{path}: {_POINTS}, got what looks like {columns} columns: convert it")
     return points
+
+
+def _columns(points: NDArray[np.float32]) -> int:
+    """How many columns points that were read as 4 have: 4, or 8 to 16 where only every second to fourth row is one.
+
+    Other rows hold a ring's whole number, or small numbers that would be points inside the car's roof.
+    """
+    is_other = (np.abs(points[:, :3]) < _ROOF_M).all(1) | (points[:, 0] == np.rint(points[:, 0]))
+    for rows in (2, 3, 4):
+        shares = [float(is_other[row::rows].mean()) for row in range(rows)] if len(points) >= _LEAST_POINTS else [1.0]
+        if shares[0] < _FEW and max(shares) > _MOST:
+            return 4 * rows
+    return 4
 
 
 def write_velodyne(path: str | Path, points: NDArray[Any]) -> None:

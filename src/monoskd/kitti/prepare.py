@@ -1,10 +1,11 @@
 """Depth maps for a whole data set: the LiDAR sweep of each frame becomes `depth_2/<frame>.png`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -62,9 +63,13 @@ class PrepareReport:
 class _Frame:
     """The outcome of one frame: whether its map was written now, the errors of its objects [m], and what failed."""
 
+    name: str
     written: bool
     errors_m: list[float]
     failure: str | None = None
+
+
+Each: TypeAlias = Callable[[Callable[[str], _Frame], Sequence[str]], Iterable[_Frame]]
 
 
 def prepare(
@@ -73,14 +78,17 @@ def prepare(
     workers: int | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    each: Each | None = None,
 ) -> PrepareReport:
     """Write the depth map of every frame of `root/training` that has a LiDAR sweep.
 
     Complete maps of the right size are kept, unless `force`; so an interrupted run continues where it stopped. workers:
-    processes, one per core if None. progress: called with (frames done, frames in all).
+    processes, one per core if None. progress: called with (frames done, frames in all). each: gives the results of a
+    task for all frames, in place of these processes.
 
     Raises InputError where there is nothing to prepare and where nothing can be written; after all other frames are
-    done, where a frame's files are damaged or missing; and where the depths are not on the labelled objects.
+    done, where a frame's files are damaged or missing; and where the depths are not on the labelled objects: then no
+    map that was written now is left.
     """
     layout = KittiLayout(Path(root))
     frames = _frames(layout)
@@ -88,7 +96,8 @@ def prepare(
     remove_partial_files(layout.folder("depth_2"), older_than_s=_ABANDONED_S)
     started = time.perf_counter()
     results: list[_Frame] = []
-    for result in map_in_processes(partial(_prepare_frame, layout, force), frames, workers=workers):
+    each = each or partial(map_in_processes, workers=workers)
+    for result in each(partial(_prepare_frame, layout, force), frames):
         results.append(result)
         if progress is not None:
             progress(len(results), len(frames))
@@ -98,9 +107,13 @@ def prepare(
         raise InputError(f"{failures[0]}{more} (the other {len(frames) - len(failures)} frames are prepared)")
     errors_m = [error for result in results for error in result.errors_m]
     if wrong := disagreement(errors_m):
+        written = [layout.depth(result.name) for result in results if result.written]
+        for path in written:
+            path.unlink(missing_ok=True)
         raise InputError(
-            f"{layout.folder('depth_2')}: {wrong}: the depth maps cannot be used; check Tr_velo_to_cam and that "
-            "sweeps, labels and calibrations belong together, then call again with `--force`"
+            f"{layout.folder('depth_2')}: {wrong}: the depth maps cannot be used, and the {len(written)} that were "
+            "written now are removed; check Tr_velo_to_cam and that sweeps, labels and calibrations belong together, "
+            "then call again with `--force`"
         )
     return PrepareReport(
         written=sum(result.written for result in results),
@@ -139,8 +152,8 @@ def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
             objects = read_objects(layout.label(frame), scored=False)
             errors_m = depth_errors(depth_m, objects)
     except InputError as error:
-        return _Frame(written, errors_m, failure=str(error))
-    return _Frame(written, errors_m)
+        return _Frame(frame, written, errors_m, failure=str(error))
+    return _Frame(frame, written, errors_m)
 
 
 def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> DepthMap:

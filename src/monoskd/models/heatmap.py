@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from monoskd.geometry.heatmap import gaussian_radius
+from monoskd.parallel import normaliser
 
 
 class AtCells(Protocol):
@@ -40,7 +41,8 @@ def peaks(heat: Float[Tensor, "b c v u"], *, count: int) -> Peaks:
     images, _, rows, columns = heat.shape
     highest = nn.functional.max_pool2d(heat, 3, stride=1, padding=1)
     maxima = torch.where(heat == highest, heat, 0).flatten(1)
-    scores, index = maxima.topk(min(count, maxima.shape[1]))
+    cells = maxima.shape[1]
+    scores, index = maxima.topk(count if count <= cells else cells)  # not `min`: of a free size that is no number
     image = torch.arange(images, device=heat.device)[:, None].expand_as(index)
     cell = torch.stack([index % columns, index // columns % rows], -1)
     return Peaks(image.flatten(), cell.flatten(0, 1), (index // (rows * columns)).flatten(), scores.flatten())
@@ -80,16 +82,17 @@ def focal_loss(logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"])
     peak = heat == 1
     at_peaks = -((1 - p) ** 2) * functional.logsigmoid(logits)
     elsewhere = -((1 - heat) ** 4) * p**2 * functional.logsigmoid(-logits)
-    return torch.where(peak, at_peaks, elsewhere).sum() / peak.sum().clamp(min=1)
+    return torch.where(peak, at_peaks, elsewhere).sum() / normaliser(peak.sum(), like=logits)
 
 
 def quality_focal_loss(
-    logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"], *, objects: int
+    logits: Float[Tensor, "b c v u"], heat: Float[Tensor, "b c v u"], *, objects: int, least: int = 0
 ) -> Float[Tensor, ""]:
     """Focal loss for soft heat maps (Li et al., "Generalized Focal Loss", NeurIPS 2020).
 
     With p = sigmoid(logits): |heat - p|^2 times the cross-entropy -heat log p - (1 - heat) log(1 - p), summed, over
-    the number of objects. Least where p = heat, so that the student learns the teacher's uncertainty, too.
+    the number of objects, or `least` if that is more. Least where p = heat, so that the student learns the teacher's
+    uncertainty, too.
     """
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, heat, reduction="none")
-    return ((heat - logits.sigmoid()) ** 2 * cross_entropy).sum() / max(objects, 1)
+    return ((heat - logits.sigmoid()) ** 2 * cross_entropy).sum() / normaliser(objects, like=logits, least=least)

@@ -30,6 +30,7 @@ from monoskd.structures import Detector
 SCHEMA = "monoskd/model/1"
 LONGEST_DESCRIPTION = 1_000_000  # characters; a safetensors header may not pass 100 MB and readers hold it in memory
 _ENTRIES = {"schema", "version", "detector", "config", "provenance", "checksum"}
+_LONGEST_REASON = 300  # characters of what a constructor objects to, which may quote a huge setting
 _NO_CHECKSUM = "0" * 64  # stands in the file while its checksum is computed
 _CHUNK_BYTES = 2**24
 
@@ -168,7 +169,7 @@ def _built(description: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], p
     except MisfitError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # a constructor says in any way it likes that it cannot work with these values
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:_LONGEST_REASON]
         raise InputError(
             f"{path}: expected a config that {cls.__name__} can be built from, got one where {reason}; the file is "
             "damaged or of another version"

@@ -46,7 +46,7 @@ th { color: var(--faint); font-weight: 500; border-bottom: 1px solid var(--faint
 td { border-bottom: 1px solid var(--rule); }
 tbody:not(:last-child) tr:last-child td { border-bottom-color: var(--faint); }
 .label { text-align: left; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { color: var(--faint); }
+dl { display: grid; grid-template-columns: fit-content(45%) 1fr; gap: .2rem 1rem; } dt { color: var(--faint); }
 dd { margin: 0; overflow-wrap: anywhere; }
 details { border-left: 4px solid var(--rule); background: var(--panel); padding: .35rem .9rem; margin: .5rem 0; }
 details.good { border-color: var(--good); } details.warn { border-color: var(--warn); }
@@ -57,4 +57,7 @@ figure { margin: .6rem 0; min-width: 0; } figcaption { font-size: .9rem; font-we
 img { width: 100%; height: auto; border-radius: .3rem; display: block; }
 .legend { font-size: .82rem; color: var(--faint); margin: .1rem 0; display: flex; flex-wrap: wrap; gap: 0 .9rem; }
 .key { display: inline-block; width: 1.1rem; height: 3px; margin-right: .35rem; vertical-align: middle; }
+@media (max-width: 40rem) { body { margin-top: 1rem; } h2 { margin-top: 1.8rem; }
+  table { font-size: .84rem; } th, td { padding-right: .55rem; } details { padding: .35rem .6rem; }
+  .tile { padding: .55rem .7rem; } .tile b { font-size: 1.4rem; } }
 """

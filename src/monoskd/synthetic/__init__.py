@@ -34,6 +34,7 @@ def synthesize(
     seed: int = 0,
     size: tuple[int, int] = (416, 128),
     unlabelled: int = 0,
+    focal_px: tuple[float, float] | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -41,18 +42,20 @@ def synthesize(
 
     val: the share of frames in `ImageSets/val.txt`; seed: every seed gives another data set; unlabelled: the number of
     further frames without labels, listed in `ImageSets/unlabelled.txt`, whose true objects are in `label_held_back`.
+    focal_px: (lowest, highest) focal length, drawn for each frame; None: KITTI's field of view in all.
     workers: processes, one per core if None; progress: called with (frames done, frames in all) after each frame. After
     an interruption, a call with the same arguments continues where it stopped. The files are the same bytes for any
     number of workers. Raises InputError for arguments out of range and where `root` holds other data.
     """
-    _check(frames=frames, unlabelled=unlabelled, val=val, seed=seed, size=size, workers=workers)
+    _check(frames=frames, unlabelled=unlabelled, val=val, seed=seed, size=size, focal_px=focal_px, workers=workers)
     manifest = {"schema": "monoskd/synthetic/1", "frames": frames, "val": val, "seed": seed, "size": list(size)}
+    manifest |= {"focal_px": list(focal_px)} if focal_px else {}
     _claim(root, manifest | ({"unlabelled": unlabelled} if unlabelled else {}))
     layout = KittiLayout(root)
     labels = [layout.label(_name(index)) for index in range(frames)]
     labels += [layout.held_back(_name(index)) for index in range(frames, frames + unlabelled)]
     todo = [index for index, label in enumerate(labels) if not label.is_file()]
-    render = partial(_write_frame, root, labels=labels, seed=seed, size=size)
+    render = partial(_write_frame, root, labels=labels, seed=seed, size=size, focal_px=focal_px)
     for count, _ in enumerate(map_in_processes(render, todo, workers=workers), start=len(labels) - len(todo) + 1):
         if progress is not None:
             progress(count, len(labels))
@@ -61,7 +64,16 @@ def synthesize(
         write_split(layout.split(UNLABELLED), [_name(index) for index in range(frames, frames + unlabelled)])
 
 
-def _check(*, frames: int, unlabelled: int, val: float, seed: int, size: tuple[int, int], workers: int | None) -> None:
+def _check(
+    *,
+    frames: int,
+    unlabelled: int,
+    val: float,
+    seed: int,
+    size: tuple[int, int],
+    focal_px: tuple[float, float] | None,
+    workers: int | None,
+) -> None:
     if not 1 <= frames + unlabelled <= _MOST_FRAMES or frames < 1 or unlabelled < 0:
         asked = f"{frames}, and {unlabelled} without labels" if unlabelled else frames
         raise InputError(f"frames: expected 1 to {_MOST_FRAMES}, got {asked}: choose another number")
@@ -72,6 +84,11 @@ def _check(*, frames: int, unlabelled: int, val: float, seed: int, size: tuple[i
     low, high = _SIZE_LIMITS_PX
     if not all(low <= side <= high for side in size):
         raise InputError(f"size: expected {low} to {high} pixels each way, got {size[0]}x{size[1]}: try 416x128")
+    if focal_px is not None and not size[0] / 20 <= focal_px[0] <= focal_px[1] <= 20 * size[0]:
+        raise InputError(
+            f"focal: expected the lowest and the highest focal length, {size[0] / 20:g} to {20 * size[0]} px for "
+            f"pictures {size[0]} px wide, got {focal_px[0]:g},{focal_px[1]:g}: try {size[0] / 2:g},{2 * size[0]}"
+        )
     if workers is not None and workers < 1:
         raise InputError(f"workers: expected 1 or more, got {workers}: leave it out for one a core")
 
@@ -82,7 +99,8 @@ def _claim(root: Path, manifest: dict[str, object]) -> None:
     if path.is_file():
         if read_text(path) != text:
             raise InputError(
-                f"{path}: expected the same frames, val, seed and size as asked for, got others: choose another folder"
+                f"{path}: expected the same frames, val, seed and size, and the same focal lengths, as asked for, got "
+                "others: choose another folder"
             )
         return
     if root.is_dir() and visible(root.iterdir()):
@@ -90,9 +108,17 @@ def _claim(root: Path, manifest: dict[str, object]) -> None:
     write_text(path, text)
 
 
-def _write_frame(root: Path, index: int, *, labels: Sequence[Path], seed: int, size: tuple[int, int]) -> None:
+def _write_frame(
+    root: Path,
+    index: int,
+    *,
+    labels: Sequence[Path],
+    seed: int,
+    size: tuple[int, int],
+    focal_px: tuple[float, float] | None,
+) -> None:
     """Render one frame to its four files; the label is written last, so a frame with a label is complete."""
-    frame = render_frame(seed, index, size)
+    frame = render_frame(seed, index, size, focal_px)
     layout, name = KittiLayout(root), _name(index)
     _, png = cv2.imencode(".png", frame.image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
     write_atomically(layout.folder("image_2") / f"{name}.png", png.tobytes())

@@ -48,9 +48,14 @@ class _View:
     labels: Labels
 
 
-def render_frame(seed: int, index: int, size: tuple[int, int]) -> RenderedFrame:
-    """Frame `index` of the data set `seed`, at size (width, height) [px]: the same street at every size."""
-    view = _view(seed, index, size)
+def render_frame(
+    seed: int, index: int, size: tuple[int, int], focal_px: tuple[float, float] | None = None
+) -> RenderedFrame:
+    """Frame `index` of the data set `seed`, at size (width, height) [px]: the same street at every size.
+
+    focal_px: (lowest, highest) focal length, drawn for each frame, its logarithm evenly; None: KITTI's field of view.
+    """
+    view = _view(seed, index, size, focal_px)
     sweep_rng, image_rng = (np.random.default_rng((seed, index, stream)) for stream in (1, 2))
     depth_m, actor = _truth(view)
     row_of_actor = np.full(len(view.scene.actors) + 1, -1)
@@ -68,13 +73,16 @@ def render_frame(seed: int, index: int, size: tuple[int, int]) -> RenderedFrame:
 
 def label_frame(seed: int, index: int, size: tuple[int, int]) -> Objects:
     """The labels of `render_frame` alone: enough for statistics, in half the time."""
-    return _view(seed, index, size).labels.objects
+    return _view(seed, index, size, None).labels.objects
 
 
-def _view(seed: int, index: int, size: tuple[int, int]) -> _View:
+def _view(seed: int, index: int, size: tuple[int, int], focal_px: tuple[float, float] | None) -> _View:
     width, height = size
     scene = sample_scene(seed, index)
-    rig = rig_calibration(width=width, height=height)
+    drawn = (
+        None if focal_px is None else float(np.exp(np.random.default_rng((seed, index, 3)).uniform(*np.log(focal_px))))
+    )
+    rig = rig_calibration(width=width, height=height, focal_px=drawn)
     P = np.diag([SAMPLES, SAMPLES, 1.0]) @ rig.P2
     projected = project_triangles(P, scene.mesh.corners)
     candidates = fragments(projected, width=SAMPLES * width, height=SAMPLES * height)

@@ -34,9 +34,12 @@ LIDAR_FROM_CAMERA: Floats = np.column_stack(
 )
 
 
-def calibration(*, width: int, height: int) -> Calibration:
-    """KITTI's rig with images of width x height: the same horizontal field of view, the horizon at the same height."""
-    focal = _FOCAL_PX * width / _WIDTH
+def calibration(*, width: int, height: int, focal_px: float | None = None) -> Calibration:
+    """KITTI's rig with images of width x height: the horizon at the same height.
+
+    focal_px: its focal length; None: that of the same horizontal field of view.
+    """
+    focal = _FOCAL_PX * width / _WIDTH if focal_px is None else focal_px
     intrinsic = np.array([[focal, 0, _CENTRE_U * width / _WIDTH], [0, focal, _CENTRE_V * height / _HEIGHT], [0, 0, 1]])
     cameras = {name: np.column_stack([intrinsic, intrinsic @ [-x_m, 0.0, 0.0]]) for name, x_m in _CAMERA_X_M.items()}
     return Calibration(**cameras, R0_rect=R0_RECT, Tr_velo_to_cam=TR_VELO_TO_CAM, Tr_imu_to_velo=TR_IMU_TO_VELO)

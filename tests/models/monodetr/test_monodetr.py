@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from monoskd.data.transforms import Draw
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, alpha_from_yaw, wrap
+from monoskd.inference.export import export
+from monoskd.inference.onnx_predictor import OnnxPredictor
+from monoskd.inference.predictor import Predictor
 from monoskd.models.monodetr import MonoDETR, MonoDETRConfig
 from monoskd.models.monodetr.deformable import DeformableAttention
 from monoskd.models.monodetr.heads import depth_m
@@ -22,6 +26,7 @@ from monoskd.models.monodetr.matching import generalised_overlap, match
 from monoskd.models.monodetr.structures import MonoDETROutput, MonoDETRTargets
 from monoskd.models.monodetr.targets import depth_bins, paint
 from monoskd.models.monodetr.teaching import HeadLoss, ResponseLoss
+from monoskd.models.weights import save_model
 from monoskd.objects import Objects
 from monoskd.structures import Batch, DetectorOutput, Frame, Sample, Views
 
@@ -369,3 +374,21 @@ def test_every_quirk_changes_something(detector: MonoDETR) -> None:
 def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         MonoDETRConfig(**settings)
+
+
+def test_onnxruntime_finds_what_torch_finds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = MonoDETR(replace(SMALL, width=64, input_focal_px=180.0)).eval()
+    model, graph = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    save_model(detector, model, provenance={})
+    export(model, graph)
+    draw = np.random.default_rng(0)
+    torch_, onnx = Predictor(model), OnnxPredictor(graph)
+    for count, focal_px in ((1, 150.0), (3, 300.0), (1, 700.0)):
+        camera = Camera.from_focal(focal_px, width=160, height=80)
+        frames = [Frame(draw.integers(0, 255, (80, 160, 3), np.uint8), camera) for _ in range(count)]
+        for wanted, found in zip(torch_.batch(frames), onnx.batch(frames), strict=True):
+            assert len(found) == len(wanted) > 0
+            for name in ("labels", "scores", "boxes_2d", "alpha"):
+                np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-3, rtol=1e-3)
+            np.testing.assert_allclose(found.boxes_3d.bottom, wanted.boxes_3d.bottom, atol=1e-3, rtol=1e-3)

@@ -1,7 +1,8 @@
 """Task losses of the detector: small pure functions that return scalars, averaged over what they supervise.
 
 Without objects a loss is 0 with a gradient of 0, never NaN. A weight multiplies an object's losses but not the number
-of objects in the mean: half the weight gives half the gradient.
+of objects in the mean: half the weight gives half the gradient. With several processes the mean is over the objects of
+all (`normaliser`).
 """
 
 import math
@@ -14,6 +15,7 @@ from torch.nn import functional
 from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import DidM3DTargets
 from monoskd.models.heatmap import at_cells, focal_loss
+from monoskd.parallel import normaliser
 
 
 def task_losses(heads: dict[str, Tensor], targets: DidM3DTargets) -> dict[str, Tensor]:
@@ -72,9 +74,9 @@ def laplacian_loss(prediction: Tensor, target: Tensor, log_variance: Tensor) -> 
 
 
 def _mean(values: Tensor) -> Tensor:
-    return values.sum() / max(values.numel(), 1)
+    return values.sum() / normaliser(values.numel(), like=values)
 
 
 def _masked_mean(values: Tensor, mask: Bool[Tensor, "n 7 7"]) -> Tensor:
     """Mean over the mask, zero where the mask is empty."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, values, 0).sum() / normaliser(mask.sum(), like=values)

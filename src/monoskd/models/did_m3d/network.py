@@ -211,8 +211,12 @@ class DidM3D(LensDetector):
 
     def decode(self, output: DidM3DOutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
+        return self.candidates(output, views).by_image(output.rois.image, images=len(views))
+
+    def candidates(self, output: DidM3DOutput, views: Views) -> Detections:
+        """The `top_k` regions of each image; those with a negative dimension are marked."""
         regions = decode_regions(output, views, classes=self.classes, mean_sizes=self.mean_sizes)
-        return regions.by_image(output.rois.image, images=len(views))
+        return regions.marked(regions.is_real)
 
     def target_maker(
         self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None

@@ -91,7 +91,7 @@ def depth_at(mean_depth: Float[Tensor, "b v u"], boxes: Float[Tensor, "b q 6"]) 
 
 def inverse_sigmoid(x: Tensor) -> Tensor:
     """log(x / (1 - x)), with both clamped at 1e-5."""
-    x = x.clamp(0, 1)
+    x = x.clamp(0.0, 1.0)
     return (x.clamp(min=_INVERSE_EPSILON) / (1 - x).clamp(min=_INVERSE_EPSILON)).log()
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from monoskd.geometry.heading import BINS
 from monoskd.models.heatmap import at_cells, focal_loss
 from monoskd.models.monodle.structures import MonoDLETargets
+from monoskd.parallel import average, normaliser
 
 _LEAST_HEAT = 1e-4
 
@@ -52,7 +53,8 @@ def size_loss(
     """
     error = (sizes - true).abs() * weight
     relative = mean(error / true)
-    return relative * (mean(error) / relative.clamp(min=torch.finfo(relative.dtype).tiny)).detach()
+    means = average({"error": mean(error).detach(), "relative": relative.detach()})
+    return relative * (means["error"] / means["relative"].clamp(min=torch.finfo(relative.dtype).tiny))
 
 
 def heading_loss(heading: Float[Tensor, "n 24"], targets: MonoDLETargets) -> Float[Tensor, ""]:
@@ -69,5 +71,5 @@ def laplacian_loss(prediction: Tensor, target: Tensor, log_std: Tensor) -> Tenso
 
 
 def mean(values: Tensor) -> Float[Tensor, ""]:
-    """The mean; 0, with a gradient of 0, of nothing."""
-    return values.sum() / max(values.numel(), 1)
+    """The mean, over all processes together; 0, with a gradient of 0, of nothing."""
+    return values.sum() / normaliser(values.numel(), like=values)

@@ -171,7 +171,20 @@ class MonoDLE(LensDetector):
 
     def decode(self, output: DetectorOutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
-        found, image = decode_peaks(
+        found, image = self._peaks(output, views)
+        if "negative_sizes" not in self.quirks:
+            return found.by_image(image, images=len(views))
+        order = found.scores.argsort(descending=True, stable=True)
+        return [found[order[(image == number)[order]]] for number in range(len(views))]
+
+    def candidates(self, output: DetectorOutput, views: Views) -> Detections:
+        """The `top_k` cells of each image; those with a negative dimension are marked, unless `negative_sizes`."""
+        found, _ = self._peaks(output, views)
+        return found if "negative_sizes" in self.quirks else found.marked(found.is_real)
+
+    def _peaks(self, output: DetectorOutput, views: Views) -> tuple[Detections, Tensor]:
+        """The box at each of the best cells, and the image of each."""
+        return decode_peaks(
             output.heads,
             views,
             classes=self.classes,
@@ -179,10 +192,6 @@ class MonoDLE(LensDetector):
             top_k=self.config.top_k,
             quirks=self.quirks,
         )
-        if "negative_sizes" not in self.quirks:
-            return found.by_image(image, images=len(views))
-        order = found.scores.argsort(descending=True, stable=True)
-        return [found[order[(image == number)[order]]] for number in range(len(views))]
 
     def target_maker(
         self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None

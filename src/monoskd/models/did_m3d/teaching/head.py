@@ -11,6 +11,7 @@ from monoskd.errors import InputError
 from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 from monoskd.models.did_m3d.teaching.masks import centre_squares
+from monoskd.parallel import normaliser
 
 DepthUnit: TypeAlias = Literal["relative", "metres"]
 
@@ -84,12 +85,12 @@ def _l1_inside(
     student: Float[Tensor, "b k v u"], teacher: Float[Tensor, "b k v u"], mask: Bool[Tensor, "b 1 v u"]
 ) -> Float[Tensor, ""]:
     inside = mask.to(student)
-    return ((student - teacher).abs() * inside).sum() / (inside.sum() * student.shape[1]).clamp(min=1)
+    return ((student - teacher).abs() * inside).sum() / normaliser(inside.sum() * student.shape[1], like=student)
 
 
 def _mean(values: Tensor) -> Float[Tensor, ""]:
     """The mean; 0, with a gradient of 0, where there are no values."""
-    return values.sum() / max(values.numel(), 1)
+    return values.sum() / normaliser(values.numel(), like=values)
 
 
 def _check_regions(student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets) -> None:

@@ -8,6 +8,7 @@ from monoskd.distill.center import RunningMean
 from monoskd.distill.maps import MOMENTUM
 from monoskd.errors import InputError
 from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
+from monoskd.parallel import normaliser
 
 
 class ObjectLoss(nn.Module):
@@ -60,14 +61,13 @@ class ObjectLoss(nn.Module):
                 f"ObjectLoss: expected two maps of {len(targets.label)} objects, n x c x h x w, got "
                 f"{tuple(student.shape)} and {tuple(teacher.shape)}: tap a regional head, and give the term this tap"
             )
-        if not len(student):
-            return student.sum()
         student, teacher = student.float(), teacher.detach().float()
         depth_m = teacher_output.heads["depth"].detach().flatten(1).median(1).values
         moments = self._moments(teacher, log_depth=depth_m.clamp(min=1).log())
         weight = (self._importance(moments) if self.importance else 1.0) / (2 * _spread(moments))
         errors = ((student - teacher).square().mean((2, 3)) * weight).mean(1)
-        return (errors * (self._quality(depth_m, targets) if self.quality else 1.0)).mean()
+        weighted = errors * (self._quality(depth_m, targets) if self.quality else 1.0)
+        return weighted.sum() / normaliser(len(weighted), like=weighted)
 
     def _moments(self, teacher: Tensor, *, log_depth: Float[Tensor, " n"]) -> Float[Tensor, "6 c"]:
         """Running means over objects of x, x^2, mean_hw x^2, y, y^2 and x y; x the patch's mean, y the log depth."""

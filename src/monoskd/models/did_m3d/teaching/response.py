@@ -31,6 +31,6 @@ class ResponseLoss(nn.Module):
     def parts(self, *, student: DidM3DOutput, targets: DidM3DTargets) -> dict[str, Tensor]:
         """The losses by name, as scalars."""
         heads, soft = student.of(~targets.labelled).heads, targets.of(~targets.labelled)
-        count = max(len(soft.label), len(soft.heatmap))
-        heatmap = quality_focal_loss(heads["heatmap"], soft.heatmap, objects=count)
+        counts = {"objects": len(soft.label), "least": len(soft.heatmap)}
+        heatmap = quality_focal_loss(heads["heatmap"], soft.heatmap, **counts)
         return {"heatmap": heatmap, **object_losses(heads, soft)}

@@ -27,6 +27,6 @@ class ResponseLoss(nn.Module):
     def parts(self, *, student: DetectorOutput, targets: MonoDLETargets) -> dict[str, Tensor]:
         """The losses by name, as scalars."""
         heads, soft = student.of(~targets.labelled).heads, targets.of(~targets.labelled)
-        answers = max(len(soft.label), len(soft.heatmap))
-        heatmap = quality_focal_loss(heads["heatmap"], soft.heatmap, objects=answers)
+        counts = {"objects": len(soft.label), "least": len(soft.heatmap)}
+        heatmap = quality_focal_loss(heads["heatmap"], soft.heatmap, **counts)
         return {"heatmap": heatmap, **object_losses(heads, soft)}

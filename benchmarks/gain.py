@@ -1,0 +1,183 @@
+"""Does a teacher pay where the control no longer rises? `python benchmarks/gain.py --out runs/gain --seeds 101 102`.
+
+For each seed: rendered frames (160 to train on, 200 held out, 480 without labels), a teacher that trains long enough to
+be far ahead, and students from random weights, each with its control of equal steps and its control of equal time. Each
+training is `monoskd train` in a process of its own with one thread. Called again, it goes on where it
+stopped, run by run and epoch by epoch; what is known is in OUT/<seed>/<cell>.json. Cells come in the order of what is
+asked first: the learning curves, then the recipe, then its parts, then frames without labels.
+
+A cell is `<recipe>@<epochs>`: python benchmarks/gain.py --cells control@60 full@60 --seeds 7
+"""
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from scipy.stats import t as student_t
+from study import FRAMES, HEAD, RANK, RESPONSE, SIZE, measured
+
+from monoskd.demo.story import VAL_SHARE, min_heights_px
+from monoskd.engine.callbacks import commit, versions
+from monoskd.engine.config import find_config
+from monoskd.engine.launch import Launch, train_side_by_side
+from monoskd.files import write_json
+from monoskd.kitti.prepare import prepare
+from monoskd.synthetic import synthesize
+
+TEACHER_EPOCHS, POOL = 200, 3
+STEP_COST = 1.4  # a step with a teacher over one without; `benchmarks/training.py` measures it
+BATCH, RATE, EMA = 16, 0.006, 0.99
+DEPTH = {
+    "loss": {"class_path": "monoskd.models.DepthMapLoss"},
+    "between": "targets",
+    "key": "features:neck.4",
+}
+HEAT = {"loss": {"class_path": "monoskd.models.HeatmapLoss"}, "between": "output"}
+FULL = {
+    "depth_map": {**DEPTH, "share": 0.2},
+    "heatmap": {**HEAT, "share": 0.1},
+    "rank": {key: value for key, value in RANK.items() if key != "weight"} | {"share": 0.1},
+    "head": HEAD,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "control": {},
+    "full": FULL,
+    **{f"only_{name}": {name: term} for name, term in FULL.items()},
+    **{f"without_{name}": {key: term for key, term in FULL.items() if key != name} for name in FULL},
+    "inherit": FULL,
+    "unlabelled": {**FULL, "response": RESPONSE},
+}
+CURVE = (60, 120, 240)
+CELLS = [
+    *(f"{name}@{epochs}" for epochs in CURVE for name in ("control", "full")),
+    f"control@{round(STEP_COST * CURVE[-1])}",
+    f"inherit@{CURVE[-1]}",
+    *(f"{name}@{CURVE[-1]}" for name in RECIPES if name.startswith(("only", "without"))),
+    f"unlabelled@{CURVE[-1]}",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/gain"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser.add_argument("--cells", nargs="+", default=CELLS, metavar="RECIPE@EPOCHS")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, one thread each")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing new after that")
+    parser.add_argument("--report", action="store_true", help="train nothing; print and write what is known")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gain.json"))
+    options = parser.parse_args()
+    if not options.report:
+        make(options.out, options.seeds, options.cells, jobs=options.jobs, minutes=options.minutes)
+    rows = known(options.out)
+    print(table(rows))
+    if options.report:
+        write_json(options.json, {"schema": "monoskd/gain/1", "versions": versions(), "runs": rows})
+
+
+def make(out: Path, seeds: list[int], cells: list[str], *, jobs: int, minutes: float) -> None:
+    """Whatever is not there yet: all teachers first, then cell after cell over all seeds."""
+    end = time.monotonic() + 60 * minutes
+    torch.set_num_threads(1)
+    for seed in seeds:
+        data, trained = out / str(seed) / "data", round(FRAMES * (1 - VAL_SHARE))
+        synthesize(data, frames=FRAMES, val=VAL_SHARE, seed=seed, size=SIZE, unlabelled=POOL * trained)
+        prepare(data)
+    with ThreadPoolExecutor(jobs) as pool:
+        for names in ([f"teacher@{TEACHER_EPOCHS}"], cells):
+            list(pool.map(lambda job: run(out / str(job[1]), *job, end=end), [(n, s) for n in names for s in seeds]))
+
+
+def run(folder: Path, name: str, seed: int, *, end: float) -> None:
+    """Train and measure one cell, unless that is done; an interrupted one goes on."""
+    result, out = folder / f"{name}.json", folder / name
+    if result.is_file() or time.monotonic() > end:
+        return
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(configured(folder, name, seed), sort_keys=False))
+    train_side_by_side([Launch(path, out)])
+    row = {"seed": seed, "cell": name, "commit": commit(), **measured(out)}
+    if not name.startswith("teacher"):
+        shutil.rmtree(out / "checkpoints")
+    write_json(result, row)
+    print(f"seed {seed} {name}: AP3D@0.5 {row['Car 3d 0.5']:.1f}, {row['train_seconds']:.0f} s", flush=True)
+
+
+def configured(folder: Path, name: str, seed: int) -> dict[str, Any]:
+    """The configuration of a run as YAML has it."""
+    recipe, epochs = name.split("@")
+    base = "teacher" if recipe == "teacher" else "baseline"
+    config: dict[str, Any] = yaml.safe_load(find_config(Path(f"demo/{base}.yaml")).read_text())
+    heights = min_heights_px(SIZE)
+    config |= {"out": str(folder / name), "seed": seed, "epochs": int(epochs)}
+    config["data"] |= {"root": str(folder / "data"), "min_height_px": heights[-1], "batch_size": BATCH}
+    config["validation"]["min_heights_px"] = list(heights)
+    config["optimizer"] = {
+        "gradient_clip": 10,
+        "ema": EMA,
+        "schedule": {"base": RATE, "warmup_epochs": 3, "cosine": True},
+    }
+    if recipe == "teacher" or not RECIPES[recipe]:
+        return config
+    teacher = str(folder / f"teacher@{TEACHER_EPOCHS}" / "model.safetensors")
+    terms = RECIPES[recipe]
+    taps = dict.fromkeys(["neck.4", *(tap for term in terms.values() for tap in term.get("taps", []))])
+    config["distillation"] = {
+        "teacher": teacher,
+        "taps": [{"student": tap, "adapter": "conv"} for tap in taps],
+        "terms": terms,
+        "record_every": 40,
+    }
+    if recipe == "inherit":
+        config["start"] = {"inherit": teacher}
+    if recipe == "unlabelled":
+        config["data"]["unlabelled"] = {"ratio": 1.0, "threshold": 0.3}
+    return config
+
+
+def known(out: Path) -> list[dict[str, Any]]:
+    """Every run that is done."""
+    return [json.loads(path.read_text()) for path in sorted(out.glob("[0-9]*/*@*.json"))]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line a cell: its AP, its depth error, and its gain over both controls, paired by seed, with 95 % intervals."""
+    by_cell: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        by_cell.setdefault(row["cell"], {})[row["seed"]] = row
+    lines = ["cell                    seeds   AP3D  depth[m]   to equal steps           to equal time"]
+    for name in sorted(by_cell, key=lambda cell: (int(cell.split("@")[1]), cell)):
+        runs, (recipe, epochs) = by_cell[name], name.split("@")
+        gains = ["", ""]
+        if RECIPES.get(recipe):
+            controls = (f"control@{epochs}", f"control@{round(STEP_COST * int(epochs))}")
+            gains = [gain(runs, by_cell.get(control, {})) for control in controls]
+        points = statistics.mean(run["Car 3d 0.5"] for run in runs.values())
+        depth = statistics.mean(run["depth median"] for run in runs.values())
+        lines.append(f"{name:24}{len(runs):5}{points:7.1f}{depth:10.2f}   {gains[0]:25}{gains[1]}")
+    return "\n".join(lines)
+
+
+def gain(runs: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]]) -> str:
+    """The mean difference in AP3D of common seeds and, from three seeds, its 95 % interval (Student's t)."""
+    differences = [run["Car 3d 0.5"] - controls[seed]["Car 3d 0.5"] for seed, run in runs.items() if seed in controls]
+    if not differences:
+        return ""
+    mean = statistics.mean(differences)
+    if len(differences) < 3:
+        return f"{mean:+.1f} ({len(differences)})"
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    half = float(student_t.ppf(0.975, len(differences) - 1)) * error
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,525 @@
+"""What is to be known about a GPU, in one call of under nine minutes.
+
+    python benchmarks/gpu.py [--sections right,cost,ranks,inference,loader,learning] [--minutes 8.5]
+    python benchmarks/gpu.py --small     # every section on the CPU in a minute or two, to know that it runs
+
+Writes benchmarks/results/gpu.json after each section, with card, versions and commit, so that a call that is cut off
+keeps what it has. A section that fails is written down with its error, and the others go on; the exit code is then 1.
+Nothing is downloaded: weights are random, frames are rendered. (Not called cuda.py: that would hide NVIDIA's package.)
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from detector_speed import random_targets
+from torch import Tensor, nn
+
+from monoskd.distill import Distilled, Distiller, SpearmanLoss
+from monoskd.engine.callbacks import commit, versions
+from monoskd.engine.config import load_config
+from monoskd.files import write_json
+from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.structures import Views
+
+SCHEMA = "monoskd/gpu/1"
+HERE = Path(__file__).parent
+SIZE, BATCH = (1280, 384), 16
+SMALL_SIZE, SMALL_BATCH = (128, 64), 2
+SMALL_NETWORK: dict[str, Any] = {"backbone_arguments": {"channels": [4, 4, 8, 8, 8, 8]}, "head_width": 8}
+RECIPES = {
+    "student": None,
+    "monoskd": "kitti/monoskd.yaml",
+    "monoskd_published": "kitti/monoskd_published.yaml",
+    "monodistill": "kitti/monodistill.yaml",
+    "monodistill_published": "kitti/monodistill_published.yaml",
+}
+FORMS: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "tf32": {"tf32": True},
+    "bf16": {"autocast": torch.bfloat16, "tf32": True},
+    "bf16 channels-last": {"autocast": torch.bfloat16, "tf32": True, "channels_last": True},
+    "bf16 channels-last compiled": {
+        "autocast": torch.bfloat16,
+        "tf32": True,
+        "channels_last": True,
+        "compile": True,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how large."""
+
+    device: torch.device
+    small: bool
+    until: float  # of time.monotonic()
+
+    @property
+    def repeats(self) -> int:
+        """Timed calls."""
+        return 2 if self.small else 10
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the end."""
+        return self.until - time.monotonic()
+
+
+@dataclass
+class Workload:
+    """A student that trains, alone or with a teacher, on one random batch on the device."""
+
+    student: DidM3D
+    distiller: Distiller | None
+    views: Views
+    depth: Views
+    targets: DidM3DTargets
+    optimizer: torch.optim.Optimizer
+    autocast: torch.dtype | None
+
+    @classmethod
+    def make(
+        cls,
+        recipe: str,
+        *,
+        device: torch.device,
+        small: bool,
+        batch: int | None = None,
+        autocast: torch.dtype | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> Self:
+        """The same weights and batch for the same arguments, wherever it runs."""
+        torch.manual_seed(0)
+        sizes = {"input_size": SMALL_SIZE, **SMALL_NETWORK} if small else {"input_size": SIZE}
+        config = DidM3DConfig(pretrained=False, **sizes)
+        batch = batch or (SMALL_BATCH if small else BATCH)
+        student = DidM3D(config)
+        student.adapt_to(focal_px=700.0, input_focal_px=700.0)
+        distiller = None
+        if (source := RECIPES[recipe]) is not None:
+            teacher = DidM3D(replace(config, modality="depth"))
+            teacher.adapt_to(focal_px=700.0, input_focal_px=700.0)
+            distiller = distiller_of(source, student, teacher)
+        views, depth, targets = random_batch(batch, config)
+        trained: nn.Module = student if distiller is None else distiller
+        if distiller is not None:
+            distiller.materialize(views, targets, teacher_inputs=(depth, targets))
+        trained.to(device)
+        if channels_last:
+            trained.to(memory_format=torch.channels_last)
+            for network in [] if distiller is None else [distiller.teacher]:
+                network.to(memory_format=torch.channels_last)
+        if compile:
+            trained.compile()
+        optimizer = torch.optim.Adam(trained.parameters(), 1e-3)
+        return cls(student, distiller, views.to(device), depth.to(device), targets.to(device), optimizer, autocast)
+
+    @property
+    def trained(self) -> nn.Module:
+        """What the optimiser changes."""
+        return self.student if self.distiller is None else self.distiller
+
+    def outputs(self) -> Any:
+        """The student's output, or the distiller's with all terms."""
+        if self.distiller is None:
+            return self.student(self.views, self.targets)
+        return self.distiller(self.views, self.targets, teacher_inputs=(self.depth, self.targets), targets=self.targets)
+
+    def losses(self) -> dict[str, Tensor]:
+        """Every loss by name, the distillation terms with their weights."""
+        device = self.views.images.device.type
+        with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
+            out = self.outputs()
+            output = out.student if isinstance(out, Distilled) else out
+            losses = self.student.loss(output, self.targets)
+        return losses | ({"distillation": out.total} if isinstance(out, Distilled) else {})
+
+    def step(self, scaler: torch.amp.GradScaler | None = None) -> Tensor:
+        """One step of the optimiser; the loss before it, still on the device."""
+        loss = torch.stack([*self.losses().values()]).sum()
+        self.optimizer.zero_grad()
+        if scaler is None:
+            loss.backward()
+            self.optimizer.step()
+        else:
+            scaler.scale(loss).backward()
+            scaler.step(self.optimizer)
+            scaler.update()
+        return loss.detach()
+
+
+def distiller_of(source: str, student: DidM3D, teacher: DidM3D) -> Distiller:
+    """The distiller of a shipped config, around other networks."""
+    channels = student.config.backbone_arguments.get("channels", (0, 0, 0, 128, 256, 512))[3:]
+    words = ["--start", "none", "--distillation.teacher", "none"]
+    if "monodistill" in source:
+        words += ["--distillation.fusion.init_args.channels", json.dumps(list(channels))]
+    config = load_config(Path(source), words).run().distillation
+    assert config is not None
+    return Distiller(
+        student,
+        teacher,
+        taps=config.taps,
+        terms=config.terms,
+        fusion=config.fusion,
+        teacher_batch_statistics=config.teacher_batch_statistics,
+    )
+
+
+def random_batch(batch: int, config: DidM3DConfig) -> tuple[Views, Views, DidM3DTargets]:
+    """Pictures, depth maps and objects anywhere."""
+    width, height = config.input_size
+    P = torch.tensor([[700.0, 0, width / 2, 0], [0, 700, height / 2, 0], [0, 0, 1, 0]]).expand(batch, 3, 4)
+    letterbox = Letterbox(torch.ones(batch), torch.zeros(batch, 2), config.input_size)
+    pictures, metres = torch.rand(batch, 3, height, width), 80 * torch.rand(batch, 1, height, width)
+    targets = random_targets(batch, config)
+    return Views(pictures, Camera(P), letterbox), Views(metres, Camera(P), letterbox), targets
+
+
+def right(setup: Setup) -> dict[str, Any]:
+    """The tests marked `cuda`; on the CPU with `--small`."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        words = ["-q", "-n", "0", "-p", "no:cacheprovider", f"--junit-xml={report}", "tests/cuda"]
+        chosen = ["-m", "cuda", *(["-k", "not evaluation and not soft_ranks"] if setup.small else [])]
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", *words, *chosen],
+            cwd=HERE.parent,
+            env={**os.environ, "MONOSKD_CUDA_TESTS_ON": setup.device.type},
+            capture_output=True,
+            text=True,
+        )
+        if not report.exists():
+            raise RuntimeError(f"the tests did not run: {run.stdout[-2000:]}{run.stderr[-2000:]}")
+        cases = [*ElementTree.parse(report).iter("testcase")]
+    failed = {case.attrib["name"]: _first_line(part) for case in cases for part in case if part.tag in _BAD}
+    skipped = [case.attrib["name"] for case in cases if case.find("skipped") is not None]
+    result = {"tests": len(cases), "failed": failed, "skipped": skipped}
+    if failed:
+        raise Failed(result)
+    return result
+
+
+_BAD = ("failure", "error")
+
+
+def _first_line(part: ElementTree.Element) -> str:
+    return (part.attrib.get("message") or part.text or "").strip().split("\n")[0][:300]
+
+
+class Failed(Exception):  # noqa: N818 - what it says
+    """A section that ran and found something wrong; holds its result."""
+
+
+def cost(setup: Setup) -> dict[str, Any]:
+    """Milliseconds a step and peak memory [MiB] of every recipe in every form; the published forms in float32 alone.
+
+    The published form keeps the teacher in train mode and has the original's losses; the original's fusion module,
+    which it computes and does not use, is not in it.
+    """
+    rows: dict[str, Any] = {}
+    for recipe in RECIPES:
+        forms = {"fp32": FORMS["fp32"]} if recipe.endswith("published") else FORMS
+        for form, options in forms.items():
+            if setup.small and form not in ("fp32", "bf16"):
+                continue
+            if setup.left_s < 30:
+                rows[f"{recipe}, {form}"] = "no time left"
+                continue
+            rows[f"{recipe}, {form}"] = _step_cost(setup, recipe, dict(options))
+    return {"batch": SMALL_BATCH if setup.small else BATCH, "steps": rows, "goals": goals(rows)}
+
+
+def goals(rows: dict[str, Any]) -> dict[str, float]:
+    """The ratios of issue and README, in bfloat16, where both sides were measured."""
+    sides = {
+        "monoskd / student": ("monoskd, bf16", "student, bf16"),
+        "monoskd / published form": ("monoskd, bf16", "monoskd_published, fp32"),
+    }
+    found = {}
+    for name, (above, below) in sides.items():
+        one, other = rows.get(above), rows.get(below)
+        for key in ("ms", "peak_mib"):
+            if isinstance(one, dict) and isinstance(other, dict) and one.get(key) and other.get(key):
+                found[f"{name}, {key}"] = round(one[key] / other[key], 3)
+    return found
+
+
+def _step_cost(setup: Setup, recipe: str, options: dict[str, Any]) -> dict[str, Any]:
+    with precision(tf32=options.pop("tf32", False)), fresh_memory(setup):
+        try:
+            workload = Workload.make(recipe, device=setup.device, small=setup.small, **options)
+            ms = milliseconds(workload.step, setup, warm_up=3)
+        except torch.cuda.OutOfMemoryError:
+            return {"ms": None, "peak_mib": None, "fault": "out of memory"}
+        return {"ms": ms, "peak_mib": peak_mib(setup)}
+
+
+def ranks(setup: Setup) -> dict[str, Any]:
+    """The rank losses for 4 rows, forward and backward, beside one `torch.sort`, and torchsort if installed."""
+    lengths = (480,) if setup.small else (30_720, 245_760)
+    rows: dict[str, Any] = {}
+    for n in lengths:
+        student, teacher = torch.randn(2, 4, n // 240, 12, 20, device=setup.device)
+        student.requires_grad_()
+        flat = student.detach().flatten(1)
+        row = {"sort_ms": milliseconds(lambda flat=flat: torch.sort(flat), setup)}
+        for mode in ("spearman", "pearson", "published"):
+            term = SpearmanLoss(mode)
+            row[f"{mode}_ms"] = milliseconds(
+                lambda term=term, s=student, t=teacher: term(student=s, teacher=t).backward(), setup
+            )
+        if (torchsort := _torchsort()) is not None:
+            leaf = flat.clone().requires_grad_()
+            row["torchsort_ms"] = milliseconds(
+                lambda leaf=leaf, n=n: torchsort.soft_rank(leaf, regularization_strength=2 / n).sum().backward(), setup
+            )
+        rows[str(n)] = row
+    return rows
+
+
+def _torchsort() -> Any:
+    try:
+        import torchsort
+    except ImportError:
+        return None
+    return torchsort
+
+
+def inference(setup: Setup) -> dict[str, Any]:
+    """Milliseconds a picture, decoding included, of the student in float32 and float16."""
+    rows: dict[str, Any] = {}
+    half = torch.bfloat16 if setup.device.type == "cpu" else torch.float16
+    for batch in (1, 2) if setup.small else (1, 16):
+        for name, dtype in (("fp32", None), ("half", half)):
+            workload = Workload.make("student", device=setup.device, small=setup.small, batch=batch, autocast=dtype)
+            network = workload.student.eval()
+
+            @torch.inference_mode()
+            def predict(network: DidM3D = network, workload: Workload = workload) -> None:
+                kind = setup.device.type
+                with torch.autocast(kind, workload.autocast) if workload.autocast else nullcontext():
+                    network.decode(network(workload.views), workload.views)
+
+            rows[f"batch {batch}, {name}"] = {"ms_a_picture": round(milliseconds(predict, setup) / batch, 3)}
+    return rows
+
+
+def loader(setup: Setup) -> dict[str, Any]:
+    """Images a second that the loader of a run gives, by number of workers, with depth maps and targets."""
+    from torch.utils.data import DataLoader
+
+    from monoskd.engine.measure import labelled_batches
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "data"
+        _render(root, frames=8 if setup.small else 64, size=SMALL_SIZE if setup.small else (1242, 375))
+        sizes = {"input_size": SMALL_SIZE, **SMALL_NETWORK} if setup.small else {"input_size": SIZE}
+        detector = DidM3D(DidM3DConfig(pretrained=False, **sizes))
+        samples = labelled_batches(detector, root, split="train", min_height_px=1).dataset
+        rows = {}
+        for workers in (0,) if setup.small else (0, 4, 16):
+            batches = DataLoader(samples, batch_size=4, num_workers=workers, collate_fn=_count)
+            start = time.perf_counter()
+            images = sum(batches)
+            rows[f"{workers} workers"] = round(images / (time.perf_counter() - start), 1)
+    return {"images_a_second": rows}
+
+
+def _count(samples: list[Any]) -> int:
+    return len(samples)
+
+
+def learning(setup: Setup) -> dict[str, Any]:
+    """Teacher, baseline, control and MonoSKD at real size on rendered frames, each for its share of the time left."""
+    from monoskd.engine.run import train
+    from monoskd.files import read_json
+
+    names = ("teacher", "baseline", "control", "monoskd")
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root, runs = Path(folder) / "data", Path(folder) / "runs"
+        size = SMALL_SIZE if setup.small else (640, 192)
+        frames = 8 if setup.small else 2_000
+        start = time.perf_counter()
+        _render(root, frames=frames, size=size)
+        results["rendering_s"] = round(time.perf_counter() - start, 1)
+        for number, name in enumerate(names):
+            seconds = setup.left_s / (len(names) - number)
+            run = train(load_config(_recipe(Path(folder), name, size, setup, seconds, runs)))
+            manifest = read_json(run / "manifest.json")
+            keys = ("epochs", "steps", "images_per_second", "peak_memory_mb", "device")
+            results[name] = {key: manifest[key] for key in keys} | _evaluated(run, root, setup)
+    return results
+
+
+_IMAGES_A_SECOND = 200.0  # a cautious guess of one GPU at 640 x 192; it sets the number of epochs
+
+
+def _recipe(folder: Path, name: str, size: tuple[int, int], setup: Setup, seconds: float, runs: Path) -> Path:
+    """The config of one of the runs."""
+    network = {"pretrained": False, "input_size": list(size), **(SMALL_NETWORK if setup.small else {})}
+    network |= {"modality": "depth"} if name == "teacher" else {}
+    epochs = 1 if setup.small else max(int(seconds * _IMAGES_A_SECOND / 1_600 * 0.7), 2)
+    document: dict[str, Any] = {
+        "data": {"root": str(folder / "data"), "batch_size": 2 if setup.small else 16, "min_height_px": 12.0},
+        "out": str(runs / name),
+        "epochs": epochs,
+        "optimizer": {"gradient_clip": 10, "schedule": {"warmup_epochs": 1, "milestones": [epochs * 4 // 5 + 1]}},
+        "validation": {"every": 0},
+        "accelerator": "gpu" if setup.device.type == "cuda" else "cpu",
+        "precision": "32-true" if setup.small else "bf16-mixed",
+    }
+    document["data"]["workers"] = 0 if setup.small else 14
+    if name in ("teacher", "baseline"):
+        document["detector"] = {"class_path": "monoskd.models.DidM3D", "init_args": {"config": network}}
+    else:
+        document["start"] = str(runs / "baseline" / "model.safetensors")
+    if name == "monoskd":
+        shipped = load_config(Path("kitti/monoskd.yaml"), ["--start", "none"]).namespace.as_dict()["distillation"]
+        document["distillation"] = json.loads(json.dumps(shipped, default=str))
+        document["distillation"]["teacher"] = str(runs / "teacher" / "model.safetensors")
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def _evaluated(run: Path, root: Path, setup: Setup) -> dict[str, Any]:
+    """Car, moderate, on the held-out frames."""
+    from monoskd.engine.measure import Measurement, labelled_batches, measure
+    from monoskd.evaluation.evaluator import KittiEvaluator
+    from monoskd.models.weights import load_model
+
+    detector = load_model(run / "model.safetensors").to(setup.device)
+    measurement = Measurement(KittiEvaluator(("Car",), (20.0, 12.5, 12.5)))
+    measure(detector, labelled_batches(detector, root, split="val", min_height_px=12.5), measurement)
+    return measurement.summary()
+
+
+def _render(root: Path, *, frames: int, size: tuple[int, int]) -> None:
+    from monoskd.kitti.prepare import prepare
+    from monoskd.synthetic import synthesize
+
+    workers = 1 if frames < 20 else None
+    synthesize(root, frames=frames, val=0.25, seed=0, size=size, workers=workers)
+    prepare(root, workers=workers)
+
+
+def milliseconds(action: Callable[[], object], setup: Setup, *, warm_up: int = 1) -> float:
+    """Of one call: the median, the device's work included."""
+    seconds = []
+    for number in range(warm_up + setup.repeats):
+        synchronize(setup)
+        start = time.perf_counter()
+        action()
+        synchronize(setup)
+        if number >= warm_up:
+            seconds.append(time.perf_counter() - start)
+    return round(1000 * statistics.median(seconds), 3)
+
+
+def synchronize(setup: Setup) -> None:
+    """Wait until the device has done all that it was given."""
+    if setup.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def precision(*, tf32: bool) -> Iterator[None]:
+    """Products and convolutions of float32 in TF32, or in full."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextmanager
+def fresh_memory(setup: Setup) -> Iterator[None]:
+    """Count the peak from here on."""
+    if setup.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    yield
+
+
+def peak_mib(setup: Setup) -> float | None:
+    """The device's peak; None on a CPU, where the process' peak only grows."""
+    return round(torch.cuda.max_memory_allocated() / 2**20, 1) if setup.device.type == "cuda" else None
+
+
+SECTIONS: dict[str, Callable[[Setup], dict[str, Any]]] = {
+    "right": right,
+    "cost": cost,
+    "ranks": ranks,
+    "inference": inference,
+    "loader": loader,
+    "learning": learning,
+}
+
+
+def run_sections(names: list[str], setup: Setup, out: Path | None) -> dict[str, Any]:
+    """The document with the result, or the error, of each section; written after each."""
+    card = torch.cuda.get_device_name() if setup.device.type == "cuda" else platform.processor() or "CPU"
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "device": card,
+        "small": setup.small,
+        "versions": {**versions(), "cuda": torch.version.cuda},
+        "commit": commit(),
+        "sections": {},
+    }
+    for name in names:
+        start = time.perf_counter()
+        try:
+            result: dict[str, Any] = {"result": SECTIONS[name](setup)}
+        except Failed as failure:
+            result = {"result": failure.args[0], "error": "some checks failed"}
+        except Exception as error:  # the other sections go on
+            result = {"error": f"{type(error).__name__}: {error}"[:2000]}
+        document["sections"][name] = {**result, "seconds": round(time.perf_counter() - start, 1)}
+        print(f"{name}: {json.dumps(document['sections'][name])}", flush=True)
+        if out is not None:
+            write_json(out, document)
+    return document
+
+
+def main() -> int:
+    """Run the chosen sections."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="comma-separated")
+    parser.add_argument("--small", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--minutes", type=float, default=8.5)
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    names = options.sections.split(",")
+    if unknown := [name for name in names if name not in SECTIONS]:
+        parser.error(f"expected some of {', '.join(SECTIONS)}, got {unknown[0]}")
+    if not options.small and not torch.cuda.is_available():
+        parser.error("expected a GPU that torch can use, got none: `--small` runs on the CPU")
+    device = torch.device("cpu" if options.small else "cuda")
+    setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes)
+    out = options.out or (None if options.small else HERE / "results" / "gpu.json")
+    document = run_sections(names, setup, out)
+    return int(any("error" in section for section in document["sections"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

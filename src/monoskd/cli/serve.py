@@ -1,0 +1,56 @@
+"""`monoskd serve`: a page and an address that find objects in pictures."""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from monoskd.cli.parser import Commands, add_command, count
+from monoskd.cli.terminal import say
+from monoskd.errors import InputError
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "serve",
+        run=run,
+        help_="a web page that shows the boxes in a picture, and `POST /predict`",
+        example="--model model.safetensors --port 8000",
+    )
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="model file, or .onnx file of `monoskd export`")
+    add("--host", default="127.0.0.1", help="address to listen to; the default is this machine only")
+    add("--port", type=_port, default=8000, help="port, 0 for one that is free")
+    fit = "bring pictures to the focal length of training, or only to its size"
+    add("--fit", choices=("focal", "size"), default="focal", help=fit)
+    add("--device", default="cpu", help="torch device; for an .onnx file cpu or cuda")
+    add("--workers", type=count, default=1, metavar="N", help="processes that predict, each with the model loaded")
+    add("--waiting", type=count, default=32, metavar="N", help="requests at a time, others are told to come back")
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until Ctrl-C."""
+    missing = [name for name in ("fastapi", "uvicorn", "python_multipart") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"serve: expected the extra `serve`, missing {', '.join(missing)}: pip install 'monoskd[serve]'"
+        )
+    from monoskd.serve.limits import Limits
+    from monoskd.serve.question import Model
+    from monoskd.serve.run import serve
+
+    serve(
+        Model(options.model, device=options.device, fit=options.fit),
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+        limits=Limits(waiting=options.waiting),
+        ready=lambda address: say(f"{options.model} at {address} (Ctrl-C ends it)"),
+    )

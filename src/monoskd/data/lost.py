@@ -1,0 +1,67 @@
+"""A loader process that the system ends, as it does when memory is short: what ended it, and on which frame."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch.utils.data import get_worker_info
+
+_MOST_WORKERS = 1024
+_MESSAGE = re.compile(
+    r"DataLoader worker \(pid\S* (?P<pids>[\d, ]+)\) (?:is killed by signal: (\w+)|exited unexpectedly)"
+)
+
+
+class LostLoaderError(RuntimeError):
+    """A loader process has ended. cause: what ended it; frames: the names of the frames that it read last."""
+
+    def __init__(self, cause: str, frames: Sequence[str]) -> None:
+        super().__init__(f"a loader process was ended by {cause} at frame {', '.join(frames) or 'unknown'}")
+        self.cause = cause
+        self.frames = frames
+
+
+class InWork:
+    """The index of the frame that each loader process reads, in memory that all processes share."""
+
+    def __init__(self) -> None:
+        self._rows = torch.full((_MOST_WORKERS, 2), -1, dtype=torch.int64)  # process, index
+        self._rows.untyped_storage().share_memory_()
+
+    def begin(self, index: int) -> None:
+        """Note the frame that this process reads from now on, if it is a loader's."""
+        if (worker := get_worker_info()) is not None:
+            self._rows[worker.id % _MOST_WORKERS] = torch.tensor([os.getpid(), index])
+
+    def of(self, process: int) -> int | None:
+        """The frame that a process has read last."""
+        rows = self._rows[self._rows[:, 0] == process]
+        return int(rows[0, 1]) if len(rows) else None
+
+
+class _Reads(Protocol):
+    def last_of(self, process: int) -> str | None: ...
+
+
+@contextmanager
+def naming_lost_frames(*samples: _Reads | None) -> Iterator[None]:
+    """Raise LostLoaderError in the place of torch's error where a process that loads these samples ends."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (match := _MESSAGE.search(str(error))) is None:
+            raise
+        processes = [int(number) for number in re.findall(r"\d+", match["pids"])]
+        last = (each.last_of(process) for each in samples if each is not None for process in processes)
+        cause = f"signal {match[2]}" if match[2] else "an unexpected exit"
+        raise LostLoaderError(cause, [name for name in last if name is not None]) from error
+
+
+def is_lost_loader(error: BaseException) -> bool:
+    """Whether the error is, in torch's words or in ours, that a loader process has ended."""
+    return isinstance(error, LostLoaderError) or (
+        isinstance(error, RuntimeError) and _MESSAGE.search(str(error)) is not None
+    )

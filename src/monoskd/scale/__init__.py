@@ -1,0 +1,1 @@
+"""More frames than one machine can do: prediction and depth completion on a Ray cluster (extra `scale`)."""

@@ -1,0 +1,37 @@
+"""What goes to a worker process, and what comes back. No torch: the server itself loads no network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Question:
+    """A picture's bytes and what is known about its camera; see `monoskd.serve.request.Options`."""
+
+    name: str
+    data: bytes
+    focal_px: float | None = None
+    hfov_deg: float | None = None
+    projection: tuple[float, ...] | None = None
+    assumed_hfov_deg: float | None = None
+    pitch_deg: float = 0.0
+    roll_deg: float = 0.0
+    score: float = 0.2
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a worker loads. path: a model file; device, fit: see `Predictor`."""
+
+    path: Path
+    device: str = "cpu"
+    fit: Literal["focal", "size"] = "focal"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP status and a JSON body."""
+
+    status: int
+    body: bytes
