@@ -31,6 +31,7 @@ from monoskd.models.weights import load_model, save_model
 from monoskd.structures import Detector, Views
 
 FOCALS_PX = (150.0, 300.0, 700.0)
+FLAT = 0.11  # just above the prior of the heat, 0.1007
 SMALL = {"pretrained": False, "backbone": "resnet10t", "head_width": 8, "input_size": (128, 64)}
 
 
@@ -90,12 +91,15 @@ def noise(width: int, height: int, seed: int) -> np.ndarray:
 
 
 def assert_equal(files: Exported, frames: list[Frame], *, fit: Fit = "focal", least: int = 1) -> None:
-    """Both kinds of file find the same, within 1e-3, where a heat map has a peak."""
+    """Both kinds of file find the same, within 1e-3, where the heat map is higher than on the black bars.
+
+    There it is that of the heads' prior in many cells, and rounding says which of them count as a peak.
+    """
     batches = (
         predictor.batch(frames) for predictor in (Predictor(files.model, fit=fit), OnnxPredictor(files.graph, fit=fit))
     )
     for wanted, found in zip(*batches, strict=True):
-        wanted, found = wanted[wanted.heat > 0], found[found.heat > 0]
+        wanted, found = wanted[wanted.heat > FLAT], found[found.heat > FLAT]
         assert len(found) == len(wanted) >= least
         assert found.classes == wanted.classes
         for name in ("labels", "scores", "boxes_2d", "alpha", "heat", "depth_std_m"):

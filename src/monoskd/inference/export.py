@@ -65,7 +65,7 @@ class Graph(nn.Module):
         boxes = found.boxes_3d
         columns = [found.scores, found.labels, found.boxes_2d, boxes.bottom, boxes.dimensions, boxes.yaw]
         columns += [found.alpha, found.heat, *([] if found.depth_std_m is None else [found.depth_std_m])]
-        by_image = [column.unflatten(0, (picture.shape[0], -1)) for column in columns]
+        by_image = [column.reshape(picture.shape[0], -1, *column.shape[1:]) for column in columns]
         scores, order = by_image[0].topk(by_image[0].shape[1], dim=1)  # equal scores keep their order in the graph
         return scores, *(_ordered(column, order) for column in by_image[1:])
 
@@ -73,7 +73,7 @@ class Graph(nn.Module):
         """The inverse of `letterbox_numbers`."""
         scale, shift = numbers[:, 0], numbers[:, 1:3]
         if self.detector.published_input:
-            return PublishedLetterbox(scale, shift, size, numbers[:, 3:].unflatten(1, (2, 2)))
+            return PublishedLetterbox(scale, shift, size, numbers[:, 3:].reshape(-1, 2, 2))
         return Letterbox(scale, shift, size)
 
 
