@@ -19,7 +19,7 @@ from monoskd.cli import main
 from monoskd.errors import InputError
 from monoskd.frames import Frame
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
-from monoskd.inference.export import calibration, export, graph_of
+from monoskd.inference.export import calibration, check_batch_is_free, export, graph_of
 from monoskd.inference.onnx_precision import in_half, in_int8
 from monoskd.inference.onnx_predictor import OnnxPredictor
 from monoskd.inference.open_model import open_predictor
@@ -42,16 +42,23 @@ def varied(detector: Detector) -> Detector:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the statistics of all that it has seen
         if isinstance(module, nn.Conv2d) and module.bias is not None:
-            gain = 0.3 if "depth" in name or "log" in name else 0.1 if "size_3d" in name else 1.0
+            small = {
+                "size_3d": 0.1,
+                "heatmap": 0.3,
+                "depth": 0.3,
+                "log": 0.3,
+            }  # no negative sizes, no heat of exactly 1
+            gain = next((gain for part, gain in small.items() if part in name), 1.0)
             module.weight.data.normal_(std=gain / module.weight[0].numel() ** 0.5)
-    channels, (width, height) = 3 if detector.modality == "rgb" else 1, detector.input_size
+    width, height = detector.input_size
+    images = torch.rand(4, 3, height, width) if detector.modality == "rgb" else 60 * torch.rand(4, 1, height, width)
     camera = Camera(torch.tensor([[[180.0, 0, 64, 0], [0, 180, 32, 0], [0, 0, 1, 0]]] * 4))
     letterbox = Letterbox(torch.ones(4), torch.zeros(4, 2), detector.input_size)
     if detector.published_input:
         region = torch.tensor([[[0.0, 0.0], detector.input_size]] * 4)
         letterbox = PublishedLetterbox(letterbox.scale, letterbox.shift, letterbox.size, region)
     with torch.no_grad():
-        detector.train()(Views(torch.rand(4, channels, height, width), camera, letterbox))
+        detector.train()(Views(images, camera, letterbox))
     return detector.eval()
 
 
@@ -349,6 +356,12 @@ def test_running_without_onnxruntime_says_what_to_install(pair: Exported, monkey
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"expected onnxruntime to run it.*pip install 'monoskd\[export\]'"):
         open_predictor(pair.graph)
+
+
+def test_a_fixed_number_of_images_is_refused(foreign: Path, pair: Exported) -> None:
+    check_batch_is_free(onnx.load(pair.graph))
+    with pytest.raises(InputError, match="got one whose x have a fixed number: take it from a tensor's shape"):
+        check_batch_is_free(onnx.load(foreign))
 
 
 def test_names_and_detectors_that_cannot_be_exported(model: Path, tmp_path: Path) -> None:

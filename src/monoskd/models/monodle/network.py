@@ -183,7 +183,7 @@ class MonoDLE(Detector):
         An object of size S at depth z spans f_net S / z network pixels, with f_net = focal length x zoom.
         """
         if "lens_blind_depth" in self.quirks:
-            return views.images.new_ones(len(views))
+            return views.images.new_ones(views.images.shape[:1])  # `len` would be a constant in an exported graph
         lens: Tensor = views.cameras.focal_px.to(views.images) / self.reference_focal_px
         return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
 
