@@ -109,6 +109,12 @@ def assert_equal(files: Exported, frames: list[Frame], *, fit: Fit = "focal", le
         wanted, found = wanted[wanted.heat > FLAT], found[found.heat > FLAT]
         assert len(found) == len(wanted) >= least
         assert found.classes == wanted.classes
+        assert (np.diff(found.scores) <= 0).all()
+        far = np.abs(wanted.boxes_2d.numpy()[:, None] - found.boxes_2d).max(2)
+        far[wanted.labels.numpy()[:, None] != found.labels] = np.inf
+        row = far.argmin(1)  # scores that are equal to the last digit may swap places
+        assert sorted(row) == list(range(len(wanted)))
+        found = found[row]
         for name in ("labels", "scores", "boxes_2d", "alpha", "heat", "depth_std_m"):
             np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-3, rtol=1e-3, err_msg=name)
         for name in ("bottom", "dimensions", "yaw"):
