@@ -65,7 +65,7 @@ class Graph(nn.Module):
         boxes = found.boxes_3d
         columns = [found.scores, found.labels, found.boxes_2d, boxes.bottom, boxes.dimensions, boxes.yaw]
         columns += [found.alpha, found.heat, *([] if found.depth_std_m is None else [found.depth_std_m])]
-        by_image = [column.unflatten(0, (picture.shape[0], -1)) for column in columns]
+        by_image = [column.reshape(picture.shape[0], -1, *column.shape[1:]) for column in columns]
         scores, order = by_image[0].topk(by_image[0].shape[1], dim=1)  # equal scores keep their order in the graph
         return scores, *(_ordered(column, order) for column in by_image[1:])
 
@@ -154,7 +154,18 @@ def graph_of(detector: Detector) -> Any:
             f"model: expected a detector whose operations ONNX has, got {type(detector).__name__}: {_cause(error)}"
         ) from error
     assert program is not None  # the dynamo exporter returns it
+    check_batch_is_free(program.model_proto)
     return _without_traces(program.model_proto)
+
+
+def check_batch_is_free(model: Any) -> None:
+    """Raise InputError for a graph that takes so many images as it was traced with: the exporter does not complain."""
+    for part in model.graph.input:
+        if not part.type.tensor_type.shape.dim[0].dim_param:
+            raise InputError(
+                f"model: expected a detector that takes any number of images, got one whose {part.name} have a fixed "
+                "number: take it from a tensor's shape, not from `len`, in `forward` and `candidates`"
+            )
 
 
 def _cause(error: BaseException) -> str:

@@ -3,8 +3,10 @@
 Everything behind the convolutions, positions and depths above all, stays in float32.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,7 @@ def in_int8(model: Any, calibration: Iterable[Inputs]) -> Any:
         def get_next(self) -> Inputs | None:
             return next(self.inputs, None)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _no_advice():
         whole, small = Path(folder) / "whole.onnx", Path(folder) / "small.onnx"
         onnx.save(model, whole)
         quantize_static(
@@ -87,6 +89,16 @@ def in_int8(model: Any, calibration: Iterable[Inputs]) -> Any:
             weight_type=QuantType.QInt8,
         )
         return onnx.load(small)
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Silence onnxruntime's advice to preprocess the graph: the exporter has done that."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _last_layers(graph: Any) -> list[str]:
