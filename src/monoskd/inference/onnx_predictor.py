@@ -18,7 +18,7 @@ from monoskd.data.transforms import View
 from monoskd.errors import InputError
 from monoskd.frames import DetectionArrays, Frame, Modality
 from monoskd.geometry.boxes import Boxes3D
-from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference.inputs import Fit, NetworkInput, by_size, check_fit
 
 SCHEMA = "monoskd/onnx/1"
@@ -143,8 +143,8 @@ def graph_inputs(views: Sequence[View], *, modality: Modality) -> dict[str, NDAr
 
 def letterbox_numbers(letterbox: Letterbox) -> NDArray[np.float32]:
     """scale, shift u, shift v; as published also the region's corners (left, top, right, bottom)."""
-    numbers = [np.ravel(getattr(letterbox, field.name)) for field in fields(letterbox) if field.name != "size"]
-    return np.concatenate(numbers).astype(np.float32)
+    region = [letterbox.region] if isinstance(letterbox, PublishedLetterbox) else []  # at inference the whole picture
+    return np.concatenate([np.ravel(part) for part in (letterbox.scale, letterbox.shift, *region)]).astype(np.float32)
 
 
 def _session(model: str | Path, device: str) -> Any:
