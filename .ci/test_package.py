@@ -22,7 +22,7 @@ INSTALLED = """
 import sys
 from pathlib import Path
 import monoskd
-from monoskd.engine.config import load_config
+from monoskd.engine.load import load_config
 
 package = Path(monoskd.__file__).parent
 assert package.is_relative_to(sys.prefix), f"expected the installed wheel, got {package}"

@@ -26,8 +26,8 @@ from study import FRAMES, HEAD, RANK, RESPONSE, SIZE, measured
 
 from monoskd.demo.story import VAL_SHARE, min_heights_px
 from monoskd.engine.callbacks import commit, versions
-from monoskd.engine.config import find_config
 from monoskd.engine.launch import Launch, train_side_by_side
+from monoskd.engine.load import find_config
 from monoskd.files import write_json
 from monoskd.kitti.prepare import prepare
 from monoskd.synthetic import synthesize

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from monoskd.distill import Distilled, Distiller, SpearmanLoss
 from monoskd.engine.callbacks import commit, versions
-from monoskd.engine.config import load_config
+from monoskd.engine.load import load_config
 from monoskd.files import write_json
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig

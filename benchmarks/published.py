@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 from monoskd.data.samples import Samples
 from monoskd.demo.story import min_heights_px
 from monoskd.engine.callbacks import commit, versions
-from monoskd.engine.config import find_config
 from monoskd.engine.launch import Launch, train_side_by_side
+from monoskd.engine.load import find_config
 from monoskd.engine.measure import Measurement, measure
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.kitti.prepare import prepare

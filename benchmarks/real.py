@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from monoskd.engine.callbacks import commit, versions
-from monoskd.engine.config import find_config
+from monoskd.engine.load import find_config
 from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.kitti.doctor import examine
 from monoskd.kitti.prepare import prepare

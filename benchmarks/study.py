@@ -28,8 +28,8 @@ from study_report import gains, write_study
 
 from monoskd.demo.story import VAL_SHARE, min_heights_px
 from monoskd.engine.callbacks import commit, versions
-from monoskd.engine.config import find_config
 from monoskd.engine.launch import Launch, train_side_by_side
+from monoskd.engine.load import find_config
 from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.kitti.io import read_split, write_split

@@ -230,7 +230,7 @@ def test_a_task_graph_that_does_not_fit_is_refused(
 ) -> None:
     import dense
 
-    from monoskd.engine.config import load_config
+    from monoskd.engine.load import load_config
     from monoskd.engine.run import train
 
     monkeypatch.setattr(dense.Dense, "task_graph", {"depth": ("heat",), "heat": ()}, raising=False)

@@ -9,7 +9,7 @@ from scipy.stats import ttest_rel
 from study import CELLS, NECK, OBJECT, configured, distillation
 from study_report import Difference, comparison_table, cost_table, gains, marks, merged, replaced
 
-from monoskd.engine.config import load_config
+from monoskd.engine.load import load_config
 
 
 def of(*names: str) -> dict[str, Any]:

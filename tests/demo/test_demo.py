@@ -6,8 +6,8 @@ import pytest
 
 from monoskd.demo.report import DemoReport, RunResult, write_report
 from monoskd.demo.story import STAGES, demo, launch, min_heights_px
-from monoskd.engine.config import load_config
 from monoskd.engine.launch import Launch, is_finished
+from monoskd.engine.load import load_config
 from monoskd.errors import InputError
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.quality import label_quality

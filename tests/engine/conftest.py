@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monoskd.engine.config import load_config
+from monoskd.engine.load import load_config
 from monoskd.engine.run import train
 
 DETECTOR = {

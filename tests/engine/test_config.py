@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monoskd.engine.config import RunConfig, load_config, unknown_keys
+from monoskd.engine.config import RunConfig
+from monoskd.engine.faults import unknown_keys
+from monoskd.engine.load import load_config
 from monoskd.errors import InputError
 from monoskd.models.did_m3d import DidM3D
 

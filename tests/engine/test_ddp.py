@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from monoskd.engine.config import load_config
+from monoskd.engine.load import load_config
 from monoskd.engine.run import train
 from monoskd.kitti.prepare import prepare
 from monoskd.models.checkpoints import read_checkpoint

@@ -17,8 +17,9 @@ import yaml
 from torch import Tensor
 
 from monoskd import distill
-from monoskd.engine.config import RunConfig, find_config, load_config
+from monoskd.engine.config import RunConfig
 from monoskd.engine.frames import Frames
+from monoskd.engine.load import find_config, load_config
 from monoskd.engine.measure import labelled_batches
 from monoskd.engine.run import build_student, build_training, train
 from monoskd.engine.schedule import LearningRateSchedule, TaskWeights, shift_names

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch.utils.data import get_worker_info
 
 from monoskd.data.samples import Samples
-from monoskd.engine.config import RunConfig, load_config
+from monoskd.engine.config import RunConfig
+from monoskd.engine.load import load_config
 from monoskd.engine.run import build_student, build_training
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from real import EPOCHS, STAGES, STARTS, configured, table
 
-from monoskd.engine.config import load_config
+from monoskd.engine.load import load_config
 
 
 @pytest.mark.parametrize("name", ["rendered", "transfer", "monoskd"])

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         timer.start()
     try:
         from monoskd.engine.check import number
-        from monoskd.engine.config import load_config
+        from monoskd.engine.load import load_config
         from monoskd.engine.run import train
 
         loaded = load_config(options.config, options.overrides)

@@ -14,8 +14,8 @@ import numpy as np
 
 from monoskd.demo.report import DemoReport, DrawnFrame, RunResult, write_report
 from monoskd.engine.callbacks import versions
-from monoskd.engine.config import MOST_SEEDS, load_config
 from monoskd.engine.launch import Launch, is_finished, train_side_by_side
+from monoskd.engine.load import MOST_SEEDS, load_config
 from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.errors import InputError
 from monoskd.evaluation.evaluator import KittiEvaluator

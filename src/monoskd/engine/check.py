@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from monoskd.engine.config import LoadedConfig, RunConfig
+from monoskd.engine.config import RunConfig
+from monoskd.engine.load import LoadedConfig
 from monoskd.engine.resume import CHECKPOINT, Past, began
 from monoskd.engine.sources import Sources
 from monoskd.errors import Complaints, InputError

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 from monoskd.engine.callbacks import MANIFEST, SCHEMA
-from monoskd.engine.config import PRETRAINED, load_config
+from monoskd.engine.load import PRETRAINED, load_config
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
 from monoskd.files import read_json, read_text

@@ -33,8 +33,9 @@ from monoskd.engine.callbacks import (
     say,
 )
 from monoskd.engine.check import Plan, check, number, on_cuda
-from monoskd.engine.config import LoadedConfig, RunConfig
+from monoskd.engine.config import RunConfig
 from monoskd.engine.frames import Frames
+from monoskd.engine.load import LoadedConfig
 from monoskd.engine.machine import Doubles, alone, cluster_of, one_line, precision_of
 from monoskd.engine.measure import Measurement
 from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
