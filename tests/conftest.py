@@ -34,3 +34,22 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthesize(root, frames=6, val=1 / 3, seed=3, size=(416, 128), workers=1)
     prepare(root, workers=1)
     return root
+
+
+@pytest.fixture(scope="session")
+def mixed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rendered scenes with two of their training frames as frames without labels."""
+    from monoskd.kitti.io import read_split, write_split
+    from monoskd.kitti.layout import KittiLayout
+
+    root = tmp_path_factory.mktemp("mixed")
+    layout = KittiLayout(scenes)
+    train = read_split(layout.split("train"))
+    for split, names in (("train", train[:2]), ("val", read_split(layout.split("val"))), ("unlabelled", train[2:])):
+        write_split(root / "ImageSets" / f"{split}.txt", names)
+    for kind in ("image_2", "calib", "depth_2", "label_2"):
+        (root / "training" / kind).mkdir(parents=True)
+        for path in layout.folder(kind).iterdir():
+            if not (kind == "label_2" and path.stem in train[2:]):
+                (root / "training" / kind / path.name).symlink_to(path)
+    return root

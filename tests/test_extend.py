@@ -14,7 +14,7 @@ from PIL import Image
 
 from monoskd.cli import main
 from monoskd.errors import InputError
-from monoskd.kitti.io import read_calibration, read_image, read_objects, read_split, write_split
+from monoskd.kitti.io import read_calibration, read_image, read_objects, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.models.weights import load_model
 
@@ -33,22 +33,6 @@ def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _on_the_path(extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(extensions)
-
-
-@pytest.fixture(scope="module")
-def mixed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rendered scenes with two of their training frames as frames without labels."""
-    root = tmp_path_factory.mktemp("mixed")
-    layout = KittiLayout(scenes)
-    train = read_split(layout.split("train"))
-    for split, names in (("train", train[:2]), ("val", read_split(layout.split("val"))), ("unlabelled", train[2:])):
-        write_split(root / "ImageSets" / f"{split}.txt", names)
-    for kind in ("image_2", "calib", "depth_2", "label_2"):
-        (root / "training" / kind).mkdir(parents=True)
-        for path in layout.folder(kind).iterdir():
-            if not (kind == "label_2" and path.stem in train[2:]):
-                (root / "training" / kind / path.name).symlink_to(path)
-    return root
 
 
 def config(root: Path, out: Path, detector: str | None, **entries: object) -> Path:

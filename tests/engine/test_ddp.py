@@ -59,6 +59,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     terms = {
         "rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss", "init_args": {"center": "running"}}},
         "head": {"loss": {"class_path": f"{TEACHING}.HeadLoss"}, "between": "output"},
+        "depth_map": {
+            "loss": {"class_path": "monoskd.models.DepthMapLoss", "init_args": {"inside": 3.0}},
+            "between": "targets",
+            "key": "features:neck.4",
+        },
+        "heatmap": {"loss": {"class_path": "monoskd.models.HeatmapLoss"}, "between": "output"},
         "response": {"loss": {"class_path": f"{TEACHING}.ResponseLoss"}, "between": "targets"},
     }
     document = {

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     if all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         timer.start()
     try:
-        from monoskd.engine.check import number
+        from monoskd.engine.check import process_number
         from monoskd.engine.load import load_config
         from monoskd.engine.run import train
 
@@ -45,5 +45,5 @@ def run(options: argparse.Namespace) -> None:
         folder = train(loaded, resume=options.resume, on_start=timer.cancel)
     finally:
         timer.cancel()
-    if not number():
+    if not process_number():
         say(f"run folder: {folder}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from monoskd.engine.config import RunConfig
+from monoskd.engine.config import RunConfig, StartConfig
 from monoskd.engine.load import LoadedConfig
 from monoskd.engine.resume import CHECKPOINT, Past, began
 from monoskd.engine.sources import Sources
@@ -42,18 +42,18 @@ def check(loaded: LoadedConfig, *, resume: Path | None = None) -> Plan:
     past = None
     if anew is not None:
         past = complaints.attempt(Past.of, resume, config=loaded.text) if resume and not anew else None
-        if not number():  # process 0 has written to it by now
+        if not process_number():  # process 0 has written to it by now
             complaints.attempt(_check_folder, settings.out, resume=resume, anew=anew)
     complaints.attempt(_check_apart, settings)
     complaints.attempt(_check_devices, settings)
-    complaints.attempt(_check_networks, loaded)
+    complaints.attempt(_check_networks, loaded, start=settings.beginning)
     sources = complaints.attempt(_open, settings)
     complaints.raise_any()
     assert sources is not None, "a missing source is a complaint"
     return Plan(loaded, sources, past, anew=bool(anew))
 
 
-def number() -> int:
+def process_number() -> int:
     """Of this process among those of the run; 0 for a process on its own."""
     return int(getattr(rank_zero_only, "rank", 0) or 0)
 
@@ -105,18 +105,16 @@ def _check_devices(config: RunConfig) -> None:
         )
 
 
-def _check_networks(loaded: LoadedConfig) -> None:
+def _check_networks(loaded: LoadedConfig, *, start: StartConfig) -> None:
     """Check that there is a student, a teacher where one is needed, and that their model files can be read."""
     namespace = loaded.namespace
-    start = namespace.start
-    model, inherited = (start.model, start.inherit) if hasattr(start, "inherit") else (start, None)
-    if namespace.detector is None and model is None:
+    if namespace.detector is None and start.model is None:
         raise InputError("config: expected `detector` (a new network) or `start` (a model file), got neither")
     if namespace.data.unlabelled is not None and namespace.distillation is None:
         raise InputError(
             "config: data.unlabelled: expected `distillation`, whose teacher makes pseudo-labels, got none"
         )
-    for path in filter(None, (model, inherited)):
+    for path in filter(None, (start.model, start.inherit)):
         describe_model(path)
     if namespace.distillation is not None:
         describe_model(namespace.distillation.teacher)

@@ -17,7 +17,7 @@ from monoskd.data.lost import LostLoaderError
 from monoskd.engine.check import on_cpu
 from monoskd.engine.config import RunConfig
 from monoskd.engine.processes import ended, lost_connection, take_notes
-from monoskd.engine.resume import CHECKPOINT
+from monoskd.engine.resume import how_to_go_on
 from monoskd.errors import InputError
 from monoskd.files import NO_SPACE
 
@@ -83,11 +83,7 @@ def cluster_of(config: RunConfig) -> list[ClusterEnvironment]:
 
 def outside_fault(error: BaseException, out: Path) -> str | None:
     """One line for what the machine does to a run: a full disk, a loader process or another device's that is killed."""
-    go_on = (
-        f"go on with `--resume {out}`: its last whole epoch is safe"
-        if (out / CHECKPOINT).exists()
-        else "repeat the command: no epoch was complete yet"
-    )
+    go_on = how_to_go_on(out)
     if isinstance(error, LostLoaderError):
         frame = f" at frame {', '.join(error.frames)}" if error.frames else ""
         return (

@@ -22,9 +22,9 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from monoskd.engine.callbacks import say
-from monoskd.engine.check import number, on_cuda
+from monoskd.engine.check import on_cuda, process_number
 from monoskd.engine.config import RunConfig
-from monoskd.engine.resume import CHECKPOINT
+from monoskd.engine.resume import how_to_go_on
 from monoskd.errors import Complaints, InputError
 from monoskd.files import read_text, write_text
 
@@ -48,7 +48,7 @@ def join(config: RunConfig) -> None:
             LightningEnvironment().set_global_rank(0)  # Slurm may number runs of one device each
         return
     if (started := environment.world_size()) != config.processes:
-        if number():
+        if process_number():
             raise SystemExit(_USAGE_ERROR)
         raise InputError(
             f"devices: expected one for each of the {started} processes that were started, got {config.devices} on "
@@ -74,7 +74,7 @@ def agreed(task: Callable[[], T]) -> T:
     lines: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(lines, complaints.lines)
     for line in (line for some in lines for line in some):
-        raise SystemExit(_USAGE_ERROR) if number() else InputError(line)
+        raise SystemExit(_USAGE_ERROR) if process_number() else InputError(line)
     return result  # type: ignore[return-value]  # an InputError gives None, and was raised
 
 
@@ -110,7 +110,9 @@ def secondary(out: Path) -> Iterator[None]:
 def leave_note(out: Path, error: BaseException) -> None:
     """Say in the run folder why this process, which is not process 0, ends."""
     line = " ".join(str(error).split()) or type(error).__name__
-    write_text(_note(out, number()), line if isinstance(error, InputError) else f"{type(error).__name__}: {line}")
+    write_text(
+        _note(out, process_number()), line if isinstance(error, InputError) else f"{type(error).__name__}: {line}"
+    )
 
 
 def take_notes(out: Path) -> str | None:
@@ -127,12 +129,10 @@ def ended(out: Path, process: int | None) -> str:
     if line := take_notes(out):
         return line
     which = "one that ended" if process is None else f"process {process}, which ended"
-    go_on = (
-        f"go on with `--resume {out}`: its last whole epoch is safe"
-        if (out / CHECKPOINT).exists()
-        else "repeat the command: no epoch was complete yet"
+    return (
+        f"devices: expected processes that live, got {which}, as the system does when memory is short: "
+        f"{how_to_go_on(out)}"
     )
-    return f"devices: expected processes that live, got {which}, as the system does when memory is short: {go_on}"
 
 
 class Children:

@@ -96,6 +96,13 @@ class Past:
             )
 
 
+def how_to_go_on(run: Path) -> str:
+    """What to do once a run has ended early: the end of a line."""
+    if (run / CHECKPOINT).exists():
+        return f"go on with `--resume {run}`: its last whole epoch is safe"
+    return "repeat the command: no epoch was complete yet"
+
+
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 

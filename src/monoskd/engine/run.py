@@ -32,7 +32,7 @@ from monoskd.engine.callbacks import (
     WholeLog,
     say,
 )
-from monoskd.engine.check import Plan, check, number, on_cuda
+from monoskd.engine.check import Plan, check, on_cuda, process_number
 from monoskd.engine.config import RunConfig
 from monoskd.engine.frames import Frames
 from monoskd.engine.load import LoadedConfig
@@ -60,7 +60,7 @@ def train(loaded: LoadedConfig, *, resume: Path | None = None, on_start: Callabl
     """
     join(loaded.settings())
     plan = agreed(partial(check, loaded, resume=resume))
-    with _first(loaded.out) if not number() else secondary(loaded.out):
+    with _first(loaded.out) if not process_number() else secondary(loaded.out):
         run = build(plan)
         on_start()
         return fit(run)

@@ -7,6 +7,7 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits
 
 from monoskd.distill.adapters import LazyConv
 from monoskd.errors import InputError
+from monoskd.parallel import normaliser
 from monoskd.structures import DetectorOutput, Targets, Views
 
 KNOWN = 0.25  # least share of known pixels of a cell
@@ -48,7 +49,7 @@ class DepthMapLoss(nn.Module):
         error = (said[:, :1] - goal).abs()
         if self.laplacian:
             error = 2**0.5 * torch.exp(-said[:, 1:] / 2) * error + said[:, 1:] / 2
-        return (error * weight).sum() / weight.sum().clamp(min=1)
+        return (error * weight).sum() / normaliser(weight.sum(), like=error)
 
     def _head(self, x: Float[Tensor, "b c v u"]) -> Float[Tensor, "b k v u"]:
         first, last = self.head[0], self.head[2]
@@ -110,7 +111,7 @@ class HeatmapLoss(nn.Module):
         cell = (goal - logits.sigmoid()) ** 2 * binary_cross_entropy_with_logits(logits, goal, reduction="none")
         elsewhere = torch.where(goal >= self.threshold, self.seen, self.background)
         weight = torch.where(heat == 1, self.centres, elsewhere).to(cell)
-        return (cell * weight).sum() / max(len(targets.image), 1)
+        return (cell * weight).sum() / normaliser(len(targets.image), like=cell)
 
 
 def _boxes(targets: Targets, like: Float[Tensor, "b 1 v u"]) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 import yaml
 
 from monoskd.cli import main
-from monoskd.kitti.io import read_split, write_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.models.monodle import MonoDLE
 from monoskd.models.weights import load_model
@@ -23,22 +22,6 @@ SMALL: dict[str, Any] = {
     "head_width": 16,
     "input_size": [416, 128],
 }
-
-
-@pytest.fixture(scope="module")
-def mixed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rendered scenes with two of their training frames as frames without labels."""
-    root = tmp_path_factory.mktemp("mixed")
-    layout = KittiLayout(scenes)
-    train = read_split(layout.split("train"))
-    for split, names in (("train", train[:2]), ("val", read_split(layout.split("val"))), ("unlabelled", train[2:])):
-        write_split(root / "ImageSets" / f"{split}.txt", names)
-    for kind in ("image_2", "calib", "depth_2", "label_2"):
-        (root / "training" / kind).mkdir(parents=True)
-        for path in layout.folder(kind).iterdir():
-            if not (kind == "label_2" and path.stem in train[2:]):
-                (root / "training" / kind / path.name).symlink_to(path)
-    return root
 
 
 def config(root: Path, out: Path, *, modality: str | None, **entries: Any) -> str:

@@ -4,19 +4,16 @@ image -> backbone -> neck -> dense heads -> 2D boxes -> regional heads -> depth,
 With depth maps instead of images as input, the same network is the teacher.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monoskd.errors import InputError
 from monoskd.models.backbone import STRIDES, Backbone
 from monoskd.models.did_m3d.decode import decode_regions, merge_depth
 from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads, boxes_at
@@ -26,6 +23,7 @@ from monoskd.models.did_m3d.targets import make_targets
 from monoskd.models.heatmap import at_cells, peaks
 from monoskd.models.lens import LensDetector
 from monoskd.models.neck import DLAUp
+from monoskd.models.settings import CELLS, COUNT, check_settings
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
 from monoskd.structures import Detections, Modality, PublishedData, TargetMaker, Views
 
@@ -71,58 +69,7 @@ class DidM3DConfig:
     initial_size_cells: tuple[float, float] = (6.0, 4.0)
 
     def __post_init__(self) -> None:
-        for name, (expected, fits) in _RULES.items():
-            if not fits(getattr(self, name)):
-                raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
-        if missing := [name for name in self.classes if name not in self.mean_sizes]:
-            raise InputError(
-                f"mean_sizes: expected (height, width, length) [m] of every class, got none for {missing}; "
-                "add them or leave the class out of `classes`"
-            )
-
-
-def _are(values: Any, fits: Callable[[Any], bool], *, count: int | None = None) -> bool:
-    """Whether these are `count` values, or at least one, and every one of them fits."""
-    is_row = isinstance(values, Sequence) and not isinstance(values, str)
-    return is_row and (len(values) > 0 if count is None else len(values) == count) and all(map(fits, values))
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and int(value) >= 1
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, Real) and 0 < float(value) < math.inf
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "modality": ("rgb or depth", lambda value: value in get_args(Modality)),
-    "backbone": ("the name of a timm model", _is_name),
-    "backbone_arguments": ("arguments by name", lambda value: isinstance(value, Mapping) and all(map(_is_name, value))),
-    "head_width": ("a whole number of at least 1", _is_count),
-    "classes": ("names, none twice", lambda value: _are(value, _is_name) and len(set(value)) == len(value)),
-    "mean_sizes": (
-        "(height, width, length) above 0 m by class",
-        lambda value: isinstance(value, Mapping) and all(_are(size, _is_positive, count=3) for size in value.values()),
-    ),
-    "input_size": (
-        "(width, height) in multiples of 32 px",
-        lambda value: _are(value, lambda side: _is_count(side) and side % STRIDES[-1] == 0, count=2),
-    ),
-    "geometry": ("corrected or published", lambda value: value in ("corrected", "published")),
-    "top_k": ("a whole number of at least 1", _is_count),
-    "reference_focal_px": ("more than 0 px, or none", lambda value: value is None or _is_positive(value)),
-    "input_focal_px": ("more than 0 px, or none", lambda value: value is None or _is_positive(value)),
-    "initial_depth_m": ("more than 0 m", _is_positive),
-    "initial_size_cells": (
-        "(width, height) of at least 0 cells",
-        lambda value: _are(value, lambda side: side == 0 or _is_positive(side), count=2),
-    ),
-}
+        check_settings(self, head_width=COUNT, initial_size_cells=CELLS)
 
 
 class DidM3D(LensDetector):

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from monoskd.errors import InputError
 from monoskd.models.monodetr.structures import Quirk
+from monoskd.models.settings import COUNT, METRES, check_settings, is_count, is_positive, names_among
 from monoskd.objects import KITTI_MEAN_SIZES
 from monoskd.structures import Modality
-
-INPUT_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -76,41 +74,18 @@ class MonoDETRConfig:
     initial_depth_m: float = 20.0
 
     def __post_init__(self) -> None:
-        for name, expected, fits in (
-            ("modality", "rgb or depth", self.modality in get_args(Modality)),
-            ("geometry", "corrected or published", self.geometry in ("corrected", "published")),
-            ("quirks", f"names among {', '.join(get_args(Quirk))}", set(self.quirks) <= set(get_args(Quirk))),
-            ("classes", "names, none twice", 0 < len(self.classes) == len(set(self.classes))),
-            *(
-                (name, "a whole number of at least 1", getattr(self, name) >= 1)
-                for name in ("heads", "points", "hidden", "encoder_layers", "decoder_layers")
-            ),
-            *(
-                (name, "a whole number of at least 1", getattr(self, name) >= 1)
-                for name in ("queries", "groups", "depth_bins", "top_k")
-            ),
-            (
-                "width",
+        counts = ("heads", "points", "hidden", "encoder_layers", "decoder_layers", "queries", "groups", "depth_bins")
+        check_settings(
+            self,
+            quirks=names_among(get_args(Quirk)),
+            **dict.fromkeys(counts, COUNT),
+            width=(
                 f"a multiple of 32 and of heads ({self.heads})",
-                self.width > 0 and self.width % math.lcm(32, max(self.heads, 1)) == 0,
+                lambda value: is_count(value) and value % math.lcm(32, self.heads) == 0,
             ),
-            ("dropout", "0 or more and less than 1", 0 <= self.dropout < 1),
-            (
-                "input_size",
-                f"(width, height) in multiples of {INPUT_MULTIPLE} px",
-                len(self.input_size) == 2 and all(side > 0 and side % INPUT_MULTIPLE == 0 for side in self.input_size),
-            ),
-            ("max_depth_m", "more than 0 m", self.max_depth_m > 0),
-            ("initial_depth_m", "more than 0 m", 0 < self.initial_depth_m < math.inf),
-            ("reference_focal_px", "more than 0 px, or none", 0 < (self.reference_focal_px or 1) < math.inf),
-            ("input_focal_px", "more than 0 px, or none", 0 < (self.input_focal_px or 1) < math.inf),
-        ):
-            if not fits:
-                raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
-        for label in self.classes:
-            size = self.mean_sizes.get(label, ())
-            if len(size) != 3 or not all(0 < side < math.inf for side in size):
-                raise InputError(f"mean_sizes: expected (height, width, length) above 0 m of {label}, got {size!r}")
+            dropout=("0 or more and less than 1", lambda value: value == 0 or (is_positive(value) and value < 1)),
+            max_depth_m=METRES,
+        )
 
     @property
     def active_quirks(self) -> frozenset[Quirk]:

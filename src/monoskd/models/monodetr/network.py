@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm  # of all kinds, those of seve
 
 from monoskd.errors import InputError
 from monoskd.geometry.camera import PublishedLetterbox
-from monoskd.models.backbone import Backbone
+from monoskd.models.backbone import STRIDES, Backbone
 from monoskd.models.lens import LensDetector
-from monoskd.models.monodetr.config import INPUT_MULTIPLE, MonoDETRConfig
+from monoskd.models.monodetr.config import MonoDETRConfig
 from monoskd.models.monodetr.decode import decode_queries
 from monoskd.models.monodetr.depth import DepthPredictor
 from monoskd.models.monodetr.heads import BoxScale, QueryHeads, exact
@@ -43,7 +43,7 @@ class MonoDETR(LensDetector):
     """
 
     config: MonoDETRConfig
-    input_multiple = INPUT_MULTIPLE
+    input_multiple = STRIDES[-1]
 
     def __init__(self, config: MonoDETRConfig | None = None) -> None:
         config = config or MonoDETRConfig()

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monoskd.errors import InputError
 from monoskd.models.backbone import STRIDES, Backbone
 from monoskd.models.heatmap import at_cells
 from monoskd.models.lens import LensDetector
@@ -25,6 +24,7 @@ from monoskd.models.monodle.losses import task_losses
 from monoskd.models.monodle.structures import HEAD_STRIDE, MonoDLETargets, Quirk
 from monoskd.models.monodle.targets import make_targets
 from monoskd.models.neck import DLAUp
+from monoskd.models.settings import CELLS, COUNT, METRES, check_settings, names_among
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
 from monoskd.structures import Detections, DetectorOutput, Modality, PublishedData, TargetMaker, Views
 
@@ -74,30 +74,13 @@ class MonoDLEConfig:
     initial_size_cells: tuple[float, float] = (6.0, 4.0)
 
     def __post_init__(self) -> None:
-        for name, expected, fits in (
-            ("modality", "rgb or depth", self.modality in get_args(Modality)),
-            ("geometry", "corrected or published", self.geometry in ("corrected", "published")),
-            ("quirks", f"names among {', '.join(get_args(Quirk))}", set(self.quirks) <= set(get_args(Quirk))),
-            ("classes", "names, none twice", 0 < len(self.classes) == len(set(self.classes))),
-            ("head_width", "a whole number of at least 1", self.head_width >= 1),
-            ("top_k", "a whole number of at least 1", self.top_k >= 1),
-            (
-                "input_size",
-                "(width, height) in multiples of 32 px",
-                len(self.input_size) == 2 and all(side > 0 and side % STRIDES[-1] == 0 for side in self.input_size),
-            ),
-            ("max_depth_m", "more than 0 m", self.max_depth_m > 0),
-            ("initial_depth_m", "more than 0 m", 0 < self.initial_depth_m < math.inf),
-            ("initial_size_cells", "(width, height) of at least 0 cells", min(self.initial_size_cells) >= 0),
-            ("reference_focal_px", "more than 0 px, or none", 0 < (self.reference_focal_px or 1) < math.inf),
-            ("input_focal_px", "more than 0 px, or none", 0 < (self.input_focal_px or 1) < math.inf),
-        ):
-            if not fits:
-                raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
-        for label in self.classes:
-            size = self.mean_sizes.get(label, ())
-            if len(size) != 3 or not all(0 < side < math.inf for side in size):
-                raise InputError(f"mean_sizes: expected (height, width, length) above 0 m of {label}, got {size!r}")
+        check_settings(
+            self,
+            quirks=names_among(get_args(Quirk)),
+            head_width=COUNT,
+            max_depth_m=METRES,
+            initial_size_cells=CELLS,
+        )
 
     @property
     def active_quirks(self) -> frozenset[Quirk]:
