@@ -9,6 +9,8 @@ from monoskd.errors import InputError
 from monoskd.models.backbone import STRIDES
 from monoskd.structures import Modality
 
+INPUT_MULTIPLE = STRIDES[-1]  # of the sides of every detector's input [px]
+
 Rule: TypeAlias = tuple[str, Callable[[Any], bool]]
 """What is expected, in words, and whether a value fits."""
 
@@ -57,8 +59,8 @@ _SHARED: dict[str, Rule] = {
         lambda value: isinstance(value, Mapping) and all(are(size, is_positive, count=3) for size in value.values()),
     ),
     "input_size": (
-        f"(width, height) in multiples of {STRIDES[-1]} px",
-        lambda value: are(value, lambda side: is_count(side) and side % STRIDES[-1] == 0, count=2),
+        f"(width, height) in multiples of {INPUT_MULTIPLE} px",
+        lambda value: are(value, lambda side: is_count(side) and side % INPUT_MULTIPLE == 0, count=2),
     ),
     "geometry": ("corrected or published", lambda value: value in ("corrected", "published")),
     "top_k": COUNT,

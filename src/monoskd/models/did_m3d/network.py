@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monoskd.models.backbone import STRIDES, Backbone
+from monoskd.models.backbone import Backbone
 from monoskd.models.did_m3d.decode import decode_regions, merge_depth
 from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads, boxes_at
 from monoskd.models.did_m3d.losses import task_losses
@@ -23,7 +23,7 @@ from monoskd.models.did_m3d.targets import make_targets
 from monoskd.models.heatmap import at_cells, peaks
 from monoskd.models.lens import LensDetector
 from monoskd.models.neck import DLAUp
-from monoskd.models.settings import CELLS, COUNT, check_settings
+from monoskd.models.settings import CELLS, COUNT, INPUT_MULTIPLE, check_settings
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
 from monoskd.structures import Detections, Modality, PublishedData, TargetMaker, Views
 
@@ -78,7 +78,7 @@ class DidM3D(LensDetector):
     task_graph: Lu et al., GUPNet, ICCV 2021, figure 4.
     """
 
-    input_multiple = STRIDES[-1]
+    input_multiple = INPUT_MULTIPLE
     task_graph = {  # noqa: RUF012 - never written to
         "offset_2d": (),
         "size_2d": (),

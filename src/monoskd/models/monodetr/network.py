@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # of all kinds, those of seve
 
 from monoskd.errors import InputError
 from monoskd.geometry.camera import PublishedLetterbox
-from monoskd.models.backbone import STRIDES, Backbone
+from monoskd.models.backbone import Backbone
 from monoskd.models.lens import LensDetector
 from monoskd.models.monodetr.config import MonoDETRConfig
 from monoskd.models.monodetr.decode import decode_queries
@@ -27,6 +27,7 @@ from monoskd.models.monodetr.matching import match
 from monoskd.models.monodetr.structures import DEPTH_STRIDE, STRIDES, MonoDETROutput, MonoDETRTargets
 from monoskd.models.monodetr.targets import make_targets
 from monoskd.models.monodetr.transformer import DecoderLayer, EncoderLayer, cell_centres, position_code, start_xavier
+from monoskd.models.settings import INPUT_MULTIPLE
 from monoskd.objects import MIN_HEIGHT_PX
 from monoskd.structures import Detections, PublishedData, TargetMaker, Views
 
@@ -43,7 +44,7 @@ class MonoDETR(LensDetector):
     """
 
     config: MonoDETRConfig
-    input_multiple = STRIDES[-1]
+    input_multiple = INPUT_MULTIPLE
 
     def __init__(self, config: MonoDETRConfig | None = None) -> None:
         config = config or MonoDETRConfig()

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monoskd.models.backbone import STRIDES, Backbone
+from monoskd.models.backbone import Backbone
 from monoskd.models.heatmap import at_cells
 from monoskd.models.lens import LensDetector
 from monoskd.models.monodle.decode import decode_peaks
@@ -24,7 +24,7 @@ from monoskd.models.monodle.losses import task_losses
 from monoskd.models.monodle.structures import HEAD_STRIDE, MonoDLETargets, Quirk
 from monoskd.models.monodle.targets import make_targets
 from monoskd.models.neck import DLAUp
-from monoskd.models.settings import CELLS, COUNT, METRES, check_settings, names_among
+from monoskd.models.settings import CELLS, COUNT, INPUT_MULTIPLE, METRES, check_settings, names_among
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
 from monoskd.structures import Detections, DetectorOutput, Modality, PublishedData, TargetMaker, Views
 
@@ -94,7 +94,7 @@ class MonoDLE(LensDetector):
     Its heads are those of `Heads`, but `depth` is in metres and `depth_log_std` is beside it, both b x 1 x v x u.
     """
 
-    input_multiple = STRIDES[-1]
+    input_multiple = INPUT_MULTIPLE
 
     config: MonoDLEConfig
     mean_sizes: Tensor
