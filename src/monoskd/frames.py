@@ -1,6 +1,6 @@
 """A frame, and what is detected in one, without torch: what runs an exported network needs no more."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
@@ -14,6 +14,8 @@ from monoskd.objects import Objects
 Modality: TypeAlias = Literal["rgb", "depth"]
 Pixels: TypeAlias = NDArray[np.uint8]
 DepthMap: TypeAlias = NDArray[np.float32]
+
+LEAST_SCORE = 0.2  # shown, of a network whose training has not measured a better one
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,17 @@ class DetectionArrays(DetectionRows):
     depth_std_m: NDArray[np.float32] | None = None
 
 
+def score_worth_showing(provenance: Any) -> float:
+    """The `best_score` that training notes in a model file's provenance; 0.2 where there is none."""
+    score = provenance.get("best_score") if isinstance(provenance, Mapping) else None
+    return float(score) if isinstance(score, float) and 0 <= score <= 1 else LEAST_SCORE
+
+
 class AnyPredictor(Protocol):
     """A trained detector, ready for pictures of any size and camera, whatever runs it: torch or onnxruntime."""
 
     fit: Any  # how pictures are brought to the network, see `Predictor`
+    score: float  # the least that is worth showing
 
     @property
     def modality(self) -> Modality:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from torch.utils.data import get_worker_info
 from monoskd.data.samples import Samples
 from monoskd.engine.config import RunConfig
 from monoskd.engine.load import load_config
+from monoskd.engine.measure import Measurement
 from monoskd.engine.run import build_student, build_training
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
@@ -27,7 +28,7 @@ from monoskd.errors import InputError
 from monoskd.kitti.io import read_split, write_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.models.checkpoints import check_seal
-from monoskd.models.weights import load_model
+from monoskd.models.weights import describe_model, load_model
 
 Run = Callable[..., Path]
 
@@ -48,6 +49,24 @@ def assert_same_weights(run: Path, expected: Path) -> None:
     first, second = weights(run), weights(expected)
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_the_model_file_says_which_scores_are_worth_showing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    heights = []
+
+    def best_score(self: Measurement, classes: Sequence[str]) -> float:
+        assert self.detections
+        assert tuple(classes) == ("Pedestrian", "Car", "Cyclist")
+        heights.append(self.min_height_px)
+        return 0.125
+
+    monkeypatch.setattr(Measurement, "best_score", best_score)
+    folder = run("--data.min_height_px", "7", validation={"every": 2}, epochs=2)
+    assert heights == [7]
+    assert describe_model(folder / "model.safetensors")["provenance"]["best_score"] == 0.125
+    run("--data.min_height_px", "7", resume=folder, validation={"every": 2}, epochs=3)  # no validation is left
+    assert describe_model(folder / "model.safetensors")["provenance"]["best_score"] == 0.125
+    assert heights == [7]
 
 
 def test_a_run_folder_holds_all_that_is_promised(run: Run) -> None:

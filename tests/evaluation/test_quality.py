@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from monoskd.evaluation.quality import LabelQuality, label_quality
+from monoskd.evaluation.quality import LabelQuality, best_score, label_quality
 from monoskd.objects import Objects
 
 
@@ -81,3 +81,31 @@ def test_names_are_compared_in_any_case() -> None:
     truth, found = objects(("CAR", 0, 10), ("vAN", 100, 25)), objects(("car", 5, 11), ("car", 105, 27), scored=True)
     whole = overall(truth, found, name="car")
     assert (whole.name, whole.right, whole.wrong, whole.missed) == ("car", 1, 0, 0)
+
+
+def test_the_best_score_is_that_of_the_highest_f1_of_all_scores() -> None:
+    rng = np.random.default_rng(0)
+
+    def street(n: int, *, scored: bool) -> Objects:
+        names = rng.choice(["Car", "Pedestrian", "Van"], n)
+        made = objects(*((name, 30.0 * rng.integers(12), rng.uniform(5, 50)) for name in names), scored=scored)
+        return replace(made, scores=rng.uniform(0, 0.3, n).round(2)) if scored else made
+
+    classes = ["Car", "Pedestrian"]
+    truth, found = [street(6, scored=False) for _ in range(8)], [street(9, scored=True) for _ in range(8)]
+
+    def f1(least: float) -> float:
+        kept = [one[one.scores >= least] for one in found if one.scores is not None]
+        rows = [row for row in label_quality(truth, kept, classes=classes) if row.distance_m == "all"]
+        right, wrong, missed = (sum(getattr(row, name) for row in rows) for name in ("right", "wrong", "missed"))
+        return 2 * right / (2 * right + wrong + missed)
+
+    best = best_score(truth, found, classes=classes)
+    scores = {float(score) for one in found for score in np.ravel(one.scores)}
+    assert best in scores
+    assert f1(best) == pytest.approx(max(map(f1, scores)))
+
+
+def test_where_nothing_is_right_no_score_is_best() -> None:
+    assert best_score([], [], classes=["Car"]) is None
+    assert best_score([objects(("Car", 0, 10))], [objects(("Car", 400, 10), scored=True)], classes=["Car"]) is None

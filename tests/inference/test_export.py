@@ -82,7 +82,7 @@ class Exported:
 
 def exported(detector: Detector, folder: Path) -> Exported:
     model, graph = folder / "model.safetensors", folder / "model.onnx"
-    save_model(detector, model, provenance={"config": "made for a test"})
+    save_model(detector, model, provenance={"config": "made for a test", "best_score": 0.0625})
     assert main(["export", "--model", str(model), "--out", str(graph)]) == 0
     return Exported(model, graph)
 
@@ -161,7 +161,8 @@ def test_the_file_says_what_it_is(pair: Exported) -> None:
     assert (said["input_focal_px"], said["reference_focal_px"]) == (180.0, 721.5377)
     assert said["precision"] == "float32"
     assert "KITTI" in said["licence"]
-    assert said["provenance"] == {"config": "made for a test"}
+    assert said["provenance"] == {"config": "made for a test", "best_score": 0.0625}
+    assert OnnxPredictor(pair.graph).score == Predictor(pair.model).score == 0.0625
     assert b"src/monoskd" not in pair.graph.read_bytes()  # the exporter notes where the source of each node is
 
 

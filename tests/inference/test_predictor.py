@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
@@ -15,6 +16,7 @@ from monoskd.inference.predict import predict_source
 from monoskd.inference.predictor import Fit, Predictor
 from monoskd.kitti.io import read_calibration, read_image, read_objects
 from monoskd.models.did_m3d import DidM3D
+from monoskd.models.weights import load_model, save_model
 from monoskd.structures import Frame
 
 FOCAL = CameraSource(focal_px=100.0)
@@ -91,6 +93,20 @@ def test_scores_below_the_least_are_left_out(predictor: Predictor, folder: Path,
     predict_source(predictor, folder / "a.png", cameras=FOCAL, out=tmp_path / "some", score=middle)
     kept = sorted(one["score"] for one in document(tmp_path / "some")["images"][0]["detections"])
     assert kept == [score for score in scores if score >= middle]
+
+
+def test_by_default_the_score_is_the_best_of_the_models_validation(model: Path, folder: Path, tmp_path: Path) -> None:
+    detector, source = load_model(model), folder / "a.png"
+    everything = Predictor(detector)(np.asarray(Image.open(source)), FOCAL.lens("a", width=90, height=60).camera)
+    middle = float(everything.scores.median())
+    for number, (noted, expected) in enumerate([(middle, middle), (None, 0.2), ("0.1", 0.2), (True, 0.2), (7.0, 0.2)]):
+        path, out = tmp_path / f"{number}.safetensors", tmp_path / str(number)
+        save_model(detector, path, provenance={"best_score": noted})
+        assert Predictor(path).score == expected
+        done = predict_source(Predictor(path), source, cameras=FOCAL, out=out)
+        assert done.score == expected
+        assert done.detections == (everything.scores >= expected).sum() == len(document(out)["images"][0]["detections"])
+    assert Predictor(detector).score == 0.2
 
 
 def test_a_broken_picture_is_named_and_what_was_done_is_kept(

@@ -268,4 +268,5 @@ def test_health_and_facts(client: TestClient) -> None:
     facts = client.get("/about").json()
     assert facts["classes"]["Car"] == "#4ac3ff"
     assert list(facts["classes"]) == ["Car", "Van", "Pedestrian"]
+    assert facts["score"] == 0.2
     assert "expected one of a request" in complaint(client.get("/line/nobody"), 404)

@@ -66,9 +66,9 @@ def take_example(page: Any) -> None:
     page.locator("#result").wait_for()
 
 
-def set_threshold(page: Any, value: float) -> None:
+def set_threshold(page: Any, score: float) -> None:
     page.locator("#threshold").evaluate(
-        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')) }", value
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')) }", score**0.5
     )
 
 

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
     fit = "bring pictures to the focal length of training, or only to its size"
     add("--fit", choices=("focal", "size"), default="focal", help=fit)
     add("--out", type=Path, default=Path("predictions"), help="folder to write")
-    add("--score", type=share, default=0.2, help="least score")
+    add("--score", type=share, default=None, help="least score (default: the best of the model's validation)")
     add("--draw", action="store_true", help="draw the boxes, from the camera and from above")
     add("--video", type=Path, default=None, metavar="OUT.mp4", help="write the drawings as a video")
     add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
@@ -104,4 +104,4 @@ def _say(summary: "Summary", options: argparse.Namespace) -> None:
     if summary.images:
         rate = summary.images / max(summary.seconds, 1e-9)
         counts = f"{summary.images} images, {summary.detections} detections"
-        say(f"{counts} with a score of {options.score:g} or more, {rate:.3g} images/s: {options.out}")
+        say(f"{counts} with a score of {summary.score:.2g} or more, {rate:.3g} images/s: {options.out}")

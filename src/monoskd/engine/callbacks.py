@@ -89,7 +89,9 @@ class ModelFile(pl.Callback):
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)
         if trainer.is_global_zero:
-            reached = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            reached: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            if pl_module.best_score is not None:
+                reached["best_score"] = pl_module.best_score
             save_model(pl_module.student, self.path, provenance={**self.provenance, **reached})
 
 

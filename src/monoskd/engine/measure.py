@@ -1,6 +1,6 @@
 """Measuring a detector: an evaluator's numbers, and the detector's own errors at the labelled objects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from monoskd.data.samples import Samples
 from monoskd.evaluation.evaluator import Evaluator, KittiEvaluator
 from monoskd.evaluation.kitti_ap import Evaluation, evaluate_kitti
+from monoskd.evaluation.quality import best_score
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.weights import load_model
 from monoskd.objects import MIN_HEIGHT_PX, Objects
@@ -25,13 +26,18 @@ class Measurement:
     """Collects frames, then evaluates them.
 
     errors: the values of `Detector.metrics` at every labelled object by name, detected or not, so that all detectors
-    are measured on the same objects.
+    are measured on the same objects. min_height_px: lower objects do not count for `best_score`.
     """
 
     evaluator: Evaluator = field(default_factory=KittiEvaluator)
     truth: list[Objects] = field(default_factory=list)
     detections: list[Objects] = field(default_factory=list)
     errors: dict[str, list[float]] = field(default_factory=dict)
+    min_height_px: float = MIN_HEIGHT_PX
+
+    def best_score(self, classes: Sequence[str]) -> float | None:
+        """The least score that is worth showing: see `monoskd.evaluation.quality.best_score`."""
+        return best_score(self.truth, self.detections, classes=classes, min_height_px=self.min_height_px)
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """Median and mean of each error by name."""
@@ -71,6 +77,7 @@ class Measurement:
             truth=_in_turn([part.truth for part in parts]),
             detections=_in_turn([part.detections for part in parts]),
             errors=errors,
+            min_height_px=self.min_height_px,
         )
 
     def clear(self) -> None:

@@ -194,7 +194,7 @@ def build_training(config: RunConfig, student: Detector) -> Training:
         recorder=recorder,
         task_weights=TaskWeights.over(config.epochs, graph) if graph else None,
         shifted_task_names=config.shifted_task_names,
-        measurement=Measurement(evaluator),
+        measurement=Measurement(evaluator, min_height_px=config.data.min_height_px),
     )
 
 

@@ -48,6 +48,7 @@ class Training(pl.LightningModule):
         self.task_weights = task_weights
         self.shifted_task_names = shifted_task_names
         self.measurement = measurement or Measurement()
+        self.best_score: float | None = None
         self.weights: dict[str, float] = task_weights.start() if task_weights else {}
         self._epoch_losses: dict[str, Tensor] = {}
 
@@ -126,9 +127,10 @@ class Training(pl.LightningModule):
         measure_batch(self.student, batch, self.measurement)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the evaluator's numbers and the detector's errors."""
+        """Log the evaluator's numbers and the detector's errors, and note which scores are worth showing."""
         measured = self.measurement.of_all_processes(frames=len(self.trainer.datamodule.val))  # type: ignore[attr-defined]
         self.log_dict({f"val/{name}": value for name, value in measured.summary().items()})
+        self.best_score = measured.best_score(self.student.classes)
         self.measurement.clear()
 
     def configure_optimizers(self) -> Any:
@@ -152,12 +154,14 @@ class Training(pl.LightningModule):
         """Add what exact resumption needs besides weights and optimizer."""
         checkpoint["task_weights"] = self.task_weights.state_dict() if self.task_weights else None
         checkpoint["weights"] = self.weights
+        checkpoint["best_score"] = self.best_score
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore it."""
         if self.task_weights is not None:
             self.task_weights.load_state_dict(checkpoint["task_weights"])
         self.weights = checkpoint["weights"]
+        self.best_score = checkpoint.get("best_score")  # earlier versions wrote none
 
     def _trained(self, *, bias: bool) -> Iterator[nn.Parameter]:
         modules: list[nn.Module] = [self.student] if self.distiller is None else [self.distiller]

@@ -79,14 +79,44 @@ def label_quality(
     return rows
 
 
+def best_score(
+    truth: Sequence[Objects],
+    detections: Sequence[Objects],
+    *,
+    classes: Sequence[str],
+    min_height_px: float = MIN_HEIGHT_PX,
+) -> float | None:
+    """The least score to keep for the highest F1, over all classes together; None if nothing that is found is right.
+
+    Right, wrong and missed are those of `label_quality`. A detection takes its object before any of lower score, so
+    each is right or wrong whatever is kept below it, and one matching serves all scores.
+    """
+    matches = [_match(t, f, name, min_height_px) for t, f in zip(truth, detections, strict=True) for name in classes]
+    if not matches:
+        return None
+    right, wrong = (np.concatenate([match[key] for match in matches]) for key in ("right_scores", "wrong_scores"))
+    objects = len(right) + sum(len(match["missed_m"]) for match in matches)
+    scores = np.unique(right)
+    if not len(scores):
+        return None
+    hits, misses = (len(row) - np.searchsorted(np.sort(row), scores) for row in (right, wrong))
+    f1 = 2 * hits / (hits + misses + objects)
+    return float(scores[f1.argmax()])
+
+
 _KEYS = ("right_m", "wrong_m", "missed_m", "errors_m")
 
 
 def _match(truth: Objects, detections: Objects, name: str, min_height_px: float) -> dict[str, Float]:
-    """Depths [m] of the right and wrong detections of one frame and of the missed objects; errors of the right ones."""
+    """Depths [m] of the right and wrong detections of one frame and of the missed objects; errors of the right ones.
+
+    Also the scores of the right and wrong ones.
+    """
     detections = detections[_of_class(detections, name) & (_height(detections) >= min_height_px)]
     assert detections.scores is not None
     detections = detections[np.argsort(-detections.scores, kind="stable")]
+    scores = detections.scores
+    assert scores is not None
     of_class = _of_class(truth, name)
     own, counts = truth[of_class], _countable(truth, min_height_px)[of_class]
     taken = _greedy(iou_2d(detections.boxes_2d[:, None], own.boxes_2d[None]))
@@ -95,13 +125,16 @@ def _match(truth: Objects, detections: Objects, name: str, min_height_px: float)
     right[hit] = counts[taken[hit]]
     neighbour = NEIGHBOURS.get(canonical_name(name))
     others = truth[_of_class(truth, "DontCare", *filter(None, [neighbour]))]
+    wrong = ~hit & ~_inside(detections, others)
     missed = counts.copy()
     missed[taken[hit]] = False
     return {
         "right_m": detections.bottom[right, 2],
-        "wrong_m": detections.bottom[~hit & ~_inside(detections, others), 2],
+        "wrong_m": detections.bottom[wrong, 2],
         "missed_m": own.bottom[missed, 2],
         "errors_m": np.abs(detections.bottom[right, 2] - own.bottom[taken[right], 2]),
+        "right_scores": scores[right],
+        "wrong_scores": scores[wrong],
     }
 
 

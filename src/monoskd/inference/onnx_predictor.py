@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from monoskd.data.transforms import View
 from monoskd.errors import InputError
-from monoskd.frames import DetectionArrays, Frame, Modality
+from monoskd.frames import DetectionArrays, Frame, Modality, score_worth_showing
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference.inputs import Fit, NetworkInput, by_size, check_fit
@@ -78,6 +78,7 @@ class OnnxPredictor:
         self.session = _session(model, device)
         self.description = _description(self.session, model)
         self.fit = fit
+        self.score = score_worth_showing(self.description.provenance)
         self.input = NetworkInput(
             fit=fit,
             **{

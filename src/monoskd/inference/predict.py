@@ -23,10 +23,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Summary:
-    """How many pictures and detections there were, how long it took, and which cameras were taken from EXIF."""
+    """How many pictures and detections of which least score there were, how long it took, and cameras from EXIF."""
 
     images: int
     detections: int
+    score: float
     seconds: float
     exif: tuple[str, ...] = ()
 
@@ -37,7 +38,7 @@ def predict_source(
     *,
     cameras: CameraSource,
     out: Path,
-    score: float = 0.2,
+    score: float | None = None,
     draw: bool = False,
     video: Path | None = None,
     batch_size: int = 1,
@@ -47,14 +48,15 @@ def predict_source(
     """Predict all pictures of a source (see `open_source`); returns what was done.
 
     Writes `out/kitti/<stem>.txt` and `out/detections.json`, with `draw` also `out/drawn/<stem>.jpg` (the boxes on the
-    picture and from above), with `video` an MP4 of these drawings. score: least score. batch_size: pictures that go
-    through the network together. What was done before an interruption stays. progress: called with (done, total),
-    total 0 if unknown; report: called with what was done, also before an error.
+    picture and from above), with `video` an MP4 of these drawings. score: least score, by default the
+    predictor's. batch_size: pictures that go through the network together. What was done before an interruption stays.
+    progress: called with (done, total), total 0 if unknown; report: called with what was done, also before an error.
 
     Raises InputError where files that are read would be written over, and at the end, once all others are done, for
     pictures that cannot be read or have no camera.
     """
     check_pictures_suffice(predictor)
+    score = predictor.score if score is None else score
     pictures = open_source(source)
     check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
     broken: list[str] = []
@@ -81,7 +83,7 @@ def predict_source(
                 if prediction.lens.source.startswith("EXIF"):
                     exif[f"{prediction.lens.source}: {float(prediction.lens.pinhole.focal_px):.0f} px"] = None
                 progress(images, pictures.total)
-    summary = Summary(images, detections, time.perf_counter() - start, tuple(exif))
+    summary = Summary(images, detections, score, time.perf_counter() - start, tuple(exif))
     report(summary)
     if broken:
         raise InputError(complaint(broken, done=images, out=out))

@@ -41,7 +41,7 @@ def predict_on_ray(
     model: Path,
     cameras: CameraSource,
     out: Path,
-    score: float = 0.2,
+    score: float | None = None,
     draw: bool = False,
     batch_size: int = 1,
     device: str = "cpu",
@@ -58,6 +58,7 @@ def predict_on_ray(
     """
     predictor = make_predictor(device="cpu")
     check_pictures_suffice(predictor)
+    score = predictor.score if score is None else score
     pictures = open_source(source)
     if pictures.total != len(pictures.files) or not pictures.files:
         raise InputError(f"{source}: expected pictures with names that differ, got a video or two of one name")
@@ -86,7 +87,7 @@ def predict_on_ray(
                 path.unlink()
     good = [one for one in done if one.fault is None]
     exif = tuple(dict.fromkeys(one.exif for one in good if one.exif is not None))
-    summary = Summary(len(good), sum(one.detections for one in good), time.perf_counter() - start, exif)
+    summary = Summary(len(good), sum(one.detections for one in good), score, time.perf_counter() - start, exif)
     report(summary)
     if broken := sorted(one.fault for one in done if one.fault is not None):
         raise InputError(complaint(broken, done=len(good), out=out))

@@ -34,13 +34,14 @@ class Answerer:
         self.limits = limits
         self.predictor = open_predictor(model.path, device=model.device, fit=model.fit)
         check_pictures_suffice(self.predictor)
-        self.classes = tuple(self.predictor.classes)
+        self.classes, self.score = tuple(self.predictor.classes), self.predictor.score
 
     def __call__(self, question: Question) -> dict[str, Any]:
         """The document, `monoskd/detections/1`, of one picture. Raises InputError for a bad picture or camera."""
         picture = self._picture(question)
         pair = (picture, lens(question, picture))
-        (prediction,) = predict_pictures(self.predictor, [pair], score=question.score)
+        score = self.score if question.score is None else question.score
+        (prediction,) = predict_pictures(self.predictor, [pair], score=score)
         return {"schema": SCHEMA, "images": [prediction.as_json()]}
 
     def _picture(self, question: Question) -> Picture:

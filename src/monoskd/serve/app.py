@@ -109,7 +109,13 @@ def _add_facts(app: FastAPI, line: Line, workers: list[Worker], limits: Limits) 
     async def about() -> About:
         """What the page has to know."""
         colours = {name: "#{:02x}{:02x}{:02x}".format(*class_colour(name)) for name in workers[0].classes}
-        return About(version=__version__, classes=colours, upload_bytes=limits.upload_bytes, pixels=limits.pixels)
+        return About(
+            version=__version__,
+            classes=colours,
+            score=workers[0].score,
+            upload_bytes=limits.upload_bytes,
+            pixels=limits.pixels,
+        )
 
 
 def _add_page(app: FastAPI) -> None:

@@ -79,10 +79,11 @@ class Place(BaseModel):
 
 
 class About(BaseModel):
-    """What the page has to know. classes: the colour of each."""
+    """What the page has to know. classes: the colour of each; score: the least that is shown at first."""
 
     version: str
     classes: dict[str, str]
+    score: float
     upload_bytes: int
     pixels: int
 

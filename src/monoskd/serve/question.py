@@ -17,7 +17,7 @@ class Question:
     assumed_hfov_deg: float | None = None
     pitch_deg: float = 0.0
     roll_deg: float = 0.0
-    score: float = 0.2
+    score: float | None = None
 
 
 @dataclass(frozen=True)

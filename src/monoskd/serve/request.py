@@ -41,7 +41,7 @@ class Options(BaseModel):
     )
     pitch_deg: float = Field(0.0, ge=-60, le=60, description="how far the camera looks down [degrees]")
     roll_deg: float = Field(0.0, ge=-60, le=60, description="how far it is turned clockwise [degrees]")
-    score: float = Field(0.2, ge=0, le=1, description="least score")
+    score: float | None = Field(None, ge=0, le=1, description="least score; by default the model's, see `GET /about`")
     ticket: str = Field("", pattern="^[A-Za-z0-9-]{0,64}$", description="a name for `GET /line/{ticket}`")
 
 

@@ -27,6 +27,7 @@ class Answerer(Protocol):
     """What answers questions with documents; raises InputError for bad ones."""
 
     classes: tuple[str, ...]
+    score: float
 
     def __call__(self, question: Question) -> dict[str, Any]:
         """The document."""
@@ -51,13 +52,14 @@ def problem(line: str, status: int) -> Answer:
 class Worker:
     """One process with the model loaded.
 
-    load: makes, in the process, what answers there. classes: what the model finds; replaced: how many processes died or
-    took too long.
+    load: makes, in the process, what answers there. classes: what the model finds; score: the least that is worth
+    showing; replaced: how many processes died or took too long.
     """
 
     def __init__(self, model: Model, limits: Limits, *, load: Load = load_answerer) -> None:
         self.model, self.limits, self.load = model, limits, load
         self.classes: tuple[str, ...] = ()
+        self.score = 0.0
         self.replaced = 0
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
@@ -84,7 +86,7 @@ class Worker:
         if "error" in ready:
             self._end()
             raise InputError(ready["error"])
-        self.classes = tuple(ready["classes"])
+        self.classes, self.score = tuple(ready["classes"]), ready["score"]
 
     def stop(self) -> None:
         """End the process."""
@@ -149,7 +151,7 @@ def _answer_all(pipe: Connection, load: Load, model: Model, limits: Limits) -> N
     except InputError as error:
         pipe.send_bytes(json.dumps({"error": str(error)}).encode())
         return
-    pipe.send_bytes(json.dumps({"classes": answerer.classes}).encode())
+    pipe.send_bytes(json.dumps({"classes": answerer.classes, "score": answerer.score}).encode())
     with suppress(EOFError, OSError):
         while True:
             question: Any = pipe.recv()

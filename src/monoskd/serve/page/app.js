@@ -1,25 +1,17 @@
 // The page: what the reader has given, what is shown of it, and what happens when something changes.
 
 import { drawAbove } from "/page/above.js";
+import { classBoxes, colourOf, get, made, scoreText, table, tiles, wordsOf } from "/page/facts.js";
 import { kittiText, save } from "/page/files.js";
 import { focalOf, hfovOf, levelRotation } from "/page/geometry.js";
 import { drawPicture } from "/page/picture.js";
 import { about, example, predict } from "/page/server.js";
 import { Space } from "/page/space.js";
 
-const GREY = "#b0b8c4";
 const [LEAST_HEIGHT_PX, MOST_WIDTH_PX] = [190, 1400]; // of the picture on a narrow screen
 const PAUSE_MS = 500; // after a change of the camera, before the server is asked
-const get = (id) => document.getElementById(id);
 const space = new Space(get("space"));
-const state = { about: { classes: {}, upload_bytes: Infinity }, items: [], current: null, least: 0.2, off: new Set(), chosen: null };
-
-function made(tag, text = "", attributes = {}) {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-}
+const state = { about: { classes: {}, score: 0, upload_bytes: Infinity }, items: [], current: null, least: 0, off: new Set(), chosen: null };
 
 const say = (line) => (get("status").textContent = line);
 const complain = (line) => get("errors").append(made("p", line));
@@ -85,7 +77,7 @@ function rows(item) {
   return item.entry.detections
     .filter((one) => one.score >= state.least && !state.off.has(one.class))
     .sort((a, b) => a.depth_m - b.depth_m)
-    .map((detection, index) => ({ number: index + 1, detection, colour: state.about.classes[detection.class] ?? GREY }));
+    .map((detection, index) => ({ number: index + 1, detection, colour: colourOf(detection.class, state.about) }));
 }
 
 /** The camera that the fields describe, also before the server has answered. */
@@ -105,10 +97,11 @@ function renderAll() {
   if (!item) return;
   const shown = rows(item);
   get("name").textContent = item.file.name;
-  renderTiles(item, shown);
+  tiles(item, shown, state.least);
   renderViews(item, shown);
-  renderClasses(item);
-  renderTable(shown);
+  renderLeast(item);
+  classBoxes(item, state);
+  table(shown, state.chosen);
   get("save-note").textContent = `${shown.length} objects of this picture${state.items.length > 1 ? "; JSON: of all pictures" : ""}`;
 }
 
@@ -122,75 +115,21 @@ function renderViews(item, shown) {
   state.picture = drawPicture(get("picture"), item, { shown, camera, chosen, mostHeight: 0.75 * window.innerHeight });
   state.above = drawAbove(get("above"), { shown, chosen, slopes });
   space.draw(shown, chosen);
-  const words = shown.map(({ number, detection }) => `${number} ${words_of(detection)}`).join("; ") || "no objects";
+  const words = shown.map(({ number, detection }) => `${number} ${wordsOf(detection)}`).join("; ") || "no objects";
   get("picture").setAttribute("aria-label", `${item.file.name} with boxes: ${words}`);
   get("above").setAttribute("aria-label", `From above: ${words}`);
   get("space").setAttribute("aria-label", `In 3D, turn with the arrow keys: ${words}`);
   get("horizon-note").hidden = !camera;
 }
 
-const words_of = (one) => `${one.class} ${one.depth_m.toFixed(1)} m ahead, ${side(one)}`;
-
-function side({ bottom_centre_m: [x] }) {
-  return Math.abs(x) < 0.05 ? "straight ahead" : `${Math.abs(x).toFixed(1)} m ${x < 0 ? "left" : "right"}`;
-}
-
-function renderTiles(item, shown) {
-  const { camera } = item.entry;
-  const nearest = shown[0]?.detection;
-  const isAssumed = camera.source === "assumed";
-  const focal = camera.focal_px[0];
-  const tiles = [
-    ["Objects", `${shown.length}`, `score of ${state.least.toFixed(2)} or more`],
-    ["Nearest", nearest ? `${nearest.depth_m.toFixed(1)} m` : "-", nearest ? `${nearest.class}, ${side(nearest)}` : ""],
-    ["Field of view", `${hfovOf(focal, camera.width).toFixed(0)}°`, isAssumed ? "assumed: correct it" : `${focal.toFixed(0)} px focal length`, isAssumed ? "warn" : ""],
-    ["Answer after", `${item.seconds.toFixed(1)} s`, `${camera.width} x ${camera.height} px`],
-  ];
-  get("tiles").replaceChildren(...tiles.map(([name, value, remark, tone = ""]) => {
-    const tile = made("div", "", { class: `tile ${tone}` });
-    tile.append(made("span", name), made("b", value), made("span", remark));
-    return tile;
-  }));
-}
-
-function renderClasses(item) {
+/** The slider, whose position is the square root of the score: the scores of a young network lie close to 0. */
+function renderLeast(item) {
   const below = item.entry.detections.filter((one) => one.score < state.least).length;
-  const best = item.entry.detections[0];
-  get("threshold-value").textContent = state.least.toFixed(2);
-  get("below").textContent = below ? `${below} more below it; the best score here is ${best.score.toFixed(2)}.` : "";
-  const names = [...new Set([...Object.keys(state.about.classes), ...item.entry.detections.map((one) => one.class)])];
-  const boxes = get("class-boxes");
-  if (boxes.dataset.names === names.join()) return; // keeps the focus
-  boxes.dataset.names = names.join();
-  boxes.replaceChildren(...names.map((name) => {
-    const label = made("label", "", { class: "check" });
-    const box = made("input", "", { type: "checkbox", value: name });
-    box.checked = !state.off.has(name);
-    const chip = made("span", "", { class: "chip" });
-    chip.style.background = state.about.classes[name] ?? GREY;
-    label.append(box, chip, name);
-    return label;
-  }));
-}
-
-function renderTable(shown) {
-  const focused = document.activeElement?.dataset?.number;
-  get("objects").tBodies[0].replaceChildren(...shown.map(({ number, detection, colour }) => {
-    const line = made("tr", "", state.chosen === number ? { class: "chosen" } : {});
-    const button = made("button", "", { type: "button", "data-number": number, "aria-pressed": state.chosen === number });
-    const chip = made("span", "", { class: "chip" });
-    chip.style.background = colour;
-    button.append(chip, `${number} ${detection.class}`);
-    const first = made("td", "", { class: "label" });
-    first.append(button);
-    const size = detection.height_width_length_m.map((metres) => metres.toFixed(1)).join(" x ");
-    const spread = detection.depth_std_m === null ? "" : ` ± ${detection.depth_std_m.toFixed(1)}`;
-    const cells = [detection.score.toFixed(2), `${detection.depth_m.toFixed(1)}${spread} m`, side(detection), `${size} m`];
-    line.append(first, ...cells.map((cell) => made("td", cell)));
-    return line;
-  }));
-  if (focused) get("objects").querySelector(`[data-number="${focused}"]`)?.focus();
-  get("none").textContent = shown.length ? "" : "No object has this score. Lower the least score to see weaker ones.";
+  const slider = get("threshold");
+  if (document.activeElement !== slider) slider.value = Math.sqrt(state.least);
+  slider.setAttribute("aria-valuetext", scoreText(state.least));
+  get("threshold-value").textContent = scoreText(state.least);
+  get("below").textContent = below ? `${below} more below it; the best score here is ${scoreText(item.entry.detections[0].score)}.` : "";
 }
 
 function renderGallery() {
@@ -288,7 +227,7 @@ function listen() {
     if (event.dataTransfer.files.length) take(event.dataTransfer.files);
   });
   get("threshold").addEventListener("input", (event) => {
-    state.least = Number(event.target.value);
+    state.least = Number(event.target.value) ** 2;
     state.chosen = null;
     renderAll();
   });
@@ -340,9 +279,11 @@ const mebibytes = () => (state.about.upload_bytes / 2 ** 20).toFixed(0);
 async function start() {
   listen();
   state.about = await about();
+  state.least = state.about.score;
   get("most").textContent = `, up to ${mebibytes()} MiB`;
   const names = Object.keys(state.about.classes);
   get("classes").textContent = `objects (${names.join(", ")})`;
+  renderAll();
 }
 
 start().catch(() => complain("The server does not answer: is it still running?"));
