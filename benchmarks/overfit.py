@@ -3,9 +3,9 @@
     python benchmarks/overfit.py --root data/kitti --out runs/overfit
 
 It proves that files, geometry, targets, losses and decoding agree on real input; it says nothing about new frames. The
-small networks of `configs/kitti/overfit_*.yaml`, or of another detector's folder there, start from nothing. `--root` is not written to: depth maps and links to
-its files go under `--out`. Pictures of every frame go to `OUT/student/drawn`; `--docs DIR` draws what both networks see
-in a few frames from above, without a photograph.
+small networks of `configs/kitti/overfit_*.yaml`, or of another detector's folder there, start from nothing. `--root` is
+not written to: depth maps and links to its files go under `--out`. Pictures of every frame go to `OUT/student/drawn`;
+`--docs DIR` draws what both networks see in a few frames from above, without a photograph.
 """
 
 import argparse

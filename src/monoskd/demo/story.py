@@ -204,9 +204,10 @@ def _check_ours(out: Path, *, recipe: Path) -> None:
         raise InputError(
             f"{out}: expected a new folder or an earlier demo's, found other files; choose another with --out"
         )
-    ours_class = _detector_class(recipe / f"{STAGES[0][0]}.yaml")
+    expected = _detector_class(recipe / f"{STAGES[0][0]}.yaml")
     for begun in (out / "runs" / name / "config.yaml" for name in STAGES[0]):
-        if begun.is_file() and (found := _detector_class(begun)) is not ours_class:
+        found = _detector_class(begun) if begun.is_file() else expected
+        if found is not expected:
             raise InputError(
-                f"{out}: expected runs of {ours_class.__name__}, got those of {found.__name__}; choose another with --out"
+                f"{out}: expected runs of {expected.__name__}, got those of {found.__name__}; choose another with --out"
             )
