@@ -146,7 +146,7 @@ def test_a_demo_goes_on_where_it_was_interrupted_and_a_finished_one_is_made_anew
 
 
 def test_another_detectors_runs_are_refused_and_so_is_an_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--detector: expected did_m3d, .*monodle.*, got yolo"):
+    with pytest.raises(InputError, match=r"--detector: expected did_m3d, .*monodle.*, got yolo"):
         demo(tmp_path / "new", detector="yolo")
     assert not (tmp_path / "new").exists()
     (tmp_path / "data").mkdir()
