@@ -1,19 +1,30 @@
-"""Images a second of the detector in training and in use: `python benchmarks/detector_speed.py`.
+"""Seconds of detectors: `python benchmarks/detector_speed.py [small | published | attention]`.
 
-The ratios to the first row are what to compare between machines.
+small: DID-M3D's sizes in training and in use. published: the network of each `kitti/.../baseline.yaml`, one picture.
+attention: multi-scale deformable attention against the usual fallback for want of a compiled operator. What is
+compared takes turns, so that other work on the machine meets all alike; ratios are what to compare between machines.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
+from monoskd.demo.story import recipes
+from monoskd.engine.load import load_config
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models import DidM3D, DidM3DConfig
 from monoskd.models.did_m3d.structures import ROI_CELLS, DidM3DTargets
-from monoskd.structures import Views
+from monoskd.models.monodetr.deformable import DeformableAttention, Shapes, places_of
+from monoskd.models.monodetr.transformer import cell_centres
+from monoskd.structures import Detector, Views
 
 EIGHTH = {"channels": [4, 4, 8, 16, 32, 64]}
 CONFIGS = {
@@ -24,34 +35,135 @@ CONFIGS = {
     ),
 }
 OBJECTS_AN_IMAGE = 4
+SHAPES: Shapes = ((48, 160), (24, 80), (12, 40), (6, 20))  # of a picture of 1280 x 384
+WIDTH, HEADS, POINTS = 256, 8, 4
 
 
 def main() -> None:
-    """Print a row for each configuration."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    tables = {"small": small, "published": published, "attention": attention}
+    parser.add_argument("table", nargs="*", choices=[*tables, []], help="which; all by default")
+    parser.add_argument("--batch", type=int, default=8, help="images a step of the small sizes")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps; the median counts")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    for name in options.table or tables:
+        tables[name](batch=options.batch, repeats=options.repeats)
+
+
+def small(*, batch: int, repeats: int) -> None:
+    """Images a second in training and in use, a row for each configuration."""
     reference = None
     print(f"{'backbone':30s} {'M params':>8s} {'train/s':>8s} {'use/s':>8s} {'ratio':>6s} {'ratio':>6s}")
     for name, config in CONFIGS.items():
-        train, use, parameters = measure(config, batch=options.batch, repeats=options.repeats)
+        train, use, parameters = measure(config, batch=batch, repeats=repeats)
         reference = reference or (train, use)
         ratios = f"{train / reference[0]:6.1f} {use / reference[1]:6.1f}"
         print(f"{name:30s} {parameters / 1e6:8.2f} {train:8.1f} {use:8.1f} {ratios}", flush=True)
+
+
+def published(*, batch: int, repeats: int) -> None:
+    """One picture of the full size, decoding included, a row for each detector."""
+    detectors = {name: full_size(folder) for name, folder in recipes(Path("kitti/baseline.yaml")).items()}
+    views = {name: random_views(1, detector.input_size, focal_px=744.0) for name, detector in detectors.items()}
+
+    @torch.no_grad()
+    def predict(name: str) -> None:
+        detectors[name].decode(detectors[name](views[name]), views[name])
+
+    counts = {}
+    for name in detectors:
+        with FlopCounterMode(display=False) as counter:
+            predict(name)
+        counts[name] = counter.get_total_flops() / 2
+    seconds = in_turns({name: lambda name=name: predict(name) for name in detectors}, repeats)
+    first = next(iter(seconds.values()))
+    print(f"{'detector':30s} {'M params':>8s} {'G mult-adds':>11s} {'ms':>8s} {'ratio':>6s}")
+    for name, detector in detectors.items():
+        parameters = sum(weight.numel() for weight in detector.parameters()) / 1e6
+        row = f"{counts[name] / 1e9:11.1f} {1e3 * seconds[name]:8.0f} {seconds[name] / first:6.2f}"
+        print(f"{name:30s} {parameters:8.2f} {row}", flush=True)
+
+
+def full_size(folder: Path) -> Detector:
+    """The network of a shipped baseline, with random weights, in evaluation mode."""
+    words = ("--detector.init_args.config.pretrained", "false")
+    detector = load_config(folder / "baseline.yaml", words).run().detector
+    assert isinstance(detector, Detector)
+    return detector.eval()
+
+
+class StackedAttention(DeformableAttention):
+    """The usual fallback: samples of all levels are stacked, and summed with their weights at once."""
+
+    def forward(self, query: Tensor, *, reference: Tensor, tokens: Tensor, shapes: Shapes) -> Tensor:
+        """The same numbers as the parent's."""
+        images, places = query.shape[0], reference[:, :, None, None]
+        grid = (self.heads, self.levels, self.points)
+        offsets = self.offsets(query).unflatten(-1, (*grid, 2))
+        weights = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)
+        values = torch.split(self.value(tokens), [rows * columns for rows, columns in shapes], 1)
+        read = []
+        for level, (value, shape) in enumerate(zip(values, shapes, strict=True)):
+            maps = value.transpose(1, 2).reshape(images * self.heads, -1, *shape)
+            where = 2 * places_of(places, offsets[:, :, :, level], shape) - 1
+            read.append(functional.grid_sample(maps, where.transpose(1, 2).flatten(0, 1), align_corners=False))
+        stacked = torch.stack(read, -2).flatten(-2)  # bh x w/h x q x lp
+        summed = (stacked * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
+        answer: Tensor = self.output(summed.reshape(images, tokens.shape[2], -1).transpose(1, 2))
+        return answer
+
+
+def attention(*, batch: int, repeats: int) -> None:
+    """One encoder layer's attention over one picture of the full size, without and with its gradient."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"heads": HEADS, "levels": len(SHAPES), "points": POINTS}
+    ours, usual = DeformableAttention(WIDTH, **sizes), StackedAttention(WIDTH, **sizes)
+    torch.nn.init.normal_(ours.offsets.weight, std=0.1)
+    torch.nn.init.normal_(ours.weights.weight, std=0.1)
+    usual.load_state_dict(ours.state_dict())
+    tokens = torch.randn(1, sum(rows * columns for rows, columns in SHAPES), WIDTH, requires_grad=True)
+    given: dict[str, Any] = {"reference": cell_centres(SHAPES, like=tokens)[None], "shapes": SHAPES}
+    layers = {"level by level": ours, "stacked, as usual": usual}
+    apart = (ours(tokens, tokens=tokens, **given) - usual(tokens, tokens=tokens, **given)).abs().max().item()
+    print(f"largest difference of the two: {apart:.1e}")
+
+    @torch.inference_mode()
+    def use(name: str) -> None:
+        layers[name](tokens, tokens=tokens, **given)
+
+    def train(name: str) -> None:
+        layers[name](tokens, tokens=tokens, **given).sum().backward()
+
+    print(f"{'attention':30s} {'use ms':>8s} {'ratio':>6s} {'train ms':>8s} {'ratio':>6s}")
+    used, trained = (
+        in_turns({name: lambda name=name, do=do: do(name) for name in layers}, repeats) for do in (use, train)
+    )
+    last = "stacked, as usual"
+    for name in layers:
+        row = f"{1e3 * used[name]:8.0f} {used[name] / used[last]:6.2f} {1e3 * trained[name]:8.0f}"
+        print(f"{name:30s} {row} {trained[name] / trained[last]:6.2f}", flush=True)
+
+
+def in_turns(actions: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each action; they take turns, after a first turn that warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(repeats + 1):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def measure(config: DidM3DConfig, *, batch: int, repeats: int) -> tuple[float, float, int]:
     """Images a second in training and in use (decoding included), and the number of weights."""
     torch.manual_seed(0)
     detector, targets = DidM3D(config), random_targets(batch, config)
-    width, height = config.input_size
-    images = torch.rand(batch, 3, height, width)
-    camera = Camera(torch.tensor([[250.0, 0, width / 2, 0], [0, 250, height / 2, 0], [0, 0, 1, 0]]).expand(batch, 3, 4))
-    letterbox = Letterbox(torch.ones(batch), torch.zeros(batch, 2), config.input_size)
-    views = Views(images, camera, letterbox)
+    views = random_views(batch, config.input_size, focal_px=250.0)
     optimizer = torch.optim.Adam(detector.parameters(), 1e-3)
 
     def step() -> None:
@@ -64,9 +176,21 @@ def measure(config: DidM3DConfig, *, batch: int, repeats: int) -> tuple[float, f
     def predict() -> None:
         detector.decode(detector(views), views)
 
-    train = batch / median_seconds(step, repeats)
+    train = batch / in_turns({"step": step}, repeats)["step"]
     detector.eval()
-    return train, batch / median_seconds(predict, repeats), sum(weight.numel() for weight in detector.parameters())
+    return (
+        train,
+        batch / in_turns({"use": predict}, repeats)["use"],
+        sum(weight.numel() for weight in detector.parameters()),
+    )
+
+
+def random_views(batch: int, size: tuple[int, int], *, focal_px: float) -> Views:
+    """Pictures of noise."""
+    width, height = size
+    P = torch.tensor([[focal_px, 0, width / 2, 0], [0, focal_px, height / 2, 0], [0, 0, 1, 0]])
+    letterbox = Letterbox(torch.ones(batch), torch.zeros(batch, 2), size)
+    return Views(torch.rand(batch, 3, height, width), Camera(P.expand(batch, 3, 4)), letterbox)
 
 
 def random_targets(batch: int, config: DidM3DConfig) -> DidM3DTargets:
@@ -95,16 +219,6 @@ def random_targets(batch: int, config: DidM3DConfig) -> DidM3DTargets:
         weight=torch.ones(count),
         labelled=torch.ones(batch, dtype=torch.bool),
     )
-
-
-def median_seconds(action: Callable[[], None], repeats: int) -> float:
-    """Of one call, after one that warms up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
 
 
 if __name__ == "__main__":

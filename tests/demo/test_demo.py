@@ -1,24 +1,38 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from monoskd.demo.report import DemoReport, RunResult, write_report
-from monoskd.demo.story import STAGES, demo, launch, min_heights_px
+from monoskd.demo.story import STAGES, demo, launch, min_heights_px, recipes
 from monoskd.engine.launch import Launch, is_finished
-from monoskd.engine.load import load_config
+from monoskd.engine.load import find_config, load_config
 from monoskd.errors import InputError
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.quality import label_quality
+from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.objects import Objects
+from monoskd.structures import Views
 
 RUNS = [name for stage in STAGES for name in stage]
+RECIPES = recipes()
 
 
+def test_every_detector_of_the_house_has_a_recipe() -> None:
+    import monoskd.models
+
+    folders = Path(monoskd.models.__file__).parent.glob("*/network.py")
+    assert sorted(RECIPES) == sorted(path.parent.name for path in folders)
+    assert next(iter(RECIPES.values())) == Path("demo")
+
+
+@pytest.mark.parametrize("detector", RECIPES)
 @pytest.mark.parametrize("name", RUNS)
-def test_every_run_is_a_command_that_a_user_could_type(name: str, tmp_path: Path) -> None:
-    words = launch(name, out=tmp_path, seed=3, size=(300, 90)).command()
+def test_every_run_is_a_command_that_a_user_could_type(name: str, detector: str, tmp_path: Path) -> None:
+    words = launch(name, out=tmp_path, seed=3, size=(300, 90), recipe=RECIPES[detector]).command()
     assert words[1:4] == ["-m", "monoskd", "train"]
     loaded = load_config(Path(words[4]), words[5:])
     assert (loaded.seed, loaded.root, loaded.out) == (3, tmp_path / "data", tmp_path / "runs" / name)
@@ -27,11 +41,26 @@ def test_every_run_is_a_command_that_a_user_could_type(name: str, tmp_path: Path
         assert loaded.namespace.detector.init_args.config.input_size == (320, 96)  # 300 x 90 in whole cells
 
 
-def test_the_last_three_take_as_many_steps_from_the_same_start(tmp_path: Path) -> None:
-    loaded = [
-        load_config(Path(words[4]), words[5:]).namespace
-        for words in (launch(name, out=tmp_path, seed=0, size=(320, 96)).command() for name in STAGES[1])
-    ]
+@pytest.mark.parametrize("detector", RECIPES)
+def test_teacher_and_student_have_the_maps_that_are_compared(detector: str) -> None:
+    for name in ("teacher", "baseline"):
+        network = load_config(RECIPES[detector] / f"{name}.yaml").run().detector.eval()
+        channels = {"rgb": 3, "depth": 1}[network.modality]
+        camera = Camera(torch.tensor([[[250.0, 0, 160, 0], [0, 250, 48, 0], [0, 0, 1, 0]]]))
+        views = Views(torch.rand(1, channels, 96, 320), camera, Letterbox(torch.ones(1), torch.zeros(1, 2), (320, 96)))
+        with torch.inference_mode():
+            features = network(views).features
+        for student in STAGES[1][1:]:
+            taps = load_config(RECIPES[detector] / f"{student}.yaml").namespace.distillation.taps
+            assert {tap.student for tap in taps} <= features.keys()
+
+
+@pytest.mark.parametrize("detector", RECIPES)
+def test_the_last_three_take_as_many_steps_from_the_same_start(detector: str, tmp_path: Path) -> None:
+    loaded = []
+    for name in STAGES[1]:
+        words = launch(name, out=tmp_path, seed=0, size=(320, 96), recipe=RECIPES[detector]).command()
+        loaded.append(load_config(Path(words[4]), words[5:]).namespace)
     assert len({(one.epochs, one.data.batch_size, str(one.start), str(one.optimizer)) for one in loaded}) == 1
 
 
@@ -57,12 +86,13 @@ def report(tmp_path: Path) -> DemoReport:
     note = {"frames": 5, "threshold": 0.3, "measured_on": "unlabelled, labels held back", "quality": quality}
     (tmp_path / "monoskd_unlabelled" / "detections.json").write_text(json.dumps(note))
     frames = {"train": 4, "val": 5, "unlabelled": 16}
-    return DemoReport(seed=0, frames=frames, size=(320, 96), runs=runs, drawn=[], seconds=1.0, versions={})
+    shown: dict[str, Any] = {"runs": runs, "drawn": [], "seconds": 1.0, "versions": {}}
+    return DemoReport(detector="did_m3d", seed=0, frames=frames, size=(320, 96), **shown)
 
 
 def test_the_report_has_every_run_as_json(report: DemoReport) -> None:
     document = json.loads(json.dumps(report.to_json()))
-    assert document["schema"] == "monoskd/demo/1"
+    assert (document["schema"], document["detector"]) == ("monoskd/demo/1", "did_m3d")
     assert list(document["runs"]) == ["teacher", "baseline", "control", "monoskd", "monoskd_unlabelled"]
     for run in document["runs"].values():
         assert {"results", "depth_error_m", "train_seconds", "images_per_second", "peak_memory_mb"} <= run.keys()
@@ -113,3 +143,16 @@ def test_a_demo_goes_on_where_it_was_interrupted_and_a_finished_one_is_made_anew
     (out / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="expected a new folder or an earlier demo's, found other files"):
         demo(out)
+
+
+def test_another_detectors_runs_are_refused_and_so_is_an_unknown_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--detector: expected did_m3d, .*monodle.*, got yolo"):
+        demo(tmp_path / "new", detector="yolo")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "synthetic.json").write_text("{}")
+    run = tmp_path / "runs" / "teacher"
+    run.mkdir(parents=True)
+    shutil.copy(find_config(Path("demo/teacher.yaml")), run / "config.yaml")
+    with pytest.raises(InputError, match="expected runs of MonoDLE, got those of DidM3D; choose another with --out"):
+        demo(tmp_path, detector="monodle")

@@ -19,6 +19,7 @@ def add(commands: Commands) -> None:
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo"), help="folder for data, runs and report")
+    add("--detector", default=None, help="whose networks: a folder of models/, such as did_m3d (the default)")
     add("--frames", type=count, default=360, help="rendered frames; 200 of 360 are held out")
     add("--seed", type=int, default=0, help="of the scenes and of every training")
     add("--size", type=size, default=(320, 96), metavar="WxH", help="size of the pictures")
@@ -29,7 +30,8 @@ def run(options: argparse.Namespace) -> None:
     from monoskd.demo.report import DRAWN
     from monoskd.demo.story import demo
 
-    report = demo(options.out, frames=options.frames, seed=options.seed, size=options.size, say=say)
+    chosen = {name: getattr(options, name) for name in ("detector", "frames", "seed", "size")}
+    report = demo(options.out, **chosen, say=say)
     say(f"report: {report}")
     student = options.out / "runs" / DRAWN / "model.safetensors"
     say(f"its student on a page: monoskd serve --model {shlex.quote(str(student))}")

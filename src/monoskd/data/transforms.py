@@ -214,17 +214,30 @@ def _warp(pixels: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
 def warp_published(pixels: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
     """As the original implementation resamples pictures and depth maps: one bilinear sample a pixel.
 
-    It aliases where the picture shrinks, and unknown depth is averaged in as 0. PIL's affine transform, which the
-    recordings of the original were made with: they differ by one grey level at 1 value in 10 000. OpenCV's, at the
-    same positions, rounds differently: by one grey level at 44 % of the colours of real frames (docs/published.md).
+    It aliases where the picture shrinks, and unknown depth is averaged in as 0. By PIL's affine transform; OpenCV's, at
+    the same positions, differs by one grey level at 44 % of the colours of real frames (docs/published.md).
     """
-    (u, v), step = (-letterbox.shift / letterbox.scale).tolist(), float(1 / letterbox.scale)
+    numbers = tuple(_published_matrix(letterbox).flatten().tolist())
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     return np.array(
-        picture.transform(
-            letterbox.size, Image.Transform.AFFINE, (step, 0, u, 0, step, v), resample=Image.Resampling.BILINEAR
-        )
+        picture.transform(letterbox.size, Image.Transform.AFFINE, numbers, resample=Image.Resampling.BILINEAR)
     )
+
+
+def _published_matrix(letterbox: Letterbox) -> NDArray[np.float64]:
+    """2 x 3, network pixels to original ones, through three points in float32: the middle, above it, left of that.
+
+    Rounded as the original's, for samples that lie halfway between two grey levels.
+    """
+
+    def points(middle: NDArray[Any], half_width: float) -> NDArray[np.float32]:
+        first, second = np.float32([middle, middle - [0, half_width]])
+        return np.stack([first, second, second - np.float32([first[1] - second[1], 0])])
+
+    middle, half_width = np.array(letterbox.size) / 2, letterbox.size[0] / 2
+    seen = points((middle - letterbox.shift) / letterbox.scale, half_width / float(letterbox.scale))
+    matrix: NDArray[np.float64] = cv2.getAffineTransform(points(middle, half_width), seen)
+    return matrix
 
 
 def without_p23(camera: Camera) -> Camera:

@@ -90,6 +90,7 @@ class DrawnFrame:
 class DemoReport:
     """Everything the page shows. seconds: of the whole demo; None if it was interrupted and continued."""
 
+    detector: str
     seed: int
     frames: dict[str, int]
     size: tuple[int, int]
@@ -102,6 +103,7 @@ class DemoReport:
         """`report.json`."""
         return {
             "schema": SCHEMA,
+            "detector": self.detector,
             "seed": self.seed,
             "frames": self.frames,
             "size": list(self.size),
@@ -122,7 +124,7 @@ def write_report(report: DemoReport, path: Path) -> Path:
         *_flight(report),
         section("Held-out frames", paragraph(_FRAMES_NOTE, kind="note"), *map(_drawn, report.drawn)),
     )
-    write_page(path, page(f"monoskd demo, seed {report.seed}", *body))
+    write_page(path, page(f"monoskd demo, {report.detector}, seed {report.seed}", *body))
     return path
 
 

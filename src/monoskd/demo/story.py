@@ -15,7 +15,7 @@ import numpy as np
 from monoskd.demo.report import DemoReport, DrawnFrame, RunResult, write_report
 from monoskd.engine.callbacks import versions
 from monoskd.engine.launch import Launch, is_finished, train_side_by_side
-from monoskd.engine.load import MOST_SEEDS, load_config
+from monoskd.engine.load import MOST_SEEDS, find_config, load_config
 from monoskd.engine.measure import Measurement, labelled_batches, measure
 from monoskd.errors import InputError
 from monoskd.evaluation.evaluator import KittiEvaluator
@@ -45,13 +45,15 @@ def demo(
     frames: int = 360,
     seed: int = 0,
     size: tuple[int, int] = (320, 96),
+    detector: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Run every step; returns the path of `report.html`, with `report.json` beside it.
 
     out: folder for `data/`, `runs/` and the report. frames: number of rendered frames with labels, 5/9 of them held
     out; 16/9 of that number are rendered without labels. seed: of the scenes and of every training. size: (width,
-    height) of the pictures [px]. say: called with each line of progress.
+    height) of the pictures [px]. detector: a name of `recipes()`, by default its first. say: called with each line of
+    progress.
 
     After an interruption, a call with the same arguments keeps complete data and finished runs; a finished demo is
     trained again. Raises InputError where `out` holds anything else.
@@ -60,7 +62,11 @@ def demo(
         raise InputError(f"--frames: expected at least {2 * BATCH + 2}, a batch of {BATCH} to train on, got {frames}")
     if not 0 <= seed < MOST_SEEDS:
         raise InputError(f"--seed: expected 0 to {MOST_SEEDS - 1}, got {seed}")
-    _check_ours(out)
+    known_recipes = recipes()
+    detector = detector or next(iter(known_recipes))
+    if detector not in known_recipes:
+        raise InputError(f"--detector: expected {', '.join(known_recipes)}, got {detector}")
+    _check_ours(out, recipe=known_recipes[detector])
     data = out / "data"
     started = None if data.exists() else time.perf_counter()
     unlabelled = round(frames * UNLABELLED_SHARE)
@@ -72,26 +78,28 @@ def demo(
     say("2/5 depth maps from the LiDAR points")
     say(f"    {prepare(data)}")
     for number, stage in enumerate(STAGES, start=3):
-        launches = [launch(name, out=out, seed=seed, size=size) for name in stage]
+        launches = [launch(name, out=out, seed=seed, size=size, recipe=known_recipes[detector]) for name in stage]
         known = any(is_finished(run.out) for run in launches)
         say(f"{number}/5 training {', '.join(stage)} side by side{', or done before' if known else ''}")
         train_side_by_side(launches, finished=lambda run, manifest: say(f"    {_pace(run, manifest)}"))
     say("5/5 evaluating on held-out frames")
-    report = measure_runs(out, data=data, seed=seed, size=size, started=started)
+    report = measure_runs(out, data=data, detector=detector, seed=seed, size=size, started=started)
     write_json(out / "report.json", report.to_json())
     return write_report(report, out / "report.html")
 
 
-def measure_runs(out: Path, *, data: Path, seed: int, size: tuple[int, int], started: float | None) -> DemoReport:
+def measure_runs(
+    out: Path, *, data: Path, detector: str, seed: int, size: tuple[int, int], started: float | None
+) -> DemoReport:
     """Measure every run on the held-out frames. started: when the demo began; None if an earlier process began it."""
     runs, detections = {}, {}
     for name in (name for stage in STAGES for name in stage):
         folder = out / "runs" / name
         evaluator = KittiEvaluator(min_heights_px=min_heights_px(size))
         measurement = Measurement(evaluator)
-        detector = load_model(folder / "model.safetensors")
-        batches = labelled_batches(detector, data, split="val", min_height_px=min_heights_px(size)[-1])
-        measure(detector, batches, measurement)
+        network = load_model(folder / "model.safetensors")
+        batches = labelled_batches(network, data, split="val", min_height_px=min_heights_px(size)[-1])
+        measure(network, batches, measurement)
         runs[name] = RunResult(
             folder=folder,
             results=evaluator.evaluate(measurement.truth, measurement.detections).rows(),
@@ -116,11 +124,31 @@ def measure_runs(out: Path, *, data: Path, seed: int, size: tuple[int, int], sta
     ]
     frames = {split: len(read_split(layout.split(split))) for split in ("train", "val", "unlabelled")}
     seconds = None if started is None else time.perf_counter() - started
-    return DemoReport(seed=seed, frames=frames, size=size, runs=runs, drawn=drawn, seconds=seconds, versions=versions())
+    return DemoReport(
+        detector=detector,
+        seed=seed,
+        frames=frames,
+        size=size,
+        runs=runs,
+        drawn=drawn,
+        seconds=seconds,
+        versions=versions(),
+    )
 
 
-def launch(name: str, *, out: Path, seed: int, size: tuple[int, int]) -> Launch:
-    """The `monoskd train` call of one run of the demo."""
+def recipes(config: Path = Path("demo/baseline.yaml")) -> dict[str, Path]:
+    """The folder of the shipped configs of each detector that has `config`, by its folder's name under `models/`.
+
+    The first is that of `config` itself; another detector's configs lie in a folder of its name beside it.
+    """
+    shipped = find_config(config)
+    others = sorted(file.parent.name for file in shipped.parent.glob(f"*/{shipped.name}"))
+    default = _detector_class(config).__module__.split(".")[-2]
+    return {default: config.parent, **{name: config.parent / name for name in others}}
+
+
+def launch(name: str, *, out: Path, seed: int, size: tuple[int, int], recipe: Path = Path("demo")) -> Launch:
+    """The `monoskd train` call of one run of the demo. recipe: the folder of the detector's configs."""
     runs, heights = out / "runs", min_heights_px(size)
     options: dict[str, Any] = {
         "data.root": out / "data",
@@ -129,22 +157,26 @@ def launch(name: str, *, out: Path, seed: int, size: tuple[int, int]) -> Launch:
         "validation.min_heights_px": heights,
     }
     if name in STAGES[0]:
-        option, multiple = _input_size_option(name)
+        option, multiple = _input_size_option(recipe / f"{name}.yaml")
         options[option] = [-(-side // multiple) * multiple for side in size]  # rounded up
     else:
         options["start"] = runs / "baseline" / "model.safetensors"
     if name not in (*STAGES[0], "control"):
         options["distillation.teacher"] = runs / "teacher" / "model.safetensors"
-    return Launch(f"demo/{name}.yaml", runs / name, options)
+    return Launch(recipe / f"{name}.yaml", runs / name, options)
 
 
-def _input_size_option(name: str) -> tuple[str, int]:
+def _input_size_option(config: Path) -> tuple[str, int]:
     """The option for the input size of the run's detector, and what both sides are multiples of."""
-    namespace = load_config(Path(f"demo/{name}.yaml")).namespace
-    keys: list[str] = list(namespace.keys())
+    keys: list[str] = list(load_config(config).namespace.keys())
     option = next(key for key in keys if key.startswith("detector.") and key.endswith(".input_size"))
-    detector: type[Detector] = named(namespace.detector.class_path, words=("monoskd",))
-    return option, detector.input_multiple
+    return option, _detector_class(config).input_multiple
+
+
+def _detector_class(config: Path) -> type[Detector]:
+    """The class that a config names."""
+    detector: type[Detector] = named(load_config(config).namespace.detector.class_path, words=("monoskd",))
+    return detector
 
 
 def _pace(run: Launch, manifest: dict[str, Any]) -> str:
@@ -162,8 +194,8 @@ def min_heights_px(size: tuple[int, int]) -> tuple[float, float, float]:
     return easy, moderate, hard
 
 
-def _check_ours(out: Path) -> None:
-    """Raise InputError where the folder holds files that no demo wrote."""
+def _check_ours(out: Path, *, recipe: Path) -> None:
+    """Raise InputError where the folder holds files that no demo wrote, or runs of another detector."""
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     runs = {path.name for path in (out / "runs").iterdir()} if "runs" in names else set()
     ours = {"data", "runs", "report.html", "report.json"}
@@ -172,3 +204,10 @@ def _check_ours(out: Path) -> None:
         raise InputError(
             f"{out}: expected a new folder or an earlier demo's, found other files; choose another with --out"
         )
+    expected = _detector_class(recipe / f"{STAGES[0][0]}.yaml")
+    for begun in (out / "runs" / name / "config.yaml" for name in STAGES[0]):
+        found = _detector_class(begun) if begun.is_file() else expected
+        if found is not expected:
+            raise InputError(
+                f"{out}: expected runs of {expected.__name__}, got those of {found.__name__}; choose another with --out"
+            )

@@ -14,7 +14,7 @@ from monoskd.models.monodle import MonoDLE
 from monoskd.models.weights import load_model
 
 CLASS = "monoskd.models.monodle"
-PUBLISHED = Path(__file__).parents[3] / "src/monoskd/configs/kitti/monodle/baseline_published.yaml"
+CONFIGS = Path(__file__).parents[3] / "src/monoskd/configs/kitti/monodle"
 SMALL: dict[str, Any] = {
     "backbone_arguments": {"channels": [8, 8, 8, 16, 16, 32]},
     "backbone_early_stride": True,
@@ -84,10 +84,33 @@ def test_it_is_trained_distilled_resumed_evaluated_and_used(
     assert json.loads((tmp_path / "predicted" / "detections.json").read_text())["images"][0]["detections"]
 
 
+def test_a_teacher_of_another_kind_teaches_by_features_and_pseudo_labels(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped recipe, on small networks."""
+    recipe = yaml.safe_load((CONFIGS / "from_did_m3d.yaml").read_text())
+    teacher = {"class_path": "monoskd.models.DidM3D", "init_args": {"config": SMALL | {"modality": "depth"}}}
+    file = config(mixed, tmp_path / "teacher", modality=None, detector=teacher, task_learning=False)
+    assert main(["train", file, "--epochs", "1"]) == 0, capsys.readouterr().err
+    assert main(["train", config(mixed, tmp_path / "baseline", modality="rgb"), "--epochs", "1"]) == 0
+    file = config(
+        mixed,
+        tmp_path / "student",
+        modality=None,
+        start=str(tmp_path / "baseline" / "model.safetensors"),
+        distillation=recipe["distillation"] | {"teacher": str(tmp_path / "teacher" / "model.safetensors")},
+        data={"unlabelled": recipe["data"]["unlabelled"] | {"threshold": 0.0}},
+    )
+    assert main(["train", file, "--epochs", "1"]) == 0, capsys.readouterr().err
+    log = (tmp_path / "student" / "metrics.csv").read_text()
+    assert all(f"train/distill_{term}" in log for term in ("rank", "affinity", "response"))
+    assert isinstance(load_model(tmp_path / "student" / "model.safetensors"), MonoDLE)
+
+
 def test_the_published_mode_is_trained_with_crops(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shipped = yaml.safe_load(PUBLISHED.read_text())
+    shipped = yaml.safe_load((CONFIGS / "baseline_published.yaml").read_text())
     shipped["data"] |= {"root": str(scenes), "batch_size": 2, "workers": 0, "min_height_px": 5}
     shipped["detector"]["init_args"]["config"] |= SMALL
     shipped |= {"out": str(tmp_path / "run"), "epochs": 2, "validation": {"every": 2}, "log_every": 1}

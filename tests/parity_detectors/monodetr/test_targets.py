@@ -20,6 +20,13 @@ def rows(recorded: Arrays, name: str) -> np.ndarray:
     return recorded[name][recorded["mask_2d"] > 0]
 
 
+def test_pictures_are_exactly_those_that_the_original_saw(
+    samples: Pairs, exact_sample: Callable[[str, str, tuple[Sample, Arrays]], Sample]
+) -> None:
+    for name, pair in samples.items():
+        exact_sample("monodetr", name, pair)
+
+
 def test_the_same_objects_are_supervised(samples: Pairs) -> None:
     for name, (sample, recorded) in samples.items():
         np.testing.assert_array_equal(sample.targets.label, rows(recorded, "labels"), name)

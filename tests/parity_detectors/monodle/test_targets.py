@@ -1,5 +1,7 @@
 """Targets of real frames under recorded augmentations against those of the original implementation."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,20 @@ from monoskd.structures import Sample
 
 pytestmark = pytest.mark.kitti
 
-Pairs = dict[str, tuple[Sample, dict[str, np.ndarray]]]
+Arrays = dict[str, np.ndarray]
+Pairs = dict[str, tuple[Sample, Arrays]]
 
 
 def rows(recorded: dict[str, np.ndarray], name: str) -> np.ndarray:
     """The recorded values of the supervised objects; there is a slot for every line of the label."""
     return recorded[name][recorded["mask_2d"] > 0]
+
+
+def test_pictures_are_exactly_those_that_the_original_saw(
+    samples: Pairs, exact_sample: Callable[[str, str, tuple[Sample, Arrays]], Sample]
+) -> None:
+    for name, pair in samples.items():
+        exact_sample("monodle", name, pair)
 
 
 def test_the_same_objects_are_supervised_at_the_same_cells(samples: Pairs) -> None:
