@@ -1,12 +1,4 @@
-"""What is to be known about a GPU, in one call of under nine minutes.
-
-    python benchmarks/gpu.py [--sections right,cost,ranks,inference,loader,learning] [--minutes 8.5]
-    python benchmarks/gpu.py --small     # every section on the CPU in a minute or two, to know that it runs
-
-Writes benchmarks/results/gpu.json after each section, with card, versions and commit, so that a call that is cut off
-keeps what it has. A section that fails is written down with its error, and the others go on; the exit code is then 1.
-Nothing is downloaded: weights are random, frames are rendered. (Not called cuda.py: that would hide NVIDIA's package.)
-"""
+"""The sections of `cuda.py`: each is a function of a `Setup` and returns what it measured."""
 
 import argparse
 import json
@@ -20,35 +12,21 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from detector_speed import random_targets
-from torch import Tensor, nn
+from workload import BATCH, RECIPES, SIZE, SMALL_BATCH, SMALL_NETWORK, SMALL_SIZE, Workload
 
-from monoskd.distill import Distilled, Distiller, SpearmanLoss
+from monoskd.distill import SpearmanLoss
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.load import load_config
 from monoskd.files import write_json
-from monoskd.geometry.camera import Camera, Letterbox
-from monoskd.models.did_m3d import DidM3D, DidM3DConfig
-from monoskd.models.did_m3d.structures import DidM3DTargets
-from monoskd.structures import Views
+from monoskd.models.did_m3d import DidM3D
 
-SCHEMA = "monoskd/gpu/1"
+SCHEMA = "monoskd/cuda/1"
 HERE = Path(__file__).parent
-SIZE, BATCH = (1280, 384), 16
-SMALL_SIZE, SMALL_BATCH = (128, 64), 2
-SMALL_NETWORK: dict[str, Any] = {"backbone_arguments": {"channels": [4, 4, 8, 8, 8, 8]}, "head_width": 8}
-RECIPES = {
-    "student": None,
-    "monoskd": "kitti/monoskd.yaml",
-    "monoskd_published": "kitti/monoskd_published.yaml",
-    "monodistill": "kitti/monodistill.yaml",
-    "monodistill_published": "kitti/monodistill_published.yaml",
-}
 FORMS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "tf32": {"tf32": True},
@@ -80,118 +58,6 @@ class Setup:
     def left_s(self) -> float:
         """Seconds until the end."""
         return self.until - time.monotonic()
-
-
-@dataclass
-class Workload:
-    """A student that trains, alone or with a teacher, on one random batch on the device."""
-
-    student: DidM3D
-    distiller: Distiller | None
-    views: Views
-    depth: Views
-    targets: DidM3DTargets
-    optimizer: torch.optim.Optimizer
-    autocast: torch.dtype | None
-
-    @classmethod
-    def make(
-        cls,
-        recipe: str,
-        *,
-        device: torch.device,
-        small: bool,
-        batch: int | None = None,
-        autocast: torch.dtype | None = None,
-        channels_last: bool = False,
-        compile: bool = False,
-    ) -> Self:
-        """The same weights and batch for the same arguments, wherever it runs."""
-        torch.manual_seed(0)
-        sizes = {"input_size": SMALL_SIZE, **SMALL_NETWORK} if small else {"input_size": SIZE}
-        config = DidM3DConfig(pretrained=False, **sizes)
-        batch = batch or (SMALL_BATCH if small else BATCH)
-        student = DidM3D(config)
-        student.adapt_to(focal_px=700.0, input_focal_px=700.0)
-        distiller = None
-        if (source := RECIPES[recipe]) is not None:
-            teacher = DidM3D(replace(config, modality="depth"))
-            teacher.adapt_to(focal_px=700.0, input_focal_px=700.0)
-            distiller = distiller_of(source, student, teacher)
-        views, depth, targets = random_batch(batch, config)
-        trained: nn.Module = student if distiller is None else distiller
-        if distiller is not None:
-            distiller.materialize(views, targets, teacher_inputs=(depth, targets))
-        trained.to(device)
-        if channels_last:
-            trained.to(memory_format=torch.channels_last)
-            for network in [] if distiller is None else [distiller.teacher]:
-                network.to(memory_format=torch.channels_last)
-        if compile:
-            trained.compile()
-        optimizer = torch.optim.Adam(trained.parameters(), 1e-3)
-        return cls(student, distiller, views.to(device), depth.to(device), targets.to(device), optimizer, autocast)
-
-    @property
-    def trained(self) -> nn.Module:
-        """What the optimiser changes."""
-        return self.student if self.distiller is None else self.distiller
-
-    def outputs(self) -> Any:
-        """The student's output, or the distiller's with all terms."""
-        if self.distiller is None:
-            return self.student(self.views, self.targets)
-        return self.distiller(self.views, self.targets, teacher_inputs=(self.depth, self.targets), targets=self.targets)
-
-    def losses(self) -> dict[str, Tensor]:
-        """Every loss by name, the distillation terms with their weights."""
-        device = self.views.images.device.type
-        with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
-            out = self.outputs()
-            output = out.student if isinstance(out, Distilled) else out
-            losses = self.student.loss(output, self.targets)
-        return losses | ({"distillation": out.total} if isinstance(out, Distilled) else {})
-
-    def step(self, scaler: torch.amp.GradScaler | None = None) -> Tensor:
-        """One step of the optimiser; the loss before it, still on the device."""
-        loss = torch.stack([*self.losses().values()]).sum()
-        self.optimizer.zero_grad()
-        if scaler is None:
-            loss.backward()
-            self.optimizer.step()
-        else:
-            scaler.scale(loss).backward()
-            scaler.step(self.optimizer)
-            scaler.update()
-        return loss.detach()
-
-
-def distiller_of(source: str, student: DidM3D, teacher: DidM3D) -> Distiller:
-    """The distiller of a shipped config, around other networks."""
-    channels = student.config.backbone_arguments.get("channels", (0, 0, 0, 128, 256, 512))[3:]
-    words = ["--start", "none", "--distillation.teacher", "none"]
-    if "monodistill" in source:
-        words += ["--distillation.fusion.init_args.channels", json.dumps(list(channels))]
-    config = load_config(Path(source), words).run().distillation
-    assert config is not None
-    return Distiller(
-        student,
-        teacher,
-        taps=config.taps,
-        terms=config.terms,
-        fusion=config.fusion,
-        teacher_batch_statistics=config.teacher_batch_statistics,
-    )
-
-
-def random_batch(batch: int, config: DidM3DConfig) -> tuple[Views, Views, DidM3DTargets]:
-    """Pictures, depth maps and objects anywhere."""
-    width, height = config.input_size
-    P = torch.tensor([[700.0, 0, width / 2, 0], [0, 700, height / 2, 0], [0, 0, 1, 0]]).expand(batch, 3, 4)
-    letterbox = Letterbox(torch.ones(batch), torch.zeros(batch, 2), config.input_size)
-    pictures, metres = torch.rand(batch, 3, height, width), 80 * torch.rand(batch, 1, height, width)
-    targets = random_targets(batch, config)
-    return Views(pictures, Camera(P), letterbox), Views(metres, Camera(P), letterbox), targets
 
 
 def right(setup: Setup) -> dict[str, Any]:
@@ -501,9 +367,9 @@ def run_sections(names: list[str], setup: Setup, out: Path | None) -> dict[str, 
     return document
 
 
-def main() -> int:
+def main(description: str | None) -> int:
     """Run the chosen sections."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", default=",".join(SECTIONS), help="comma-separated")
     parser.add_argument("--small", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--minutes", type=float, default=8.5)
@@ -516,10 +382,6 @@ def main() -> int:
         parser.error("expected a GPU that torch can use, got none: `--small` runs on the CPU")
     device = torch.device("cpu" if options.small else "cuda")
     setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes)
-    out = options.out or (None if options.small else HERE / "results" / "gpu.json")
+    out = options.out or (None if options.small else HERE / "results" / "cuda.json")
     document = run_sections(names, setup, out)
     return int(any("error" in section for section in document["sections"].values()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
