@@ -1,43 +1,94 @@
 """Real drives through the whole path: `python benchmarks/real.py --root data/drives --out runs/real`.
 
-ROOT is a data set in KITTI's layout whose splits train and val are of different drives, with LiDAR. For each seed: a
-teacher and a baseline; then, both from that baseline and both of as many steps, MonoSKD and its control, which has no
-teacher. `rendered` is trained on rendered frames, and `transfer` is the baseline that starts from it. Each training is
-`monoskd train` in a process of its own with one thread. Called again, it goes on where it stopped; what is known is in
-OUT/<seed>/<run>.json, and is printed. `--quick` is the small form: one seed, two epochs, to see that everything runs.
+ROOT is a data set in KITTI's layout whose splits train and val are of different drives, with LiDAR. First the doctor and
+the depth maps, and one teacher on them. Then, for each seed: a baseline on photographs; from that baseline, all with as
+many further steps, the control (no teacher), MonoSKD, the study's best recipe (`full`, see gain.py) and its depth map
+alone; and a network trained on rendered frames, from which `transfer` trains as the baseline does. Each training is
+`monoskd train` in a process of its own with one thread. Called again, it goes on where it stopped, run by run and epoch
+by epoch; what is known is in OUT/<seed>/<run>.json. `--report` trains nothing: it writes the results and the page.
+
+`--quick` is the small form: one seed, two epochs, to see that everything runs.
 """
 
 import argparse
 import json
-import os
+import math
 import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import statistics
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from gain import DEPTH, FULL
+from study import cost
+from study_report import by_seed, compared, replaced
 
+from monoskd.demo.story import min_heights_px
 from monoskd.engine.callbacks import commit, versions
+from monoskd.engine.launch import Launch, train_side_by_side
 from monoskd.engine.load import find_config
 from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.evaluation.bootstrap import resampled_curves
+from monoskd.evaluation.curves import average_precision
+from monoskd.evaluation.pairs import PairedFrames
+from monoskd.evaluation.rules import MIN_HEIGHTS_PX, Contest, Scope, tallies
+from monoskd.files import write_json
 from monoskd.kitti.doctor import examine
 from monoskd.kitti.prepare import prepare
 from monoskd.models.weights import load_model
-from monoskd.objects import KITTI_HEIGHT_PX, MIN_HEIGHT_PX
 from monoskd.synthetic import synthesize
 
-EPOCHS = {"teacher": 90, "rendered": 60, "baseline": 60, "transfer": 60, "control": 30, "monoskd": 30}
-"""Epochs of 27 steps on 136 frames; in this order, as the later ones start from the earlier."""
+STARTS = {"transfer": "rendered", **dict.fromkeys(("control", "monoskd", "full", "depth_map"), "baseline")}
+RUNS = ("teacher", "baseline", "rendered", *STARTS)
+"""In this order over all seeds, as the later ones start from the earlier."""
 
-STARTS = {"transfer": "rendered", "control": "baseline", "monoskd": "baseline"}
-STAGES = (("teacher", "baseline", "rendered"), ("transfer", "control", "monoskd"))
-RENDERED_FRAMES, RENDERED_SIZE = 160, (640, 192)
-QUICK_EPOCHS, QUICK_FRAMES = 2, 8
-COLUMNS = ("Car 3d 0.5", "Car bev 0.5", "Car 3d 0.7", "depth median")
+PAIRS = {
+    "MonoSKD to its control": ("monoskd", "control"),
+    "`full` to its control": ("full", "control"),
+    "the depth map alone to its control": ("depth_map", "control"),
+    "transfer to the baseline (as many steps on real frames)": ("transfer", "baseline"),
+    "transfer to the control (as many steps in all)": ("transfer", "control"),
+    "the control to the baseline (twice the steps)": ("control", "baseline"),
+}
+COLUMNS = {f"Car {metric} {overlap}": f"AP{metric.upper()} @{overlap}" for overlap in (0.3, 0.5) for metric in ("3d", "bev")}
+COLUMNS["depth median"] = "depth error [m]"
+TEACHER_SEED = 0  # one teacher for all students: it trains longest
+MODERATE = 1  # of easy, moderate, hard
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large and how long. channels, head_width: None for the whole width; rate: of the first trainings.
+
+    epochs: of the teacher, and of every other run; rendered: frames, of which a sixteenth is held out; seen for as many steps as the real ones.
+    """
+
+    size: tuple[int, int] = (320, 96)
+    narrow: bool = True
+    batch: int = 16
+    rate: float = 0.006
+    ema: float = 0.98
+    epochs: int = 22
+    teacher_epochs: int = 60
+    rendered: int = 480
+    trained: int = 136
+    machine: dict[str, Any] = field(default_factory=lambda: {"accelerator": "cpu", "threads": 1})
+
+    def epochs_of(self, name: str) -> int:
+        """As many steps for every run but the teacher; an epoch leaves out the last, smaller batch."""
+        if name == "rendered":
+            trained = self.rendered - round(self.rendered / 16)
+            return max(1, round(self.epochs * (self.trained // self.batch) / (trained // self.batch)))
+        return self.teacher_epochs if name == "teacher" else self.epochs
+
+
+SMALL = Plan()
+QUICK = Plan(epochs=2, teacher_epochs=2, rendered=24)
+WHOLE = Plan(size=(640, 192), narrow=False, rate=0.00125, rendered=480, machine={"accelerator": "auto"})
 
 
 def main() -> None:
@@ -45,25 +96,39 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="drives with LiDAR in KITTI's layout; not written to")
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
-    parser.add_argument("--quick", action="store_true", help="one seed, two epochs, eight rendered frames")
-    parser.add_argument("--json", type=Path, default=None, help="write what was measured")
+    parser.add_argument("--runs", nargs="+", default=RUNS, choices=RUNS)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing new after that")
+    parser.add_argument("--quick", action="store_true", help="one seed, two epochs, sixteen rendered frames")
+    parser.add_argument("--report", action="store_true", help="train nothing; write the results and docs/real.md")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/real.json"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
     options = parser.parse_args()
 
-    seeds = options.seeds[:1] if options.quick else options.seeds
-    torch.set_num_threads(1)
-    data = link(options.root, options.out / "data")
+    if not options.report:
+        torch.set_num_threads(1)
+        seeds = options.seeds[:1] if options.quick else options.seeds
+        plan = QUICK if options.quick else SMALL
+        make(plan, options.root, options.out, seeds=seeds, runs=options.runs, minutes=options.minutes)
+    rows = known(options.out)
+    print(f"{table(rows)}\n\n{pairs_table(rows)}")
+    if options.report:
+        write_json(options.json, {"schema": "monoskd/real/2", "versions": versions(), "runs": rows})
+        page = options.docs / "real.md"
+        page.write_text(replaced(page.read_text(), "drives", f"{table(rows)}\n\n{pairs_table(rows)}"))
+
+
+def make(
+    plan: Plan, root: Path, out: Path, *, seeds: list[int], runs: tuple[str, ...], minutes: float = math.inf
+) -> None:
+    """Whatever is not there yet: run after run, each over all seeds."""
+    end = time.monotonic() + 60 * minutes
+    data = link(root, out / "data")
     print(f"{prepare(data)}\n{examine(data).verdict}", flush=True)
-    render(options.out / "rendered", frames=QUICK_FRAMES if options.quick else RENDERED_FRAMES)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for stage in STAGES:
-            jobs = [(seed, name) for seed in seeds for name in stage]
-            list(pool.map(lambda job: run(options.out, *job, quick=options.quick), jobs))
-    rows = [json.loads((options.out / str(seed) / f"{name}.json").read_text()) for seed in seeds for name in EPOCHS]
-    print(table(rows))
-    if options.json:
-        record = {"command": sys.argv, "commit": commit(), "versions": versions(), "rows": rows}
-        options.json.write_text(json.dumps({"schema": "monoskd/real/1", **record}, indent=1) + "\n")
+    synthesize(out / "rendered", frames=plan.rendered, val=1 / 16, seed=0, size=(320, 96))
+    prepare(out / "rendered")
+    for name in runs:
+        for seed in [TEACHER_SEED] if name == "teacher" else seeds:
+            run(plan, out, name, seed, end=end)
 
 
 def link(root: Path, data: Path) -> Path:
@@ -75,78 +140,110 @@ def link(root: Path, data: Path) -> Path:
     return data
 
 
-def render(folder: Path, *, frames: int) -> None:
-    """Rendered frames with depth maps, to pretrain on."""
-    synthesize(folder, frames=frames, val=0.25, seed=0, size=RENDERED_SIZE)
-    prepare(folder)
-
-
-def run(out: Path, seed: int, name: str, *, quick: bool) -> None:
-    """Train and measure one run, unless that is done."""
+def run(plan: Plan, out: Path, name: str, seed: int, *, end: float = math.inf) -> None:
+    """Train and measure one run, unless that is done; an interrupted one goes on."""
     folder, result = out / str(seed) / name, out / str(seed) / f"{name}.json"
-    if result.is_file():
+    if result.is_file() or time.monotonic() > end:
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    train(configured(out, seed, name, epochs=QUICK_EPOCHS if quick else EPOCHS[name]))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    row = {"seed": seed, "run": name, "minutes": float(manifest["total_seconds"]) / 60}
-    row |= measured(folder / "model.safetensors", out / "data")
-    result.write_text(json.dumps(row) + "\n")
-    print(f"seed {seed} {name}: " + ", ".join(f"{key} {row[key]}" for key in COLUMNS), flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(configured(plan, out, name, seed), sort_keys=False))
+    train_side_by_side([Launch(path, folder)])
+    row = {"seed": seed, "cell": name, "commit": commit(), **measured(folder / "model.safetensors", out / "data")}
+    shutil.rmtree(folder / "checkpoints")
+    write_json(result, row | cost(folder))
+    readings = ", ".join(f"{title} {row[key]:.2f}" for key, title in COLUMNS.items())
+    print(f"seed {seed} {name}: {readings}, {cost(folder)['train_seconds']:.0f} s", flush=True)
 
 
-def configured(out: Path, seed: int, name: str, *, epochs: int) -> dict[str, Any]:
-    """The configuration of a run as YAML has it: the small network of the overfitting proof, with augmentation."""
-    base = "overfit_teacher" if name == "teacher" else "overfit_student"
-    config: dict[str, Any] = yaml.safe_load(find_config(Path(f"kitti/{base}.yaml")).read_text())
+def configured(plan: Plan, out: Path, name: str, seed: int) -> dict[str, Any]:
+    """The configuration of a run as YAML has it."""
+    base = name if name in ("teacher", "monoskd") else "control" if name in STARTS else "baseline"
+    config: dict[str, Any] = yaml.safe_load(find_config(Path(f"demo/{base}.yaml")).read_text())
     folder = out / str(seed)
-    data = {"root": str(out / ("rendered" if name == "rendered" else "data")), "train": "train", "val": "val"}
-    config["data"] = {**config["data"], **data}
-    del config["data"]["augmentation"]  # the default, not none
-    config |= {"out": str(folder / name), "seed": seed, "epochs": epochs, "threads": 1, "validation": {"every": 0}}
-    config["optimizer"]["schedule"]["milestones"] = [epochs * 3 // 4, epochs * 9 // 10]
-    config["optimizer"]["schedule"]["warmup_epochs"] = min(2, epochs // 2)
+    epochs = plan.epochs_of(name)
+    config |= {"out": str(folder / name), "seed": seed, "epochs": epochs, **plan.machine}
+    root = out / ("rendered" if name == "rendered" else "data")
+    config["data"] |= {"root": str(root), "batch_size": plan.batch}
     if name == "rendered":
-        config["data"]["min_height_px"] = MIN_HEIGHT_PX * RENDERED_SIZE[1] / KITTI_HEIGHT_PX
+        config["data"]["min_height_px"] = min_heights_px((320, 96))[-1]
+    further = STARTS.get(name) == "baseline"
+    config["optimizer"] = {
+        "gradient_clip": 10,
+        "ema": plan.ema,
+        "schedule": {"base": plan.rate / (2 if further else 1), "warmup_epochs": min(2, epochs // 2), "cosine": True},
+    }
     if name in STARTS:
         config["start"] = str(folder / STARTS[name] / "model.safetensors")
-        del config["detector"]  # the start's
+    else:
+        resize(config["detector"]["init_args"]["config"], plan)
+    teacher = str(out / str(TEACHER_SEED) / "teacher" / "model.safetensors")
     if name == "monoskd":
-        recipe = yaml.safe_load(find_config(Path("demo/monoskd.yaml")).read_text())["distillation"]
-        config["distillation"] = recipe | {"teacher": str(folder / "teacher" / "model.safetensors")}
+        config["distillation"]["teacher"] = teacher
+    if name in ("full", "depth_map"):
+        terms: dict[str, Any] = FULL if name == "full" else {"depth_map": {**DEPTH, "share": 0.2}}
+        taps = dict.fromkeys(["neck.4", *(tap for term in terms.values() for tap in term.get("taps", []))])
+        taps_of = [{"student": tap, "adapter": "conv"} for tap in taps]
+        config["distillation"] = {"teacher": teacher, "taps": taps_of, "terms": terms}
     return config
 
 
-def train(config: dict[str, Any]) -> None:
-    """`monoskd train` in a process of its own with one thread; the configuration and the log lie beside its folder."""
-    folder = Path(config["out"])
-    folder.mkdir(parents=True)
-    folder.with_suffix(".yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    with folder.with_suffix(".log").open("w") as log:
-        command = [sys.executable, "-m", "monoskd", "train", str(folder.with_suffix(".yaml"))]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=True)
+def resize(detector: dict[str, Any], plan: Plan) -> None:
+    """The demo's detector at the plan's size; at the whole width it is the paper's network, from random weights."""
+    detector["input_size"] = list(plan.size)
+    if not plan.narrow:
+        for key in ("backbone_arguments", "head_width", "backbone_early_stride"):
+            detector.pop(key)
 
 
 def measured(model: Path, data: Path) -> dict[str, float | None]:
     """Moderate AP|R40 of cars and the depth error at labelled objects, on the drives that were held out."""
-    detector: Any = load_model(model)
-    measurement = measure(detector, labelled_batches(detector, data, split="val"), Measurement(classes=("Car",)))
-    rows = [row for row in measurement.evaluation().rows() if row["recall"] == "R40" and row["metric"] in ("bev", "3d")]
-    found = {f"Car {row['metric']} {row['iou']:g}": row["moderate"] for row in rows}
+    detector = load_model(model)
+    if torch.cuda.is_available():
+        detector.cuda()
+    measurement = measure(detector, labelled_batches(detector, data, split="val"), Measurement())
+    paired = PairedFrames.of(measurement.truth, measurement.detections)
+    found: dict[str, float | None] = {}
+    for overlap in (0.3, 0.5, 0.7):
+        for metric in ("3d", "bev"):
+            counts = tallies(paired, Contest("Car", metric, overlap), MIN_HEIGHTS_PX, Scope.at_depth(paired))
+            curves = resampled_curves(counts, np.ones((1, paired.frames), np.int64))["precision"][0]
+            found[f"Car {metric} {overlap}"] = float(average_precision(curves, "R40")[MODERATE])
     return found | {f"depth {name}": value for name, value in measurement.depth_error_m().items()}
+
+
+def known(out: Path) -> list[dict[str, Any]]:
+    """Every run that is done."""
+    files = (path for name in RUNS for path in sorted(out.glob(f"[0-9]*/{name}.json")))
+    return [json.loads(path.read_text()) for path in files]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean and standard deviation over the seeds of each run."""
-    lines = [f"| run | {' | '.join(COLUMNS)} | minutes |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name in EPOCHS:
-        cells = []
-        for key in (*COLUMNS, "minutes"):
-            values = [row[key] for row in rows if row["run"] == name and row[key] is not None]
-            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.2f}{spread}" if values else "none")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines = [f"| run | seeds | {' | '.join(COLUMNS.values())} | steps |", "|---" * (len(COLUMNS) + 3) + "|"]
+    for name in RUNS:
+        runs = list(by_seed(rows, name).values())
+        if runs:
+            cells = [spread([run[key] for run in runs]) for key in COLUMNS]
+            lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} | {runs[0]['steps']} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean and standard deviation of those that exist."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return "none"
+    return f"{statistics.mean(there):.2f}" + (f" ± {statistics.stdev(there):.2f}" if len(there) > 1 else "")
+
+
+def pairs_table(rows: list[dict[str, Any]]) -> str:
+    """What one run has over another, paired by seed, with 95 % intervals (Student's t)."""
+    lines = [f"| difference | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for title, (name, other) in PAIRS.items():
+        differences = [compared(rows, name, other, key) for key in COLUMNS]
+        if all(differences):
+            lines.append(f"| {title} | {' | '.join(map(str, differences))} |")
     return "\n".join(lines)
 
 
