@@ -37,6 +37,7 @@ def test_every_run_is_a_command_that_a_user_could_type(name: str, detector: str,
     loaded = load_config(Path(words[4]), words[5:])
     assert (loaded.seed, loaded.root, loaded.out) == (3, tmp_path / "data", tmp_path / "runs" / name)
     assert loaded.namespace.data.min_height_px == pytest.approx(25 * 90 / 375)
+    assert loaded.namespace.epochs / loaded.namespace.validation.every == 4  # the last one too: it finds `best_score`
     if name in STAGES[0]:
         assert loaded.namespace.detector.init_args.config.input_size == (320, 96)  # 300 x 90 in whole cells
 
@@ -77,7 +78,8 @@ def report(tmp_path: Path) -> DemoReport:
         folder = tmp_path / name
         folder.mkdir()
         columns = "step,epoch,train/loss,train/distill_response,flight/response/gradient_share,flight/response/floor"
-        lines = [f"{columns},flight/response/loss", "0,0,3.5,1.5,0.25,0.75,0.5", "1,0,2.5,1.25,0.25,0.75,0.5"]
+        columns += ",flight/response/loss,val/Car_3d_loose,val/depth_error_m_median"
+        lines = [columns, "0,0,3.5,1.5,0.25,0.75,0.5,5,1.5", "1,0,2.5,1.25,0.25,0.75,0.5,7,1.25"]
         (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
         nothing = {"median": None, "mean": None}
         rows = evaluate_kitti([Objects.empty()], [Objects.empty(scored=True)], classes=("Car",)).rows()
@@ -107,7 +109,7 @@ def test_the_page_has_every_run_and_the_quality_of_the_pseudo_labels(report: Dem
     assert "detections with a score of at least 0.3 on 5 frames" in page
     assert "unlabelled, labels held back" in page
     assert '<td class="label">monoskd_unlabelled, response</td><td>0.500</td><td>0.750</td>' in page
-    assert page.count("<svg") == 3 + 2  # losses, and the flight recorder's shares
+    assert page.count("<svg") == 2 + 3 + 2  # validations, losses, and the flight recorder's shares
 
 
 def test_a_demo_goes_on_where_it_was_interrupted_and_a_finished_one_is_made_anew(

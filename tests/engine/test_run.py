@@ -78,7 +78,7 @@ def test_a_run_folder_holds_all_that_is_promised(run: Run) -> None:
     assert len(losses(folder)) == 4
     terms = ("heatmap", "offset_2d", "size_2d", "offset_3d", "size_3d", "heading", "depth")
     assert all(any(float(row[f"train/{term}"] or 0) for row in rows(folder)) for term in terms)
-    assert sum(row["val/Car_3d"] != "" for row in rows(folder)) == 2
+    assert [sum(row[f"val/Car_3d{which}"] != "" for row in rows(folder)) for which in ("", "_loose")] == [2, 2]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["schema"] == "monoskd/run/1"
     assert (manifest["seed"], manifest["steps"], manifest["epochs"]) == (0, 4, 2)

@@ -36,6 +36,11 @@ _COST_NOTE = (
     "three runs start from the baseline and take the same number of further steps; each step of monoskd_unlabelled "
     "adds as many frames without labels."
 )
+_VALIDATED = {"val/Car_3d_loose": "Car AP3D @0.5", "val/depth_error_m_median": "median depth error [m]"}
+_CURVES_NOTE = (
+    "Measured on the held-out frames at four moments of each training. Where AP still rises or the depth error still "
+    "falls at the end, the network has not finished learning. The last three runs start from the baseline."
+)
 _FLIGHT_NOTE = (
     "How much each distillation term moves the student's shared features, and whether its gradient points the same way "
     "as the gradient of the detection task."
@@ -120,6 +125,7 @@ def write_report(report: DemoReport, path: Path) -> Path:
         section("Average precision (AP|R40, %)", *_precision(report)),
         section("Pseudo-labels on frames without labels", *_labels(report)),
         section("Depth error and cost", *_costs(report)),
+        section("On the way", paragraph(_CURVES_NOTE, kind="note"), grid(_on_the_way(report))),
         section("Loss curves", grid(_losses(report))),
         *_flight(report),
         section("Held-out frames", paragraph(_FRAMES_NOTE, kind="note"), *map(_drawn, report.drawn)),
@@ -220,6 +226,14 @@ def _costs(report: DemoReport) -> Iterator[Html]:
     )
     columns = ("median |dz| [m]", "mean |dz| [m]", "steps", "training [s]", "images/s", "peak memory [MB]")
     yield Table(("run", *columns), tuple(rows)).html()
+
+
+def _on_the_way(report: DemoReport) -> Iterator[Html]:
+    """Validations while the runs trained."""
+    curves = {name: read_curves(run.folder / "metrics.csv", smoothing=1) for name, run in report.runs.items()}
+    for column, words in _VALIDATED.items():
+        lines = {name: columns[column] for name, columns in curves.items() if column in columns}
+        yield line_chart(lines, title=words, x_label="step", y_label=words)
 
 
 def _losses(report: DemoReport) -> Iterator[Html]:
