@@ -54,6 +54,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     **{f"without_{name}": {key: term for key, term in FULL.items() if key != name} for name in FULL},
     "inherit": FULL,
     "unlabelled": {**FULL, "response": RESPONSE},
+    "pseudo": {"response": RESPONSE},
 }
 CURVE = (60, 120, 240)
 CELLS = [
@@ -61,7 +62,7 @@ CELLS = [
     f"control@{round(STEP_COST * CURVE[-1])}",
     f"inherit@{CURVE[-1]}",
     *(f"{name}@{CURVE[-1]}" for name in RECIPES if name.startswith(("only", "without"))),
-    f"unlabelled@{CURVE[-1]}",
+    *(f"{name}@{epochs}" for epochs in CURVE for name in ("pseudo", "unlabelled")),
 ]
 
 
@@ -138,7 +139,7 @@ def configured(folder: Path, name: str, seed: int) -> dict[str, Any]:
     }
     if recipe == "inherit":
         config["start"] = {"inherit": teacher}
-    if recipe == "unlabelled":
+    if "response" in terms:
         config["data"]["unlabelled"] = {"ratio": 1.0, "threshold": 0.3}
     return config
 

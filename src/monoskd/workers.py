@@ -37,8 +37,9 @@ def map_in_processes(task: Callable[[Item], Result], items: Sequence[Item], *, w
             yield future.result()
     except BrokenProcessPool as error:
         raise InputError(
-            "expected the worker processes to live, got one that the system killed, probably for memory: "
-            "call it again with fewer `--workers`, what was done is kept"
+            "expected the worker processes to live, got one that ended, probably killed by the system for memory: "
+            "call it again with fewer `--workers`, what was done is kept; a script that calls this needs "
+            "`if __name__ == '__main__':` around its calls"
         ) from error
     finally:
         with _uninterrupted():
