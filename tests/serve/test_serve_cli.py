@@ -1,7 +1,9 @@
 """`monoskd serve` as a command, and the line that the demo ends with."""
 
+import http.client
 import shlex
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,3 +84,15 @@ def test_the_server_is_asked_by_its_own_page_only(address: str, start_server: Ca
     httpx2 = pytest.importorskip("httpx2", reason="no httpx2: pip install httpx2")
     assert httpx2.get(f"{address}/healthz").json()["status"] == "ok"
     assert httpx2.get(f"{address}/healthz", headers={"host": "evil.example"}).status_code == 403
+
+
+def test_a_connection_outlives_a_pause_after_which_clients_end_it(address: str) -> None:
+    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"))
+    connection.request("GET", "/healthz")
+    connection.getresponse().read()
+    sock = connection.sock
+    time.sleep(5.5)  # uvicorn's own limit is 5 s, as httpx' is
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    assert connection.sock is sock
+    connection.close()

@@ -14,6 +14,7 @@ from monoskd.serve.question import Model
 from monoskd.serve.worker import Worker
 
 _SECONDS_TO_END = 5
+_IDLE_S = 75  # longer than clients keep an idle connection, httpx 5 s: one that ends as a request comes in loses it
 
 
 def serve(
@@ -44,6 +45,7 @@ def serve(
             log_level="warning",
             access_log=False,  # who asks for what is nobody's business
             server_header=False,
+            timeout_keep_alive=_IDLE_S,
             timeout_graceful_shutdown=_SECONDS_TO_END,
         )
         name = f"[{host}]" if ":" in host else host
