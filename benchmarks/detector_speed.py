@@ -43,13 +43,13 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     tables = {"small": small, "published": published, "attention": attention}
-    parser.add_argument("table", nargs="*", choices=[*tables, []], help="which; all by default")
+    parser.add_argument("table", nargs="?", choices=list(tables), help="all by default")
     parser.add_argument("--batch", type=int, default=8, help="images a step of the small sizes")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps; the median counts")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for name in options.table or tables:
+    for name in [options.table] if options.table else tables:
         tables[name](batch=options.batch, repeats=options.repeats)
 
 

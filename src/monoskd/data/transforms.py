@@ -224,19 +224,20 @@ def warp_published(pixels: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
     )
 
 
-def _published_matrix(letterbox: Letterbox) -> NDArray[np.float64]:
+def _published_matrix(letterbox: Letterbox) -> NDArray[Any]:
     """2 x 3, network pixels to original ones, through three points in float32: the middle, above it, left of that.
 
     Rounded as the original's, for samples that lie halfway between two grey levels.
     """
 
     def points(middle: NDArray[Any], half_width: float) -> NDArray[np.float32]:
-        first, second = np.float32([middle, middle - [0, half_width]])
-        return np.stack([first, second, second - np.float32([first[1] - second[1], 0])])
+        first, second = np.stack([middle, middle - [0, half_width]]).astype(np.float32)
+        third = second - np.array([first[1] - second[1], 0], np.float32)
+        return np.stack([first, second, third])
 
     middle, half_width = np.array(letterbox.size) / 2, letterbox.size[0] / 2
     seen = points((middle - letterbox.shift) / letterbox.scale, half_width / float(letterbox.scale))
-    matrix: NDArray[np.float64] = cv2.getAffineTransform(points(middle, half_width), seen)
+    matrix: NDArray[Any] = cv2.getAffineTransform(points(middle, half_width), seen)
     return matrix
 
 
