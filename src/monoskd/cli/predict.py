@@ -40,6 +40,7 @@ def add(commands: Commands) -> None:
     add("--score", type=share, default=None, help="least score (default: the best of the model's validation)")
     add("--draw", action="store_true", help="draw the boxes, from the camera and from above")
     add("--video", type=Path, default=None, metavar="OUT.mp4", help="write the drawings as a video")
+    add("--rerun", type=Path, default=None, metavar="OUT.rrd", help="write a recording for the Rerun viewer")
     add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
     add("--device", default="cpu", help="torch device; for an .onnx file cpu or cuda")
     add(
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
                 score=options.score,
                 draw=options.draw,
                 video=options.video,
+                rerun=options.rerun,
                 batch_size=options.batch_size,
                 progress=progress,
                 report=done.append,
@@ -91,8 +93,10 @@ def run(options: argparse.Namespace) -> None:
 def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., AnyPredictor]", **given: Any) -> None:
     from monoskd.scale.predict import predict_on_ray
 
-    if options.video is not None:
-        raise InputError("--video: expected no --ray, whose machines do not predict in order, got both: leave one out")
+    if in_order := next((name for name in ("video", "rerun") if getattr(options, name) is not None), None):
+        raise InputError(
+            f"--{in_order}: expected no --ray, whose machines do not predict in order, got both: leave one out"
+        )
     names = ("model", "out", "score", "draw", "batch_size", "device")
     given |= {name: getattr(options, name) for name in names}
     predict_on_ray(make_predictor, options.source, address=options.ray, **given)

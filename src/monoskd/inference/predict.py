@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import Outputs, Prediction
 from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
+from monoskd.inference.rerun_file import RerunFile
 
 _NAMED = 3  # broken pictures that the error names
 
@@ -41,6 +43,7 @@ def predict_source(
     score: float | None = None,
     draw: bool = False,
     video: Path | None = None,
+    rerun: Path | None = None,
     batch_size: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
     report: Callable[[Summary], None] = lambda summary: None,
@@ -48,9 +51,10 @@ def predict_source(
     """Predict all pictures of a source (see `open_source`); returns what was done.
 
     Writes `out/kitti/<stem>.txt` and `out/detections.json`, with `draw` also `out/drawn/<stem>.jpg` (the boxes on the
-    picture and from above), with `video` an MP4 of these drawings. score: least score, by default the
-    predictor's. batch_size: pictures that go through the network together. What was done before an interruption stays.
-    progress: called with (done, total), total 0 if unknown; report: called with what was done, also before an error.
+    picture and from above), with `video` an MP4 of these drawings, with `rerun` a recording for the Rerun viewer.
+    score: least score, by default the predictor's. batch_size: pictures that go through the network together. What was
+    done before an interruption stays. progress: called with (done, total), total 0 if unknown; report: called with what
+    was done, also before an error.
 
     Raises InputError where files that are read would be written over, and at the end, once all others are done, for
     pictures that cannot be read or have no camera.
@@ -62,7 +66,11 @@ def predict_source(
     broken: list[str] = []
     exif: dict[str, None] = {}
     images, detections, start = 0, 0, time.perf_counter()
-    with Outputs(out, draw=draw, video=video, frames_a_second=pictures.frames_a_second) as outputs:
+    recording = None if rerun is None else RerunFile(rerun)
+    with (
+        Outputs(out, draw=draw, video=video, frames_a_second=pictures.frames_a_second) as outputs,
+        closing(recording) if recording else nullcontext(),
+    ):
 
         def ready(item: Picture | Broken) -> tuple[Picture, Lens] | None:
             try:
@@ -79,6 +87,8 @@ def predict_source(
             pairs = [pair for pair in map(ready, group) if pair is not None]
             for prediction in predict_pictures(predictor, pairs, score=score):
                 outputs.write(prediction)
+                if recording is not None:
+                    recording.add(prediction)
                 images, detections = images + 1, detections + len(prediction.objects)
                 if prediction.lens.source.startswith("EXIF"):
                     exif[f"{prediction.lens.source}: {float(prediction.lens.pinhole.focal_px):.0f} px"] = None
