@@ -148,7 +148,7 @@ def test_a_demo_goes_on_where_it_was_interrupted_and_a_finished_one_is_made_anew
 
 
 def test_another_detectors_runs_are_refused_and_so_is_an_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--detector: expected did_m3d, .*monodle.*, got yolo"):
+    with pytest.raises(InputError, match=r"--detector: expected .*, got yolo"):
         demo(tmp_path / "new", detector="yolo")
     assert not (tmp_path / "new").exists()
     (tmp_path / "data").mkdir()
@@ -156,5 +156,5 @@ def test_another_detectors_runs_are_refused_and_so_is_an_unknown_name(tmp_path: 
     run = tmp_path / "runs" / "teacher"
     run.mkdir(parents=True)
     shutil.copy(find_config(Path("demo/teacher.yaml")), run / "config.yaml")
-    with pytest.raises(InputError, match="expected runs of MonoDLE, got those of DidM3D; choose another with --out"):
-        demo(tmp_path, detector="monodle")
+    with pytest.raises(InputError, match=r"expected runs of .*, got those of DidM3D; choose another with --out"):
+        demo(tmp_path, detector=list(RECIPES)[-1])
