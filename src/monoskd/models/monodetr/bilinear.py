@@ -32,5 +32,5 @@ def gathered(
         inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         cell = row.clamp(0, rows - 1).long() * columns + column.clamp(0, columns - 1).long()
         values = flat.gather(2, cell.flatten(1)[:, None].expand(-1, maps.shape[1], -1))
-        read = read + values.unflatten(2, grid.shape[1:3]) * torch.where(inside, weight, 0)[:, None]
+        read = read + values.reshape(*maps.shape[:2], *grid.shape[1:3]) * torch.where(inside, weight, 0)[:, None]
     return read
