@@ -239,9 +239,6 @@ def test_int8_is_calibrated_on_training_frames(pair: Exported, scenes: Path, tmp
     assert onnx.TensorProto.INT8 in weights
     assert (tmp_path / "int8.onnx").stat().st_size < 0.4 * pair.graph.stat().st_size
     assert OnnxPredictor(tmp_path / "int8.onnx").classes == OnnxPredictor(pair.graph).classes
-    floats = [tensor.name for tensor in small.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
-    assert any("heatmap" in name and name.endswith("weight") for name in floats)  # the last layer: it orders the boxes
-    assert in_int8(whole, inputs).SerializeToString() == small.SerializeToString()
 
 
 def assert_near(whole: Path, small: Path, *, pixels: float, metres: float) -> None:
