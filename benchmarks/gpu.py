@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import real
 import torch
 from detector_speed import random_targets
 from torch import Tensor, nn
@@ -70,6 +71,7 @@ class Setup:
     device: torch.device
     small: bool
     until: float  # of time.monotonic()
+    drives: Path | None = None  # for the section `real`
 
     @property
     def repeats(self) -> int:
@@ -472,6 +474,7 @@ SECTIONS: dict[str, Callable[[Setup], dict[str, Any]]] = {
     "inference": inference,
     "loader": loader,
     "learning": learning,
+    "real": lambda setup: real.section(setup.drives, minutes=setup.left_s / 60, small=setup.small),
 }
 
 
@@ -508,6 +511,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--minutes", type=float, default=8.5)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--drives", type=Path, default=None, help="real drives in KITTI's layout, see real.py")
     options = parser.parse_args()
     names = options.sections.split(",")
     if unknown := [name for name in names if name not in SECTIONS]:
@@ -515,7 +519,7 @@ def main() -> int:
     if not options.small and not torch.cuda.is_available():
         parser.error("expected a GPU that torch can use, got none: `--small` runs on the CPU")
     device = torch.device("cpu" if options.small else "cuda")
-    setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes)
+    setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes, options.drives)
     out = options.out or (None if options.small else HERE / "results" / "gpu.json")
     document = run_sections(names, setup, out)
     return int(any("error" in section for section in document["sections"].values()))

@@ -15,6 +15,7 @@ import json
 import math
 import shutil
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,8 +63,10 @@ MODERATE = 1  # of easy, moderate, hard
 
 @dataclass(frozen=True)
 class Plan:
-    """How large and how long. channels, head_width: None for the whole width; rate: of the first trainings; ema: a run is short, so is its average;
-    epochs: of every run but the teacher; rendered: frames, of which a sixteenth is held out.
+    """How large and how long.
+
+    narrow: the demo's width, else the paper's; rate: of the first trainings; epochs: of every run but the teacher;
+    rendered: frames, of which a sixteenth is held out; trained: frames of the split train.
     """
 
     size: tuple[int, int] = (320, 96)
@@ -135,6 +138,17 @@ def make(
     for name in runs:
         for seed in [TEACHER_SEED] if name == "teacher" else seeds:
             run(plan, out, name, seed, end=end)
+
+
+def section(drives: Path | None, *, minutes: float, small: bool) -> dict[str, Any]:
+    """The section `real` of the GPU benchmark: one seed at the whole width, as many runs as there is time for."""
+    if drives is None:
+        return {"skipped": "no real drives: bring a data set in KITTI's layout along and name it with --drives"}
+    with tempfile.TemporaryDirectory() as folder:
+        make(QUICK if small else WHOLE, drives, Path(folder), seeds=[0], runs=RUNS, minutes=minutes)
+        rows = known(Path(folder))
+    print(f"{table(rows)}\n\n{pairs_table(rows)}", flush=True)
+    return {"runs": rows}
 
 
 def link(root: Path, data: Path) -> Path:
