@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import real
 import torch
 from workload import BATCH, RECIPES, SIZE, SMALL_BATCH, SMALL_NETWORK, SMALL_SIZE, Workload
 
@@ -48,6 +49,7 @@ class Setup:
     device: torch.device
     small: bool
     until: float  # of time.monotonic()
+    drives: Path | None = None  # for the section `real`
 
     @property
     def repeats(self) -> int:
@@ -338,6 +340,7 @@ SECTIONS: dict[str, Callable[[Setup], dict[str, Any]]] = {
     "inference": inference,
     "loader": loader,
     "learning": learning,
+    "real": lambda setup: real.section(setup.drives, minutes=setup.left_s / 60, small=setup.small),
 }
 
 
@@ -374,6 +377,7 @@ def main(description: str | None) -> int:
     parser.add_argument("--small", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--minutes", type=float, default=8.5)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--drives", type=Path, default=None, help="real drives in KITTI's layout, see real.py")
     options = parser.parse_args()
     names = options.sections.split(",")
     if unknown := [name for name in names if name not in SECTIONS]:
@@ -381,7 +385,7 @@ def main(description: str | None) -> int:
     if not options.small and not torch.cuda.is_available():
         parser.error("expected a GPU that torch can use, got none: `--small` runs on the CPU")
     device = torch.device("cpu" if options.small else "cuda")
-    setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes)
+    setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes, options.drives)
     out = options.out or (None if options.small else HERE / "results" / "cuda.json")
     document = run_sections(names, setup, out)
     return int(any("error" in section for section in document["sections"].values()))

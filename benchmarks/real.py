@@ -1,6 +1,6 @@
 """Real drives through the whole path: `python benchmarks/real.py --root data/drives --out runs/real`.
 
-ROOT is a data set in KITTI's layout whose splits train and val are of different drives, with LiDAR. First the doctor and
+ROOT is a data set in KITTI's layout whose splits train and val are of different drives, with LiDAR. First the doctor,
 the depth maps, and one teacher on them. Then, for each seed: a baseline on photographs; from that baseline, all with as
 many further steps, the control (no teacher), MonoSKD, the study's best recipe (`full`, see gain.py) and its depth map
 alone; and a network trained on rendered frames, from which `transfer` trains as the baseline does. Each training is
@@ -15,6 +15,7 @@ import json
 import math
 import shutil
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ PAIRS = {
     "transfer to the control (as many steps in all)": ("transfer", "control"),
     "the control to the baseline (twice the steps)": ("control", "baseline"),
 }
-COLUMNS = {f"Car {metric} {overlap}": f"AP{metric.upper()} @{overlap}" for overlap in (0.3, 0.5) for metric in ("3d", "bev")}
+COLUMNS = {f"Car {metric} {least}": f"AP{metric.upper()} @{least}" for least in (0.3, 0.5) for metric in ("3d", "bev")}
 COLUMNS["depth median"] = "depth error [m]"
 TEACHER_SEED = 0  # one teacher for all students: it trains longest
 MODERATE = 1  # of easy, moderate, hard
@@ -62,9 +63,10 @@ MODERATE = 1  # of easy, moderate, hard
 
 @dataclass(frozen=True)
 class Plan:
-    """How large and how long. channels, head_width: None for the whole width; rate: of the first trainings.
+    """How large and how long.
 
-    epochs: of the teacher, and of every other run; rendered: frames, of which a sixteenth is held out; seen for as many steps as the real ones.
+    narrow: the demo's width, else the paper's; rate: of the first trainings; epochs: of every run but the teacher;
+    rendered: frames, of which a sixteenth is held out; trained: frames of the split train.
     """
 
     size: tuple[int, int] = (320, 96)
@@ -78,12 +80,19 @@ class Plan:
     trained: int = 136
     machine: dict[str, Any] = field(default_factory=lambda: {"accelerator": "cpu", "threads": 1})
 
+    def batches(self, name: str) -> int:
+        """Steps an epoch; the last, smaller batch is left out."""
+        return (self.rendered - round(self.rendered / 16) if name == "rendered" else self.trained) // self.batch
+
     def epochs_of(self, name: str) -> int:
-        """As many steps for every run but the teacher; an epoch leaves out the last, smaller batch."""
-        if name == "rendered":
-            trained = self.rendered - round(self.rendered / 16)
-            return max(1, round(self.epochs * (self.trained // self.batch) / (trained // self.batch)))
-        return self.teacher_epochs if name == "teacher" else self.epochs
+        """For as many steps in every run but the teacher."""
+        if name == "teacher":
+            return self.teacher_epochs
+        return max(1, round(self.epochs * self.batches("baseline") / self.batches(name)))
+
+    def steps_of(self, name: str) -> int:
+        """In all."""
+        return self.epochs_of(name) * self.batches(name)
 
 
 SMALL = Plan()
@@ -129,6 +138,17 @@ def make(
     for name in runs:
         for seed in [TEACHER_SEED] if name == "teacher" else seeds:
             run(plan, out, name, seed, end=end)
+
+
+def section(drives: Path | None, *, minutes: float, small: bool) -> dict[str, Any]:
+    """The section `real` of the GPU benchmark: one seed at the whole width, as many runs as there is time for."""
+    if drives is None:
+        return {"skipped": "no real drives: bring a data set in KITTI's layout along and name it with --drives"}
+    with tempfile.TemporaryDirectory() as folder:
+        make(QUICK if small else WHOLE, drives, Path(folder), seeds=[0], runs=RUNS, minutes=minutes)
+        rows = known(Path(folder))
+    print(f"{table(rows)}\n\n{pairs_table(rows)}", flush=True)
+    return {"runs": rows}
 
 
 def link(root: Path, data: Path) -> Path:
@@ -202,14 +222,20 @@ def measured(model: Path, data: Path) -> dict[str, float | None]:
     if torch.cuda.is_available():
         detector.cuda()
     measurement = measure(detector, labelled_batches(detector, data, split="val"), Measurement())
-    paired = PairedFrames.of(measurement.truth, measurement.detections)
-    found: dict[str, float | None] = {}
-    for overlap in (0.3, 0.5, 0.7):
-        for metric in ("3d", "bev"):
-            counts = tallies(paired, Contest("Car", metric, overlap), MIN_HEIGHTS_PX, Scope.at_depth(paired))
-            curves = resampled_curves(counts, np.ones((1, paired.frames), np.int64))["precision"][0]
-            found[f"Car {metric} {overlap}"] = float(average_precision(curves, "R40")[MODERATE])
+    found: dict[str, float | None] = {
+        f"Car {metric} {least}": car_ap(measurement, metric, least)
+        for least in (0.3, 0.5, 0.7)
+        for metric in ("3d", "bev")
+    }
     return found | {f"depth {name}": value for name, value in measurement.depth_error_m().items()}
+
+
+def car_ap(measurement: Measurement, metric: str, least_overlap: float) -> float:
+    """Moderate AP|R40 of cars at any overlap; metric: "3d" or "bev"."""
+    paired = PairedFrames.of(measurement.truth, measurement.detections)
+    counts = tallies(paired, Contest("Car", metric, least_overlap), MIN_HEIGHTS_PX, Scope.at_depth(paired))
+    curves = resampled_curves(counts, np.ones((1, paired.frames), np.int64))["precision"][0]
+    return float(average_precision(curves, "R40")[MODERATE])
 
 
 def known(out: Path) -> list[dict[str, Any]]:
@@ -243,7 +269,8 @@ def pairs_table(rows: list[dict[str, Any]]) -> str:
     for title, (name, other) in PAIRS.items():
         differences = [compared(rows, name, other, key) for key in COLUMNS]
         if all(differences):
-            lines.append(f"| {title} | {' | '.join(map(str, differences))} |")
+            pairs = differences[0].pairs if differences[0] else 0
+            lines.append(f"| {title} ({pairs}) | {' | '.join(map(str, differences))} |")
     return "\n".join(lines)
 
 

@@ -197,6 +197,43 @@ def test_folders_of_other_names_are_refused(raw):
         read_kitti_raw(raw / DAY / FIRST)
 
 
+@pytest.fixture
+def cvat(raw: Path) -> Path:
+    """A drive of frames 3 to 7 with what CVAT's own writer (datumaro 1.5.2) makes of boxes on frames 3 and 7.
+
+    The car is drawn 4 x 1.6 x 1.5 m along x, y, z around (20, 0, -0.75), turned by 0.1; frame 4 is in the task, empty.
+    """
+    drive = raw / DAY / FIRST
+    shutil.rmtree(drive)
+    write_drive(drive, frames=8)
+    for path in Path(__file__).with_name("cvat").iterdir():
+        shutil.copy(path, drive)
+    return raw
+
+
+def test_boxes_drawn_in_cvat_are_where_they_were_drawn(cvat, tmp_path):
+    import_recording(read_kitti_raw(cvat), tmp_path / "out", source=cvat, workers=1)
+    rows = {Path(row["origin"]).name: row for row in rows_of(tmp_path / "out") if row["scene"] == FIRST}
+    assert {stem: row["objects"] for stem, row in rows.items()} == {
+        "0000000003": "1",
+        "0000000004": "0",  # a gap of the track
+        "0000000007": "2",
+    }
+    layout = KittiLayout(tmp_path / "out")
+    car = read_objects(layout.label(rows["0000000003"]["frame"]))
+    np.testing.assert_allclose(car.dimensions, [[1.5, 1.6, 4.0]])  # h, w, l
+    np.testing.assert_allclose(car.bottom, [[0, 1.5, 19.7]], atol=1e-4)  # under the centre; the camera is 0.3 m ahead
+    np.testing.assert_allclose(car.yaw, [-np.pi / 2 - 0.1], atol=1e-4)
+    both = read_objects(layout.label(rows["0000000007"]["frame"]))
+    assert (both.names.tolist(), both.occlusion.tolist()) == (["Pedestrian", "Car"], [0, 1])
+
+
+def test_a_damaged_list_of_frames_is_named(cvat):
+    (cvat / DAY / FIRST / "frame_list.txt").write_text("0 0000000003\nfour\n")
+    with pytest.raises(InputError, match=r"frame_list.txt, line 2: expected a number and a frame's name, got 'four'"):
+        read_kitti_raw(cvat)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -2,6 +2,9 @@
 
 SOURCE/2011_09_26/calib_cam_to_cam.txt, calib_velo_to_cam.txt, calib_imu_to_velo.txt (the last may be missing)
 SOURCE/2011_09_26/2011_09_26_drive_0001_sync/{image_02,image_03,velodyne_points}/data, tracklet_labels.xml
+
+CVAT's file has the same elements and means other things: w, h, l are a box's extents along its x, y and z axis;
+tx, ty, tz its centre; gaps have states spelt as words; `frame_list.txt` beside it says which frame each number is.
 """
 
 from collections import defaultdict
@@ -14,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_bytes, visible
+from monoskd.files import read_bytes, read_text, visible
 from monoskd.images import IMAGE_SUFFIXES, read_image_size
 from monoskd.importers.boxes import Floats, OrientedBoxes, label, tilt_deg
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
@@ -23,7 +26,7 @@ from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.leakage import Fingerprints, drive_of, validation_drives
 from monoskd.kitti.raw import read_raw_calibration
 
-TRACKLETS = "tracklet_labels.xml"
+TRACKLETS, FRAME_LIST = "tracklet_labels.xml", "frame_list.txt"
 CLASSES: dict[str, str | None] = {
     **{name: name for name in ("Car", "Van", "Truck", "Pedestrian", "Cyclist", "Tram", "Misc")},
     "Person (sitting)": "Person_sitting",
@@ -31,6 +34,13 @@ CLASSES: dict[str, str | None] = {
 CAMERAS = {"image_02": "P2", "image_03": "P3"}  # the colour cameras
 UNKNOWN_OCCLUSION = 3
 OUT_OF_PICTURE = (2, 99)  # truncation states: outside the picture, behind the camera
+STATES = {"OCCLUSION_UNSET": -1, "VISIBLE": 0, "PARTLY": 1, "FULLY": 2} | {
+    "TRUNCATION_UNSET": -1,
+    "IN_IMAGE": 0,
+    "TRUNCATED": 1,
+    "OUT_IMAGE": 2,
+    "BEHIND_IMAGE": 99,
+}
 _POSE_FIELDS = ("tx", "ty", "tz", "rx", "ry", "rz")
 
 
@@ -121,6 +131,7 @@ def read_tracklets(path: str | Path) -> dict[int, list[Tracklet]]:
         raise InputError(f"{path}: expected XML, got a damaged file ({error}): copy it again") from error
     frames: dict[int, list[Tracklet]] = defaultdict(list)
     items = root.findall("tracklets/item")
+    cvat = root.findtext("tracklets/item/poses/item_version") == "0"  # KITTI's own files have 2
     if root.find("tracklets") is None:
         raise InputError(f"{path}: expected an element 'tracklets', got none: is it a tracklet_labels.xml?")
     for number, item in enumerate(items):
@@ -128,14 +139,17 @@ def read_tracklets(path: str | Path) -> dict[int, list[Tracklet]]:
         category = item.findtext("objectType")
         if not category:
             raise InputError(f"{where}: expected an objectType, got none: correct the file")
-        size = tuple(_number(item, key, where=where) for key in ("h", "w", "l"))
+        size = tuple(_number(item, key, where=where) for key in (("l", "h", "w") if cvat else ("h", "w", "l")))
         if min(size) <= 0:
             raise InputError(f"{where}: expected a size above 0, got h, w, l = {size}: correct the file")
         first = int(_number(item, "first_frame", where=where))
         for index, pose in enumerate(item.findall("poses/item")):
             at = f"{where}, pose {index}"
             values = tuple(_number(pose, key, where=at) for key in _POSE_FIELDS)
-            occlusion, truncation = (int(_number(pose, key, where=at)) for key in ("occlusion", "truncation"))
+            if cvat:
+                place = np.array(values[:3]) - size[0] / 2 * _rotation(*values[3:])[:, 2]
+                values = (*place.tolist(), *values[3:])
+            occlusion, truncation = (_state(pose, key, where=at) for key in ("occlusion", "truncation"))
             occlusion = occlusion if occlusion in (0, 1, 2) else UNKNOWN_OCCLUSION
             one = Tracklet(category, size, values[:3], values[3:], occlusion, truncation)
             frames[first + index].append(one)
@@ -151,6 +165,26 @@ def _number(element: ElementTree.Element, key: str, *, where: str) -> float:
     if not np.isfinite(value):
         raise InputError(f"{where}, {key}: expected a finite number, got {text!r}: correct the file")
     return value
+
+
+def _state(pose: ElementTree.Element, key: str, *, where: str) -> int:
+    """A number, or a word such as `TruncationStates.OUT_IMAGE`."""
+    word = (pose.findtext(key) or "").rpartition(".")[2]
+    return STATES[word] if word in STATES else int(_number(pose, key, where=where))
+
+
+def read_frame_list(path: Path) -> dict[str, int]:
+    """CVAT's number of each frame by the stem of its name. Raises InputError where a line is not `NUMBER NAME`."""
+    numbers = {}
+    for line, text in enumerate(read_text(path).splitlines(), start=1):
+        number, _, name = text.strip().partition(" ")
+        if text.strip() and not (number.isdecimal() and name):
+            raise InputError(
+                f"{path}, line {line}: expected a number and a frame's name, got '{text}': correct the file"
+            )
+        if name:
+            numbers[Path(name.strip()).stem] = int(number)
+    return numbers
 
 
 def _boxes(tracklets: Sequence[Tracklet]) -> OrientedBoxes:
@@ -177,6 +211,7 @@ def _rotation(rx: float, ry: float, rz: float) -> Floats:
 def _pictures(drive: Path, calibration: Calibration) -> list[RawPicture]:
     """Frame by frame, camera by camera."""
     tracklets = read_tracklets(drive / TRACKLETS)
+    listed = read_frame_list(drive / FRAME_LIST) if (drive / FRAME_LIST).is_file() else None
     images = {
         (path.stem, camera): path
         for camera in CAMERAS
@@ -186,6 +221,8 @@ def _pictures(drive: Path, calibration: Calibration) -> list[RawPicture]:
     of_camera = {camera: replace(calibration, P2=getattr(calibration, key)) for camera, key in CAMERAS.items()}
     pictures = []
     for stem, camera in sorted(images):
+        if listed is not None and stem not in listed:
+            continue  # nobody has labelled it
         sweep = drive / "velodyne_points" / "data" / f"{stem}.bin"
         pictures.append(
             RawPicture(
@@ -195,7 +232,7 @@ def _pictures(drive: Path, calibration: Calibration) -> list[RawPicture]:
                 camera=camera,
                 sweep=sweep if sweep.is_file() else None,
                 calibration=of_camera[camera],
-                tracklets=tracklets.get(int(stem), []),
+                tracklets=tracklets.get(int(stem) if listed is None else listed[stem], []),
             )
         )
     return pictures
