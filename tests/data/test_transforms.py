@@ -7,6 +7,7 @@ from scipy.ndimage import map_coordinates
 from torchvision.transforms import functional as tv
 
 from monoskd.data.transforms import (
+    MEAN_COLOUR,
     Augmentation,
     Draw,
     draw_letterbox,
@@ -20,6 +21,7 @@ from monoskd.data.transforms import (
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import alpha_from_yaw, wrap
+from monoskd.models.lens import IMAGENET_MEAN
 from monoskd.objects import Objects
 from monoskd.structures import Frame, PublishedData
 
@@ -242,12 +244,13 @@ def test_shrinking_does_not_alias_unless_published() -> None:
     assert np.abs(warp_published(checkers, box)[rows].astype(int) - 128).max() > 100
 
 
-def test_outside_the_picture_is_black_and_the_edge_is_sharp() -> None:
+def test_outside_the_picture_a_network_sees_zeros_and_the_edge_is_sharp() -> None:
+    np.testing.assert_array_equal(MEAN_COLOUR, np.round(255 * np.array(IMAGENET_MEAN)))
     white = np.full((60, 100, 3), 255, np.uint8)
     warped = warp_image(white, Letterbox.fit(width=100, height=60, size=(64, 64)))
     filled = (warped == 255).all((1, 2))
-    black = (warped == 0).all((1, 2))
-    assert (filled | black).all()
+    outside = (warped == MEAN_COLOUR).all((1, 2))
+    assert (filled | outside).all()
     assert filled.sum() == 40  # 38.4 rows, and both that it touches in part
     np.testing.assert_array_equal(filled, filled[::-1])
 
@@ -255,14 +258,14 @@ def test_outside_the_picture_is_black_and_the_edge_is_sharp() -> None:
 @pytest.mark.parametrize("centre", [(-500.0, 20.0), (50.0, 900.0)])
 def test_a_crop_beside_the_picture_sees_nothing(centre: tuple[float, float]) -> None:
     box = Letterbox.crop(centre=centre, scale=1.0, size=(64, 32))
-    assert not warp_image(np.full((60, 100, 3), 255, np.uint8), box).any()
+    assert (warp_image(np.full((60, 100, 3), 255, np.uint8), box) == MEAN_COLOUR).all()
 
 
 def test_a_sliver_of_a_picture_fits_without_much_memory() -> None:
     sliver = np.full((8000, 2, 3), 200, np.uint8)
     warped = warp_image(sliver, Letterbox.fit(width=2, height=8000, size=(1280, 384)))
     assert (warped[:, 639:641] == 200).all()
-    assert not warped[:, :639].any()
+    assert (warped[:, :639] == MEAN_COLOUR).all()
 
 
 # --- unknown depth ----------------------------------------------------------------------------------------------------

@@ -294,11 +294,11 @@ def test_twice_the_focal_length_is_twice_the_distance_at_the_same_size(predictor
         ((128, 64), 100.0, (128, 64), 1.0),  # as in training
         ((120, 60), 95.0, (128, 64), 128 / 120),  # nearly: as in training
         ((256, 64), 100.0, (256, 64), 1.0),  # a wider picture through the same lens
-        ((64, 160), 100.0, (64, 160), 1.0),  # portrait
+        ((64, 160), 100.0, (128, 160), 1.0),  # portrait: never less around the picture than in training
         ((300, 100), 200.0, (160, 64), 0.5),  # a longer lens
         ((128, 64), 50.0, (256, 128), 2.0),  # a wider lens, at the limit of four times the pixels
         ((128, 64), 10.0, (256, 128), 2.0),  # beyond it
-        ((90, 60), 1e6, (32, 32), 1e-4),
+        ((90, 60), 1e6, (128, 64), 1e-4),
     ],
 )
 def test_pictures_are_brought_to_the_focal_length_of_training(

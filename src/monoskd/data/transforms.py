@@ -19,6 +19,7 @@ from monoskd.geometry.heading import wrap
 from monoskd.objects import Objects
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's
+MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean, which the detectors subtract
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def jitter(image: Pixels, draw: Draw) -> Pixels:
     colours.
 
     As torchvision's adjust_brightness, _contrast and _saturation in sequence, which commute, but rounded and clipped
-    once at the end. Applied before resampling, so that pixels outside the picture stay black.
+    once at the end. Applied before resampling, so that pixels outside the picture keep their colour.
     """
     if (draw.brightness, draw.contrast, draw.saturation) == (1, 1, 1):
         return image
@@ -174,12 +175,14 @@ def draw_letterbox(
 
 
 def warp_image(image: Pixels, letterbox: Letterbox) -> Pixels:
-    """The network's view of a picture: h' x w' x 3, black outside.
+    """The network's view of a picture: h' x w' x 3, outside it the colour that normalisation makes 0.
+
+    So the area outside is as convolutions pad their maps, with zeros: next to black, networks find nothing.
 
     A triangle filter as wide as two pixels of the coarser grid: bilinear interpolation where the picture grows, a
     low-pass filter where it shrinks.
     """
-    return _warp(image, letterbox)
+    return _warp(image, letterbox, outside=MEAN_COLOUR)
 
 
 def warp_depth(depth_m: DepthMap, letterbox: Letterbox) -> DepthMap:
@@ -192,12 +195,12 @@ def warp_depth(depth_m: DepthMap, letterbox: Letterbox) -> DepthMap:
     return np.where(known >= 0.5, _warp(depth_m, letterbox) / np.maximum(known, 0.5), np.float32(0))
 
 
-def _warp(pixels: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
+def _warp(pixels: NDArray[Any], letterbox: Letterbox, *, outside: Any = 0) -> NDArray[Any]:
     """Resample where the picture covers the network's input; its edge pixels fill the network pixels they touch."""
     extent = np.array([pixels.shape[1], pixels.shape[0]], np.float64)
     corners = letterbox.apply(np.stack([0 * extent, extent]))
     first, last = np.clip([np.floor(corners[0]), np.ceil(corners[1])], 0, letterbox.size).astype(int)
-    warped = np.zeros((letterbox.size[1], letterbox.size[0], *pixels.shape[2:]), pixels.dtype)
+    warped = np.full((letterbox.size[1], letterbox.size[0], *pixels.shape[2:]), outside, pixels.dtype)
     if (first >= last).any():
         return warped
     start, end = (np.array([first, last], np.float64) - letterbox.shift) / letterbox.scale

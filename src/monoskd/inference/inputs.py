@@ -60,7 +60,8 @@ class NetworkInput:
             return None
         zoom = min(zoom, math.sqrt(_MOST_PIXELS * input_width * input_height / (width * height)))
         multiple = self.input_multiple
-        columns, rows = (max(math.ceil(side * zoom / multiple - _ROUNDING), 1) * multiple for side in frame.size)
+        seen = (math.ceil(side * zoom / multiple - _ROUNDING) * multiple for side in frame.size)
+        columns, rows = map(max, seen, self.input_size)  # never less around the picture than in training
         return Letterbox.crop(centre=(width / 2, height / 2), scale=zoom, size=(columns, rows))
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from monoskd.data.transforms import MEAN_COLOUR
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 
@@ -173,5 +174,6 @@ class Rectified:
         return np.where(np.isfinite(uv), uv, -9).astype(np.float32).reshape(*columns.shape, 2)
 
     def picture(self, image: Pixels) -> Pixels:
-        """The picture that the level pinhole camera sees, black outside the lens's view."""
-        return np.asarray(cv2.remap(image, self._map, _NO_SECOND_MAP, cv2.INTER_LINEAR), np.uint8)
+        """The picture that the level pinhole camera sees; what the lens does not see is filled as in `warp_image`."""
+        options: dict[str, Any] = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": MEAN_COLOUR}
+        return np.asarray(cv2.remap(image, self._map, _NO_SECOND_MAP, cv2.INTER_LINEAR, **options), np.uint8)
