@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from monoskd.data.transforms import MEAN_COLOUR
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 from monoskd.inference.cameras import CameraSource, read_camera
@@ -46,10 +47,10 @@ def test_a_rectified_picture_is_where_opencv_says(lens: Lens) -> None:
     uv = lens.camera.project(POINTS)
     np.testing.assert_allclose(lens.rectified.back(uv), seen_by(lens, POINTS), atol=1e-6)
     for point in POINTS:
-        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        image = np.full((HEIGHT, WIDTH, 3), MEAN_COLOUR, np.uint8)  # as what the lens does not see
         u, v = seen_by(lens, point[None])[0]
         cv2.circle(image, (round((u - 0.5) * 16), round((v - 0.5) * 16)), 64, (255, 255, 255), -1, cv2.LINE_AA, 4)
-        light = lens.rectified.picture(image)[..., 0].astype(float)
+        light = lens.rectified.picture(image)[..., 0].astype(float) - MEAN_COLOUR[0]
         rows, columns = np.mgrid[: light.shape[0], : light.shape[1]] + 0.5
         middle = [(light * columns).sum() / light.sum(), (light * rows).sum() / light.sum()]
         np.testing.assert_allclose(middle, lens.camera.project(point), atol=0.5)
