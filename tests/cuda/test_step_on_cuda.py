@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from gpu import Workload
 from torch import Tensor
+from workload import Workload
 
 from monoskd.distill import Distilled
 

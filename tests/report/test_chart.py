@@ -37,6 +37,7 @@ def test_ticks_are_equal_steps_that_cover_the_range(low: float, span: float, abo
         (-3, 7, [-4, -2, 0, 2, 4, 6, 8]),
         (0, 4e-14, [0, 1e-14, 2e-14, 3e-14, 4e-14]),
         (0, 0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (5e-324, 1e-323, [0, 0.2, 0.4, 0.6, 0.8, 1]),
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:

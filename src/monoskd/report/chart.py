@@ -11,6 +11,7 @@ _WIDTH, _HEIGHT = 360, 220  # of a line chart [SVG units]; as wide as a phone, s
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 36
 _LETTER = 6.2  # width of a letter, about [SVG units]
 _ROW = 22  # height of a row [SVG units]
+_NEXT_TO_0 = 1e-300  # below it floats lose their digits
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ def row_chart(
 def ticks(low: float, high: float, *, about: int = 5) -> list[float]:
     """Round numbers that cover [low, high], `about` of them, at 1, 2 or 5 times a power of ten.
 
-    A range narrower than a billionth of its values counts as a single value.
+    A range narrower than a billionth of its values counts as a single value, and what is next to 0 as 0.
     """
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        high = low + (abs(low) or 1.0)
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), _NEXT_TO_0):
+        high = low + (abs(low) if abs(low) > _NEXT_TO_0 else 1.0)
     rough = (high - low) / about
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999)
