@@ -10,7 +10,7 @@ ARGS ?=
 .PHONY: help chromium demo test test-all test-shapes test-package test-lowest lint check docs clean
 
 help:
-	@echo "make demo          the main job on rendered data, about ten minutes on two cores: demo/report.html"
+	@echo "make demo          the main job on rendered data, 10 to 16 minutes on two cores: demo/report.html"
 	@echo "make test          the fast test suite; ARGS=--cov adds what it covers"
 	@echo "make chromium      the browser that the tests of the page drive, where apt-get can install it"
 	@echo "make test-all      the slow tests too"

@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", nargs="+", default=RUNS, choices=RUNS)
     parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing new after that")
-    parser.add_argument("--quick", action="store_true", help="one seed, two epochs, sixteen rendered frames")
+    parser.add_argument("--quick", action="store_true", help="one seed, two epochs, 24 rendered frames")
     parser.add_argument("--report", action="store_true", help="train nothing; write the results and docs/real.md")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/real.json"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))

@@ -177,7 +177,7 @@ def draw_letterbox(
 def warp_image(image: Pixels, letterbox: Letterbox) -> Pixels:
     """The network's view of a picture: h' x w' x 3, outside it the colour that normalisation makes 0.
 
-    So the area outside is as convolutions pad their maps, with zeros: next to black, networks find nothing.
+    Convolutions pad their maps with zeros too. Beside large black areas objects were missed (docs/focal.md).
 
     A triangle filter as wide as two pixels of the coarser grid: bilinear interpolation where the picture grows, a
     low-pass filter where it shrinks.

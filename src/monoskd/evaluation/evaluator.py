@@ -41,10 +41,9 @@ class KittiEvaluator(Evaluator):
 
         `Car_3d_loose`, `Car_bev_loose`, ... at its looser one, 0.5 for cars, which tells young networks apart.
         """
-        return {
-            f"{row['class']}_{row['metric']}{'' if row['iou'] == strict_overlap(row['class']) else '_loose'}": row[
-                "moderate"
-            ]
-            for row in self.evaluate(truth, detections).rows()
-            if row["recall"] == "R40" and row["metric"] in ("bev", "3d") and row["moderate"] is not None
-        }
+        numbers = {}
+        for row in self.evaluate(truth, detections).rows():
+            if row["recall"] == "R40" and row["metric"] in ("bev", "3d") and row["moderate"] is not None:
+                suffix = "" if row["iou"] == strict_overlap(row["class"]) else "_loose"
+                numbers[f"{row['class']}_{row['metric']}{suffix}"] = row["moderate"]
+        return numbers

@@ -103,6 +103,7 @@ def read_kitti_raw(
     splits, warnings = dict[str, str](), [_UNKNOWN_DRIVES]
     if mapping is not None and kitti is not None:
         splits, warnings = _splits(drives, mapping=mapping, layout=KittiLayout(Path(kitti))), []
+    warnings += [line for drive in drives for line in _unlisted(drive)]
     calibrations = {date: read_raw_calibration(date) for date in sorted({drive.parent for drive in drives})}
     pictures = [picture for drive in drives for picture in _pictures(drive, calibrations[drive.parent])]
     return Recording(
@@ -208,16 +209,32 @@ def _rotation(rx: float, ry: float, rz: float) -> Floats:
     return rotation
 
 
-def _pictures(drive: Path, calibration: Calibration) -> list[RawPicture]:
-    """Frame by frame, camera by camera."""
-    tracklets = read_tracklets(drive / TRACKLETS)
-    listed = read_frame_list(drive / FRAME_LIST) if (drive / FRAME_LIST).is_file() else None
-    images = {
+def _listed(drive: Path) -> dict[str, int] | None:
+    """What CVAT says of the drive's frames, if it does."""
+    return read_frame_list(drive / FRAME_LIST) if (drive / FRAME_LIST).is_file() else None
+
+
+def _images(drive: Path) -> dict[tuple[str, str], Path]:
+    """The pictures by frame and camera."""
+    return {
         (path.stem, camera): path
         for camera in CAMERAS
         for path in visible((drive / camera / "data").glob("*.*"))
         if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdecimal()
     }
+
+
+def _unlisted(drive: Path) -> list[str]:
+    """A line about the frames that CVAT does not name."""
+    listed = _listed(drive)
+    absent = set() if listed is None else {stem for stem, _ in _images(drive)} - listed.keys()
+    return [f"{drive.name}: {len(absent)} frames are left out, {FRAME_LIST} does not name them"] if absent else []
+
+
+def _pictures(drive: Path, calibration: Calibration) -> list[RawPicture]:
+    """Frame by frame, camera by camera."""
+    tracklets = read_tracklets(drive / TRACKLETS)
+    listed, images = _listed(drive), _images(drive)
     of_camera = {camera: replace(calibration, P2=getattr(calibration, key)) for camera, key in CAMERAS.items()}
     pictures = []
     for stem, camera in sorted(images):

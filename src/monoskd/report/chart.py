@@ -8,7 +8,7 @@ from monoskd.report.markup import Html, Tone, element, escaped, joined
 from monoskd.report.style import CHART, COLOURS, LINES
 
 _WIDTH, _HEIGHT = 360, 220  # of a line chart [SVG units]; as wide as a phone, so that its letters stay readable there
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 8, 36  # the last number across reaches half over the end
 _LETTER = 6.2  # width of a letter, about [SVG units]
 _ROW = 22  # height of a row [SVG units]
 _NEXT_TO_0 = 1e-300  # below it floats lose their digits

@@ -1,7 +1,7 @@
 // The page: what the reader has given, what is shown of it, and what happens when something changes.
 
 import { drawAbove } from "/page/above.js";
-import { classBoxes, colourOf, get, made, scoreText, table, tiles, wordsOf } from "/page/facts.js";
+import { classBoxes, colourOf, counted, get, made, scoreText, table, tiles, wordsOf } from "/page/facts.js";
 import { kittiText, save } from "/page/files.js";
 import { focalOf, hfovOf, levelRotation } from "/page/geometry.js";
 import { drawPicture } from "/page/picture.js";
@@ -52,7 +52,7 @@ async function ask(item) {
     item.schema = answer.schema;
     item.seconds = (performance.now() - started) / 1000;
     item.problem = "";
-    say(`${item.file.name}: ${rows(item).length} objects shown.`);
+    say(`${item.file.name}: ${counted(rows(item))} shown.`);
   } catch (error) {
     if (asking.signal.aborted) return;
     item.problem = error.message;
@@ -102,7 +102,7 @@ function renderAll() {
   renderLeast(item);
   classBoxes(item, state);
   table(shown, state.chosen);
-  get("save-note").textContent = `${shown.length} objects of this picture${state.items.length > 1 ? "; JSON: of all pictures" : ""}`;
+  get("save-note").textContent = `${counted(shown)} of this picture${state.items.length > 1 ? "; JSON: of all pictures" : ""}`;
 }
 
 function renderViews(item, shown) {
@@ -139,7 +139,7 @@ function renderGallery() {
   gallery.replaceChildren(...state.items.map((item) => {
     const button = made("button", "", { type: "button", "aria-pressed": item === state.current });
     const canvas = made("canvas");
-    button.append(canvas, made("span", `${item.file.name}: ${item.entry ? `${rows(item).length} objects` : "waiting"}`));
+    button.append(canvas, made("span", `${item.file.name}: ${item.entry ? counted(rows(item)) : "waiting"}`));
     button.addEventListener("click", () => select(item));
     item.thumbnail = canvas;
     return button;

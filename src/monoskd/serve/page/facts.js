@@ -5,6 +5,7 @@ import { hfovOf } from "/page/geometry.js";
 const GREY = "#b0b8c4";
 export const get = (id) => document.getElementById(id);
 export const colourOf = (name, about) => about.classes[name] ?? GREY;
+export const counted = (objects) => `${objects.length} ${objects.length === 1 ? "object" : "objects"}`;
 export const scoreText = (score) => score.toFixed(score < 0.1 ? 3 : 2);
 
 export function made(tag, text = "", attributes = {}) {
