@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import load as load_onnx
 
 from monoskd.data.samples import make_sample
 from monoskd.data.transforms import Draw
@@ -19,6 +20,7 @@ from monoskd.inference.export import export
 from monoskd.inference.onnx_predictor import OnnxPredictor
 from monoskd.inference.predictor import Predictor
 from monoskd.models.monodetr import MonoDETR, MonoDETRConfig
+from monoskd.models.monodetr.bilinear import gathered
 from monoskd.models.monodetr.deformable import DeformableAttention
 from monoskd.models.monodetr.heads import depth_m
 from monoskd.models.monodetr.losses import class_loss, layer_losses, task_losses
@@ -376,12 +378,28 @@ def test_bad_settings_are_named(settings: dict[str, object], message: str) -> No
         MonoDETRConfig(**settings)
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_gathers_read_what_grid_sample_reads(align_corners: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 3, 4, 7, generator=draw, dtype=torch.float64)
+    grid = 1.6 * torch.randn(2, 50, 5, 2, generator=draw, dtype=torch.float64)
+    grid[0, 0] = torch.tensor(
+        [[-1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [0.0, 0.0], [1e9, -1e9]]
+    )  # edges, and far outside
+    wanted = torch.nn.functional.grid_sample(maps, grid, align_corners=align_corners)
+    assert (wanted == 0).any()
+    torch.testing.assert_close(gathered(maps, grid, align_corners=align_corners), wanted)
+
+
 def test_onnxruntime_finds_what_torch_finds(tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = MonoDETR(replace(SMALL, width=64, input_focal_px=180.0)).eval()
     model, graph = tmp_path / "model.safetensors", tmp_path / "model.onnx"
     save_model(detector, model, provenance={})
     export(model, graph)
+    proto = load_onnx(graph)
+    assert not proto.functions  # nothing is hidden in them
+    assert "GridSample" not in {node.op_type for node in proto.graph.node}  # TensorRT is known to get it wrong
     draw = np.random.default_rng(0)
     torch_, onnx = Predictor(model), OnnxPredictor(graph)
     for count, focal_px in ((1, 150.0), (3, 300.0), (1, 700.0)):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
+
+from monoskd.models.monodetr.bilinear import read_maps
 
 Shapes = Sequence[tuple[int, int]]  # (rows, columns) of each level
 
@@ -82,6 +83,6 @@ def sampled(
     images, _, heads, _, _ = places.shape
     maps = value.transpose(1, 2).reshape(images * heads, -1, *shape)
     grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)
-    read = functional.grid_sample(maps, grid, align_corners=False)  # bh x w/h x q x p
+    read = read_maps(maps, grid, align_corners=False)  # bh x w/h x q x p
     summed = (read * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
     return summed.reshape(images, value.shape[2], -1).transpose(1, 2)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample
 
 from monoskd.geometry.heading import BINS
+from monoskd.models.monodetr.bilinear import read_maps
 
 CLASS_PRIOR = 0.01  # a query is an object of a class with this probability before anything is learned
 EDGE_LOGIT = -2.0  # of the distances from the centre to the 2D box before anything is learned
@@ -86,7 +86,7 @@ def box_depth(said: dict[str, Tensor], scale: BoxScale) -> Float[Tensor, "b q 1"
 def depth_at(mean_depth: Float[Tensor, "b v u"], boxes: Float[Tensor, "b q 6"]) -> Float[Tensor, "b q 1"]:
     """The depth map's value [m] at the centres, which get no gradient; the map spans corner to corner."""
     grid = (2 * boxes[..., :2].detach() - 1)[:, :, None]
-    return grid_sample(mean_depth[:, None], grid.to(mean_depth), align_corners=True)[:, 0]
+    return read_maps(mean_depth[:, None], grid.to(mean_depth), align_corners=True)[:, 0]
 
 
 def inverse_sigmoid(x: Tensor) -> Tensor:
