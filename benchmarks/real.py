@@ -3,9 +3,10 @@
 ROOT is a data set in KITTI's layout whose splits train and val are of different drives, with LiDAR. First the doctor,
 the depth maps, and one teacher on them. Then, for each seed: a baseline on photographs; from that baseline, all with as
 many further steps, the control (no teacher), MonoSKD, the study's best recipe (`full`, see gain.py) and its depth map
-alone; and a network trained on rendered frames, from which `transfer` trains as the baseline does. Each training is
-`monoskd train` in a process of its own with one thread. Called again, it goes on where it stopped, run by run and epoch
-by epoch; what is known is in OUT/<seed>/<run>.json. `--report` trains nothing: it writes the results and the page.
+alone; `control_time`, a control that trains as long as a run with a teacher takes; and a network trained on rendered
+frames, from which `transfer` trains as the baseline does. Each training is `monoskd train` in a process of its own with
+one thread. Called again, it goes on where it stopped, run by run and epoch by epoch; what is known is in
+OUT/<seed>/<run>.json. `--report` trains nothing: it writes the results and the page.
 
 `--quick` is the small form: one seed, two epochs, to see that everything runs.
 """
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from gain import DEPTH, FULL
+from gain import DEPTH, FULL, STEP_COST
 from study import cost
 from study_report import by_seed, compared, replaced
 
@@ -43,7 +44,7 @@ from monoskd.kitti.prepare import prepare
 from monoskd.models.weights import load_model
 from monoskd.synthetic import synthesize
 
-STARTS = {"transfer": "rendered", **dict.fromkeys(("control", "monoskd", "full", "depth_map"), "baseline")}
+STARTS = {"transfer": "rendered", **dict.fromkeys(("control", "control_time", "monoskd", "full", "depth_map"), "baseline")}
 RUNS = ("teacher", "baseline", "rendered", *STARTS)
 """In this order over all seeds, as the later ones start from the earlier."""
 
@@ -51,6 +52,9 @@ PAIRS = {
     "MonoSKD to its control": ("monoskd", "control"),
     "`full` to its control": ("full", "control"),
     "the depth map alone to its control": ("depth_map", "control"),
+    "MonoSKD to the control of equal time": ("monoskd", "control_time"),
+    "`full` to the control of equal time": ("full", "control_time"),
+    "the depth map alone to the control of equal time": ("depth_map", "control_time"),
     "transfer to the baseline (as many steps on real frames)": ("transfer", "baseline"),
     "transfer to the control (as many steps in all)": ("transfer", "control"),
     "the control to the baseline (twice the steps)": ("control", "baseline"),
@@ -85,9 +89,11 @@ class Plan:
         return (self.rendered - round(self.rendered / 16) if name == "rendered" else self.trained) // self.batch
 
     def epochs_of(self, name: str) -> int:
-        """For as many steps in every run but the teacher."""
+        """For as many steps in every run but the teacher and the control of equal time."""
         if name == "teacher":
             return self.teacher_epochs
+        if name == "control_time":
+            return round(STEP_COST * self.epochs)
         return max(1, round(self.epochs * self.batches("baseline") / self.batches(name)))
 
     def steps_of(self, name: str) -> int:
