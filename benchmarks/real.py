@@ -44,7 +44,10 @@ from monoskd.kitti.prepare import prepare
 from monoskd.models.weights import load_model
 from monoskd.synthetic import synthesize
 
-STARTS = {"transfer": "rendered", **dict.fromkeys(("control", "control_time", "monoskd", "full", "depth_map"), "baseline")}
+STARTS = {
+    "transfer": "rendered",
+    **dict.fromkeys(("control", "control_time", "monoskd", "full", "depth_map"), "baseline"),
+}
 RUNS = ("teacher", "baseline", "rendered", *STARTS)
 """In this order over all seeds, as the later ones start from the earlier."""
 

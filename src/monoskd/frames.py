@@ -11,7 +11,9 @@ from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera
 from monoskd.objects import Objects
 
-Modality: TypeAlias = Literal["rgb", "depth"]
+Modality: TypeAlias = Literal["rgb", "depth", "rgbd"]
+"""What a network looks at: pictures, depth maps, or both on top of each other."""
+
 Pixels: TypeAlias = NDArray[np.uint8]
 DepthMap: TypeAlias = NDArray[np.float32]
 

@@ -91,7 +91,8 @@ class FrameSource(ABC):
 class Views(_Movable):
     """A network's input: b pictures, their cameras, and where each picture lies in the network's pixels.
 
-    images: RGB in [0, 1] (k = 3) or depth [m] (k = 1), warped by `letterbox`. cameras: project to *original* pixels.
+    images: RGB in [0, 1] (k = 3), depth [m] (k = 1) or both (k = 4), warped by `letterbox`. cameras: project to
+    *original* pixels.
     """
 
     images: Float[Tensor, "b k h w"]
@@ -176,9 +177,11 @@ class Batch(_Movable):
 
     def views(self, modality: Modality) -> Views:
         """The input of a network of this modality. Raises ValueError where the batch has no depth maps."""
-        if modality == "depth" and self.depth is None:
-            raise ValueError("a depth network needs depth maps, and this batch has none: run `monoskd prepare`")
-        images = self.depth if modality == "depth" and self.depth is not None else self.image
+        if modality == "rgb":
+            return Views(self.image, self.cameras, self.letterbox)
+        if self.depth is None:
+            raise ValueError(f"a {modality} network needs depth maps, and this batch has none: run `monoskd prepare`")
+        images = self.depth if modality == "depth" else torch.cat([self.image, self.depth], 1)
         return Views(images, self.cameras, self.letterbox)
 
     @classmethod
@@ -257,7 +260,8 @@ class Detections(DetectionRows, _Movable):
 class Detector(nn.Module, ABC):
     """The interface of a monocular 3D detector, as training, distillation, measurement and prediction use it.
 
-    modality: its input, pictures (`rgb`) or depth maps (`depth`). classes: in the order of its labels.
+    modality: its input, pictures (`rgb`), depth maps (`depth`) or both (`rgbd`, four channels). classes: in the order
+    of its labels.
     input_size: (width, height) [px] of its input; input_multiple: both are multiples of it.
     published_input: whether its input is made as for the published networks (`PublishedData`).
     task_graph: for hierarchical task learning, for each task of `loss` the tasks that must converge before it

@@ -304,14 +304,20 @@ def test_a_damaged_frame_is_one_line_and_what_was_learnt_is_kept(
     load_model(tmp_path / "run" / "model.safetensors")
 
 
-def test_the_teacher_only_teaches(run: Run, tmp_path: Path) -> None:
-    teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher")) / "model.safetensors"
+@pytest.mark.parametrize("modality", ["depth", "rgbd"])
+def test_the_teacher_only_teaches(run: Run, tmp_path: Path, modality: str) -> None:
+    teacher = run("--detector.init_args.config.modality", modality, out=str(tmp_path / "teacher")) / "model.safetensors"
     before = load_file(teacher)
     terms = {
         "rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}},
         "head": {"loss": {"class_path": "monoskd.models.did_m3d.teaching.HeadLoss"}, "between": "output"},
+        "depth": {
+            "loss": {"class_path": "monoskd.models.DepthMapLoss"},
+            "between": "targets",
+            "key": "features:neck.4",
+        },
     }
-    taps = [{"student": "neck.8", "adapter": "conv"}]
+    taps = [{"student": tap, "adapter": "conv"} for tap in ("neck.4", "neck.8")]
     recipe = {"teacher": str(teacher), "taps": taps, "terms": terms, "record_every": 2}
     captured = {}
 

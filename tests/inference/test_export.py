@@ -275,6 +275,11 @@ def test_a_teacher(make: object, tmp_path: Path) -> None:
         OnnxPredictor(files.graph)(noise(160, 80, 0), camera)
 
 
+def test_pictures_with_depth_are_not_exported() -> None:
+    with pytest.raises(InputError, match="a network that sees pictures or depth maps, got one that needs both"):
+        graph_of(did_m3d(modality="rgbd"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [did_m3d, monodle])
 def test_a_published_network(make: object, tmp_path: Path) -> None:

@@ -68,6 +68,16 @@ def test_weights_come_from_a_local_file(suffix: str, tmp_path: Path) -> None:
         assert torch.equal(weight, source[name]), name
 
 
+def test_a_fourth_channel_starts_from_the_weights_of_three(tmp_path: Path) -> None:
+    source, file = timm.create_model("test_resnet").state_dict(), tmp_path / "resnet.pth"
+    torch.save(source, file)
+    first = next(iter(Backbone("test_resnet", pretrained=file, input_channels=4).net.parameters()))
+    wanted = next(value for name, value in source.items() if value.dim() == 4)
+    assert first.shape[1] == 4
+    torch.testing.assert_close(first[:, :3], 0.75 * wanted)  # timm: as large a sum over four channels as over three
+    torch.testing.assert_close(first[:, 3], 0.75 * wanted[:, 0])
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "other.pth")
     with pytest.raises(

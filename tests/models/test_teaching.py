@@ -94,7 +94,7 @@ def test_a_picture_is_no_depth_map(
     cameras: Camera, letterbox: Letterbox, random_targets: Callable[[int], DidM3DTargets]
 ) -> None:
     pictures = Views(torch.rand(2, 3, 96, 160), cameras, letterbox)
-    with pytest.raises(InputError, match="expected one depth channel"):
+    with pytest.raises(InputError, match="expected a depth map whose size"):
         DepthMapLoss()(student=torch.rand(2, 4, 24, 40), targets=random_targets(1), teacher_inputs=(pictures, None))
     with pytest.raises(InputError, match="inside: expected a weight above 0, got 0"):
         DepthMapLoss(inside=0)

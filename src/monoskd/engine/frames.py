@@ -39,7 +39,7 @@ class Frames(pl.LightningDataModule):
         self.seed = config.seed
         self.processes = config.processes
         self.train = self._samples(student, sources.train, augmentation=config.data.augmentation)
-        self.val = self._samples(student, sources.val(depth=student.modality == "depth"))
+        self.val = self._samples(student, sources.val(depth=student.modality != "rgb"))
         self.unlabelled: Samples | None = None
         if config.data.unlabelled is not None and sources.unlabelled is not None and detections is not None:
             self.unlabelled = self._samples(

@@ -151,7 +151,7 @@ def labelled_batches(
     """Every labelled frame of a split, in order, as this detector wants it. source: a class of `FrameSource`s."""
     published = PublishedData.all() if detector.published_input else PublishedData()
     samples = Samples(
-        source(root, split=split, depth=detector.modality == "depth", labels=True),
+        source(root, split=split, depth=detector.modality != "rgb", labels=True),
         input_size=detector.input_size,
         targets=detector.target_maker(min_height_px=min_height_px, published=published),
         published=published,

@@ -55,7 +55,7 @@ def detect_unlabelled(
         write_objects(folder / f"{name}.txt", objects)
     measured_on, truth = f"{unlabelled.split}, labels held back", [frames.held_back(name) for name in frames.names]
     if any(objects is None for objects in truth):
-        val = sources.val(depth=teacher.modality == "depth")
+        val = sources.val(depth=teacher.modality != "rgb")
         measured_on, truth = data.val, [val.objects(name) for name in val.names]
         detections = detect(teacher, data, val)
     labels = [Objects.empty() if objects is None else objects for objects in truth]

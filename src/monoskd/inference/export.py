@@ -123,6 +123,8 @@ def graph_of(detector: Detector) -> Any:
             f"model: expected a detector that can be exported, got {type(detector).__name__}, which has no "
             "`candidates`; docs/extend.md says what it returns"
         )
+    if detector.modality == "rgbd":
+        raise InputError("model: expected a network that sees pictures or depth maps, got one that needs both")
     width, height = detector.input_size
     batch = torch.export.Dim("batch", min=1, max=_MOST)
     rows, columns = (torch.export.Dim(name, min=1, max=_MOST) * detector.input_multiple for name in ("rows", "columns"))

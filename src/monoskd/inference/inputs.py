@@ -49,7 +49,7 @@ class NetworkInput:
         """
         check_image(frame.image)
         _check_camera(frame.camera)
-        if self.modality == "depth":
+        if self.modality != "rgb":
             _check_depth(frame.depth_m, size=frame.size)
         if self.fit == "size" or self.input_focal_px is None:
             return None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,7 +227,7 @@ def _check(description: OnnxDescription) -> None:
     """Raise ValueError for values that no export writes."""
     size, focal_px = description.input_size, description.input_focal_px
     for name, fits in {
-        "modality": description.modality in get_args(Modality),
+        "modality": description.modality in PICTURE,
         "classes": len(description.classes) > 0 and all(isinstance(name, str) for name in description.classes),
         "input_size": len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size),
         "input_multiple": isinstance(description.input_multiple, int) and description.input_multiple > 0,

@@ -102,7 +102,7 @@ def predict_source(
 
 def check_pictures_suffice(predictor: AnyPredictor) -> None:
     """Raise InputError for a network that needs more than pictures."""
-    if predictor.modality == "depth":
+    if predictor.modality != "rgb":
         raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
 
 

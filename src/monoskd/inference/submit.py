@@ -168,7 +168,7 @@ def _check_results(content: bytes, *, source: str) -> None:
 
 
 def _check_detector(predictor: AnyPredictor) -> None:
-    if predictor.modality == "depth":
+    if predictor.modality != "rgb":
         raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
     if not {*predictor.classes} & {*KITTI_CLASSES}:
         raise InputError(

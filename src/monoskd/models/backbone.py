@@ -27,7 +27,8 @@ class Backbone(nn.Module):
 
     name: any timm model with features at strides 4 to 32; arguments: further arguments of timm's constructor, such as
     `channels` of a DLA; early_stride: let the first layer halve the image instead of a later one;
-    pretrained: True for timm's ImageNet weights, or a file that holds them.
+    pretrained: True for timm's ImageNet weights, or a file that holds them; input_channels: other than three get
+    those weights as timm spreads them.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class Backbone(nn.Module):
         pretrained: bool | str | Path = False,
         arguments: Mapping[str, Any] | None = None,
         early_stride: bool = False,
+        input_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.net = _timm_features(name, pretrained, arguments or {})
+        self.net = _timm_features(name, pretrained, arguments or {}, input_channels)
         if early_stride:
             _halve_early(self.net, name)
         info: Any = self.net.feature_info
@@ -54,7 +56,7 @@ class Backbone(nn.Module):
         for stride in STRIDES:
             self.add_module(str(stride), nn.Identity())
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
         """The maps by stride: "4" is b x channels[0] x h/4 x w/4, and so on to "32"."""
         maps = self.net(image)
         return {
@@ -63,13 +65,15 @@ class Backbone(nn.Module):
         }
 
 
-def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[str, Any]) -> nn.Module:
+def _timm_features(
+    name: str, pretrained: bool | str | Path, arguments: Mapping[str, Any], input_channels: int
+) -> nn.Module:
     """timm's feature extractor. Raises InputError in one line for bad names and missing weights."""
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f"did you mean {near[0]}?" if near else "`timm.list_models()` lists them"
         raise InputError(f"backbone: expected the name of a timm model, got {name!r}; {hint}")
-    own = {"features_only", *inspect.signature(timm.create_model).parameters} - {"kwargs"}
+    own = {"features_only", "in_chans", *inspect.signature(timm.create_model).parameters} - {"kwargs"}
     if refused := sorted(own & set(arguments)):
         raise InputError(
             f"backbone_arguments: expected arguments of the model itself such as `channels`, got {refused[0]!r}; "
@@ -79,7 +83,12 @@ def _timm_features(name: str, pretrained: bool | str | Path, arguments: Mapping[
     try:
         with _quiet_hub():
             net: nn.Module = timm.create_model(
-                name, features_only=True, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **arguments
+                name,
+                features_only=True,
+                pretrained=bool(pretrained),
+                pretrained_cfg_overlay=overlay,
+                in_chans=input_channels,
+                **arguments,
             )
     except (OSError, RuntimeError) as error:
         if pretrained is not True:

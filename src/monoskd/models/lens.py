@@ -70,9 +70,23 @@ class LensDetector(Detector):
         lens: Tensor = views.cameras.focal_px.to(views.images) / self.reference_focal_px
         return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
 
-    def normalise(self, views: Views) -> Float[Tensor, "b 3 h w"]:
-        """The input of the first layer: RGB by ImageNet's mean and spread; apparent depth / 80 m in all channels."""
+    @property
+    def input_channels(self) -> int:
+        """Of the first layer: 3, or 4 for pictures with depth."""
+        return 4 if self.modality == "rgbd" else 3
+
+    def normalise(self, views: Views) -> Float[Tensor, "b c h w"]:
+        """The input of the first layer: RGB by ImageNet's mean and spread; apparent depth / 80 m.
+
+        Depth alone fills all three channels; with a picture it is the fourth.
+        """
         if self.modality == "rgb":
-            return (views.images - self.pixel_mean) / self.pixel_std
+            return self._normalised_rgb(views.images)
         k = self.magnification(views)
-        return (views.images / k[:, None, None, None] / FAR_M).expand(-1, 3, -1, -1)
+        depth = views.images[:, -1:] / k[:, None, None, None] / FAR_M
+        if self.modality == "depth":
+            return depth.expand(-1, 3, -1, -1)
+        return torch.cat([self._normalised_rgb(views.images[:, :3]), depth], 1)
+
+    def _normalised_rgb(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return (images - self.pixel_mean) / self.pixel_std

@@ -50,7 +50,7 @@ CELLS: Rule = (
 )
 _FOCAL_PX: Rule = ("more than 0 px, or none", lambda value: value is None or is_positive(value))
 _SHARED: dict[str, Rule] = {
-    "modality": ("rgb or depth", lambda value: value in get_args(Modality)),
+    "modality": ("rgb, depth or rgbd", lambda value: value in get_args(Modality)),
     "backbone": ("the name of a timm model", is_name),
     "backbone_arguments": ("arguments by name", lambda value: isinstance(value, Mapping) and all(map(is_name, value))),
     "classes": ("names, none twice", lambda value: are(value, is_name) and len(set(value)) == len(value)),

@@ -65,14 +65,16 @@ def apparent_depth_log(
     views: Views, *, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "b 1 v u"], Float[Tensor, "b 1 v u"]]:
     """The log of apparent depth on a map of `size` (height, width), and 1 where enough of a cell is known."""
-    if views.images.shape[1] != 1 or any(views.images.shape[2 + axis] % size[axis] for axis in (0, 1)):
+    images = views.images[:, -1:]  # the last channel is the depth map
+    if views.images.shape[1] not in (1, 4) or any(images.shape[2 + axis] % size[axis] for axis in (0, 1)):
         raise InputError(
-            f"DepthMapLoss: expected one depth channel whose size is a multiple of the map's {size}, got "
-            f"{tuple(views.images.shape[1:])}: the teacher's modality is `depth`, and the map one of the student's"
+            f"DepthMapLoss: expected a depth map whose size is a multiple of the map's {size}, got "
+            f"{tuple(views.images.shape[1:])}: the teacher's modality is `depth` or `rgbd`, and the map one of the "
+            "student's"
         )
-    stride = (views.images.shape[2] // size[0], views.images.shape[3] // size[1])
-    known = avg_pool2d((views.images > 0).to(views.images), stride)
-    depth_m = avg_pool2d(views.images, stride) / known.clamp(min=1e-6)
+    stride = (images.shape[2] // size[0], images.shape[3] // size[1])
+    known = avg_pool2d((images > 0).to(images), stride)
+    depth_m = avg_pool2d(images, stride) / known.clamp(min=1e-6)
     k = torch.as_tensor(views.letterbox.scale).to(depth_m) * views.cameras.focal_px.to(depth_m) / UNIT_FOCAL_PX
     there = known >= KNOWN
     return torch.where(there, depth_m, 1.0).log() - k.log()[:, None, None, None], there.to(depth_m)

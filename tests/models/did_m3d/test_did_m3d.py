@@ -144,6 +144,18 @@ def test_depth_is_seen_apparent_in_units_of_80_metres(
     assert torch.equal(output.heads["heatmap"], teacher.forward_normalised(seen, views).heads["heatmap"])
 
 
+def test_pictures_with_depth_are_both_seen_as_alone(
+    small_config: DidM3DConfig, cameras: Camera, letterbox: Letterbox
+) -> None:
+    teacher = DidM3D(replace(small_config, modality="rgbd")).eval()
+    views = {kind: Views(images(kind), cameras, letterbox) for kind in ("rgb", "depth")}
+    both = Views(torch.cat([images("rgb"), images("depth")], 1), cameras, letterbox)
+    seen = teacher.normalise(both)
+    alone = {kind: DidM3D(replace(small_config, modality=kind)).normalise(views[kind]) for kind in views}
+    assert torch.equal(seen, torch.cat([alone["rgb"], alone["depth"][:, :1]], 1))
+    assert not torch.equal(teacher(both).heads["heatmap"][0], teacher(both).heads["heatmap"][1])
+
+
 def test_depth_goes_by_the_focal_length_in_network_pixels(detector: DidM3D, letterbox: Letterbox) -> None:
     # A picture of twice the pixels through twice the focal length is the same picture.
     picture, depths = images()[:1].expand(4, -1, -1, -1), []
@@ -227,8 +239,8 @@ def test_half_precision_layers_leave_positions_in_full(detector: DidM3D, cameras
         ({"classes": "Car"}, "classes: expected names, none twice, got 'Car'"),
         ({"classes": ("Car", "Car")}, "classes: expected names, none twice"),
         ({"classes": ("Car", ["Van"])}, "classes: expected names, none twice"),
-        ({"modality": "lidar"}, "modality: expected rgb or depth, got 'lidar'"),
-        ({"modality": ["rgb"]}, r"modality: expected rgb or depth, got \['rgb'\]"),
+        ({"modality": "lidar"}, "modality: expected rgb, depth or rgbd, got 'lidar'"),
+        ({"modality": ["rgb"]}, r"modality: expected rgb, depth or rgbd, got \['rgb'\]"),
         ({"backbone": ""}, "backbone: expected the name of a timm model, got ''"),
         ({"backbone": 3}, "backbone: expected the name of a timm model, got 3"),
         ({"backbone_arguments": 3}, "backbone_arguments: expected arguments by name, got 3"),

@@ -362,7 +362,7 @@ def test_every_quirk_changes_something(detector: MonoDETR) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"modality": "lidar"}, "modality: expected rgb or depth, got 'lidar'"),
+        ({"modality": "lidar"}, "modality: expected rgb, depth or rgbd, got 'lidar'"),
         ({"input_size": (640, 190)}, "input_size: expected .* multiples of 32 px"),
         ({"classes": ("Car", "Car")}, "classes: expected names, none twice"),
         ({"classes": ("Tram",)}, "mean_sizes: expected .* of Tram"),

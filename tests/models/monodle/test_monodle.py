@@ -207,7 +207,7 @@ def test_confidence_stays_below_one_unless_as_published(detector: MonoDLE) -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"modality": "lidar"}, "modality: expected rgb or depth, got 'lidar'"),
+        ({"modality": "lidar"}, "modality: expected rgb, depth or rgbd, got 'lidar'"),
         ({"input_size": (640, 190)}, "input_size: expected .* multiples of 32 px"),
         ({"classes": ("Car", "Car")}, "classes: expected names, none twice"),
         ({"classes": ("Tram",)}, "mean_sizes: expected .* of Tram"),

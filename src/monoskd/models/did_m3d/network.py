@@ -33,7 +33,7 @@ class DidM3DConfig:
     """The network's architecture and classes.
 
     Args:
-        modality: its input: `rgb` (a student) or `depth` (a teacher).
+        modality: its input: `rgb` (a student), `depth` or `rgbd` (a teacher; pictures and depth maps).
         backbone: any timm model with features at strides 4 to 32, by name.
         backbone_arguments: further arguments of timm's constructor, such as `channels` of a DLA.
         backbone_early_stride: halve the image in the backbone's first layer where it would do so later (a DLA): faster.
@@ -100,6 +100,7 @@ class DidM3D(LensDetector):
             pretrained=config.pretrained,
             arguments=config.backbone_arguments,
             early_stride=config.backbone_early_stride,
+            input_channels=self.input_channels,
         )
         self.neck = DLAUp(self.backbone.channels)
         width = self.backbone.channels[0]
@@ -123,7 +124,7 @@ class DidM3D(LensDetector):
         return self.forward_normalised(self.normalise(views), views, rois=None if at is None else at.rois)
 
     def forward_normalised(
-        self, inputs: Float[Tensor, "b 3 h w"], views: Views, *, rois: Rois | None = None
+        self, inputs: Float[Tensor, "b c h w"], views: Views, *, rois: Rois | None = None
     ) -> DidM3DOutput:
         """`forward` for normalised inputs; of `views` only cameras and letterbox are read."""
         backbone = self.backbone(inputs)

@@ -17,7 +17,7 @@ class MonoDETRConfig:
     """What the network is made of.
 
     Args:
-        modality: its input: `rgb` (a student) or `depth` (a teacher).
+        modality: its input: `rgb` (a student), `depth` or `rgbd` (a teacher; pictures and depth maps).
         backbone: any timm model with features at strides 4 to 32, by name; published: a ResNet-50.
         backbone_arguments: further arguments of timm's constructor.
         pretrained: ImageNet weights of the backbone: true (through timm), false, or a file that holds them.

@@ -50,7 +50,12 @@ class MonoDETR(LensDetector):
         config = config or MonoDETRConfig()
         super().__init__(config)
         self.quirks = config.active_quirks
-        self.backbone = Backbone(config.backbone, pretrained=config.pretrained, arguments=config.backbone_arguments)
+        self.backbone = Backbone(
+            config.backbone,
+            pretrained=config.pretrained,
+            arguments=config.backbone_arguments,
+            input_channels=self.input_channels,
+        )
         self.projected = _projections(self.backbone.channels[1:], config.width)
         self.neck = nn.ModuleDict({str(stride): nn.Identity() for stride in STRIDES})  # for hooks on the encoder's maps
         sizes: Mapping[str, Any] = {"heads": config.heads, "hidden": config.hidden, "dropout": config.dropout}

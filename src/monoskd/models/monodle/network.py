@@ -34,7 +34,7 @@ class MonoDLEConfig:
     """What the network is made of.
 
     Args:
-        modality: what it looks at: `rgb` (a student) or `depth` (a teacher).
+        modality: what it looks at: `rgb` (a student), `depth` or `rgbd` (a teacher; pictures and depth maps).
         backbone: any timm model with features at strides 4 to 32, by name.
         backbone_arguments: further arguments of timm's constructor, such as `channels` of a DLA.
         backbone_early_stride: halve the image in the backbone's first layer where it would do so later (a DLA): faster.
@@ -108,6 +108,7 @@ class MonoDLE(LensDetector):
             pretrained=config.pretrained,
             arguments=config.backbone_arguments,
             early_stride=config.backbone_early_stride,
+            input_channels=self.input_channels,
         )
         self.neck = DLAUp(self.backbone.channels)
         for layer in self.neck.modules():
