@@ -466,6 +466,12 @@ def test_rows_that_are_cut_off_or_gone_are_said(run: Run, tmp_path: Path, capsys
     assert "metrics.csv: its last row is cut off and is left out; the other 3 are kept" in capsys.readouterr().err
     assert [row["step"] for row in rows(folder)] == ["0", "1", "2", "4", "5"]
     assert losses(folder) == [loss for step, loss in enumerate(losses(straight)) if step != 3]
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]) + "1,3,0.\n")
+    checkpoint = (folder / "checkpoints/last.ckpt").read_bytes()
+    run(epochs=4, resume=folder)
+    assert "of the 5 rows of the first 6 steps 3 are gone; the others are kept" in capsys.readouterr().err
+    assert [row["step"] for row in rows(folder)] == ["0", "1", "6", "7"]
+    (folder / "checkpoints/last.ckpt").write_bytes(checkpoint)
     log.unlink()
     run(epochs=4, resume=folder)
     assert "metrics.csv: the rows of the first 6 steps are gone; it begins anew" in capsys.readouterr().err

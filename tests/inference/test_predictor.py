@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 from monoskd.inference.cameras import CameraSource
+from monoskd.inference.outputs import Film
 from monoskd.inference.predict import predict_source
 from monoskd.inference.predictor import Fit, Predictor
 from monoskd.kitti.io import read_calibration, read_image, read_objects
@@ -375,6 +377,23 @@ def test_the_document_says_camera_deviation_and_corners(predictor: Predictor, fo
     assert 0 <= top <= bottom <= 60
     one, two = (document(tmp_path / f"out{size}")["images"] for size in (1, 2))
     assert [len(entry["detections"]) for entry in one] == [len(entry["detections"]) for entry in two]
+
+
+def test_a_video_that_does_not_fit_on_the_disk_is_said(tmp_path: Path) -> None:
+    film, former = Film(tmp_path / "film.mp4", 10.0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    film.path.write_bytes(b"the film that was there before")
+    noise = np.random.default_rng(0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, former[1]))
+    try:
+        for _ in range(10):
+            film.add(noise.integers(0, 255, (64, 96, 3), np.uint8))
+        with pytest.raises(
+            InputError, match=r"film\.mp4: expected a video of 10 pictures, got one that is cut off, as on"
+        ):
+            film.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the film that was there before"]
 
 
 def test_a_video_of_the_drawings_is_written(predictor: Predictor, teacher: Path, folder: Path, tmp_path: Path) -> None:

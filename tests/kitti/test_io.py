@@ -524,6 +524,13 @@ def test_centimetres_are_no_metres(tmp_path):
         read_velodyne(tmp_path / "v.bin")
 
 
+def test_whole_numbers_are_no_floats(tmp_path):
+    points = np.frombuffer(sweep(4, "<f4"), "<f4").reshape(-1, 4)
+    (tmp_path / "v.bin").write_bytes(np.abs(points * 1000).astype("<i4").tobytes())
+    with pytest.raises(InputError, match=r"v\.bin: .* got no point beyond 1\.5 m: .* convert it"):
+        read_velodyne(tmp_path / "v.bin")
+
+
 @pytest.mark.parametrize("name", ["npy", "pcd", "ply"])
 def test_sweeps_of_other_formats_are_named(tmp_path, name):
     points = np.frombuffer(sweep(4, "<f4"), "<f4").reshape(-1, 4)

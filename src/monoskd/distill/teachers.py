@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from monoskd.distill.ema import EmaTeacher
 from monoskd.distill.probes import Probe, watched
-from monoskd.distill.traps import copied, tensors, unwritten
+from monoskd.distill.traps import copied, tensors
 from monoskd.errors import InputError
 
 ONLY = "teacher"  # the name of a teacher that came without one
@@ -94,16 +94,13 @@ class Teachers:
     def ask(self, name: str, inputs: Mapping[str, Inputs], *, student: Inputs, probes: Sequence[Probe]) -> Any:
         """One teacher's pass, without gradient, its maps left in `probes`; on another device, the output comes back."""
         network, role = self.networks[name], self.role(name)
-        others = [student, *(given for other, given in inputs.items() if other != name)]
-        own = copied(inputs[name])
-        if device := self.devices.get(name):
-            own = moved(own, device)
+        device = self.devices.get(name)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            own = copied(moved(inputs[name], device))
             if dtype := self.dtypes.get(name):
                 kind = (device or _device(network)).type
                 stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32))
-            stack.enter_context(unwritten(others, role=role))
             stack.enter_context(watched(network, probes, role=role))
             output = network(*own.args, **own.keywords)
         return output if device is None else moved(output, home(student))

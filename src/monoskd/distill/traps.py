@@ -1,9 +1,10 @@
-"""Two silent faults, refused: networks that share weights, and a teacher that writes into the student's input."""
+"""Two silent faults: networks that share weights are refused; a teacher that writes into its input writes to a copy."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
@@ -36,21 +37,32 @@ def _memory(x: Tensor) -> tuple[str, int]:
     return str(x.device), x.data_ptr()
 
 
-@contextmanager
-def unwritten(inputs: Any, *, role: str) -> Iterator[None]:
-    """Raise InputError when a tensor in `inputs` has been written to at the end of the block."""
-    before = [(x, x._version) for x in tensors(inputs) if not x.is_inference()]
-    yield
-    if any(x._version != version for x, version in before):
-        raise InputError(
-            f"the {role} writes into its input, which the student sees too: expected it to stay as it is; give the "
-            f"{role} a copy with teacher_inputs=(x.clone(),), or remove its in-place operation"
-        )
-
-
 def copied(inputs: Any) -> Any:
-    """`inputs` with copies of the tensors on which torch counts no writes: those made in inference mode."""
-    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, inputs)
+    """`inputs` with tensors and arrays of its own: whatever a teacher does to them, the student sees its own unchanged.
+
+    Looks into nested lists, tuples and dicts, and into objects that hold tensors. A copy, since torch counts no
+    writes through `.data`, `.numpy()` and the like, so that they could not be found; it is cheap beside a pass.
+    """
+    return tree_map(_own, inputs)
+
+
+def _own(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.clone()
+    if isinstance(x, np.ndarray):
+        return x.copy()
+    if isinstance(x, nn.Module | type) or not (is_dataclass(x) or hasattr(x, "__dict__")):
+        return x
+    names = [field.name for field in fields(x)] if is_dataclass(x) else list(vars(x))
+    held = {name: getattr(x, name) for name in names if _holds_values(getattr(x, name))}
+    twin = copy.copy(x) if held else x
+    for name, value in held.items():
+        object.__setattr__(twin, name, copied(value))  # also of a frozen dataclass
+    return twin
+
+
+def _holds_values(tree: Any) -> bool:
+    return any(isinstance(x, Tensor | np.ndarray) or is_dataclass(x) for x in tree_leaves(tree))
 
 
 def tensors(inputs: Any) -> list[Tensor]:

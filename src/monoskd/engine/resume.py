@@ -17,7 +17,7 @@ from monoskd.errors import InputError
 from monoskd.files import read_json, read_text
 from monoskd.models.checkpoints import check_seal, read_checkpoint
 
-CHECKPOINT = Path("checkpoints", "last.ckpt")
+CHECKPOINT, LOG = Path("checkpoints", "last.ckpt"), "metrics.csv"
 
 _MAY_CHANGE = (
     *("out", "start", "data.root", "data.unlabelled.mapping", "distillation.teacher"),
@@ -67,10 +67,15 @@ class Past:
         state = read_checkpoint(checkpoint)
         if lacking := [name for name, kind in _NEEDED.items() if not isinstance(state.get(name), kind)]:
             raise InputError(f"{checkpoint}: expected a run's checkpoint, got one without {lacking[0]}: it is damaged")
-        rows, note = _rows(run / "metrics.csv")
-        rows = [row for row in rows if int(row["step"]) < state["global_step"]]
-        if not rows and state["global_step"]:
-            note = f"{run / 'metrics.csv'}: the rows of the first {state['global_step']} steps are gone; it begins anew"
+        log, steps = run / LOG, state["global_step"]
+        rows, note = _rows(log)
+        rows = [row for row in rows if int(row["step"]) < steps]
+        if not rows and steps:
+            note = f"{log}: the rows of the first {steps} steps are gone; it begins anew"
+        elif len(rows) < (once := state["callbacks"].get("WholeLog", {}).get("rows", 0)) - (note is not None):
+            note = (
+                f"{log}: of the {once} rows of the first {steps} steps {once - len(rows)} are gone; the others are kept"
+            )
         _check_same_run(run, config)
         return cls(
             checkpoint=checkpoint,
@@ -133,12 +138,15 @@ def _rows(path: Path) -> tuple[list[dict[str, str]], str | None]:
     complete, _, rest = read_text(path).rpartition("\n")
     try:
         rows = list(csv.DictReader(complete.split("\n")))
+        is_cut = bool(rest) or bool(rows and None in rows[-1].values())
+        if is_cut and not rest:
+            rows.pop()
         is_whole = all(None not in row and re.fullmatch("[0-9]{1,18}", row.get("step") or "") for row in rows)
     except csv.Error:
         is_whole = False
     if not is_whole:
         raise InputError(f"{path}: expected a step in every row, got a damaged file: repair it or move it away")
-    return rows, f"{path}: its last row is cut off and is left out; the other {len(rows)} are kept" if rest else None
+    return rows, f"{path}: its last row is cut off and is left out; the other {len(rows)} are kept" if is_cut else None
 
 
 def _check_same_run(run: Path, text: str) -> None:

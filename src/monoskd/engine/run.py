@@ -39,7 +39,7 @@ from monoskd.engine.load import LoadedConfig
 from monoskd.engine.machine import Doubles, alone, cluster_of, one_line, precision_of
 from monoskd.engine.measure import Measurement
 from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
-from monoskd.engine.resume import CHECKPOINT, Past
+from monoskd.engine.resume import CHECKPOINT, LOG, Past
 from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.training import Training
 from monoskd.engine.unlabelled import FOLDER, detect_unlabelled
@@ -119,7 +119,7 @@ def _begin(plan: Plan, config: RunConfig) -> None:
     if plan.past is None:
         if plan.anew:
             say(f"{out}: the run in this folder ended before its first whole epoch; it begins anew")
-            leftovers += [out / "metrics.csv", *out.glob("events.out.tfevents.*")]
+            leftovers += [out / LOG, *out.glob("events.out.tfevents.*")]
         write_json(out / MANIFEST, {"schema": SCHEMA, "finished": False, "steps": 0, "epochs": 0})
     elif plan.past.note:
         say(plan.past.note)
@@ -235,7 +235,7 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
             *([AveragedWeights(config.optimizer.ema)] if config.optimizer.ema else []),
             ModelFile(out, provenance),
             Manifest(out, seed=config.seed, frames=frames.counts(), step_images=frames.labelled + frames.further),
-            WholeLog(),
+            WholeLog(out / LOG),
             PlainLines(epochs=not terminal),
             *([RichProgressBar()] if terminal else []),
         ],

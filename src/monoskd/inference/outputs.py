@@ -14,7 +14,7 @@ from monoskd.errors import InputError
 from monoskd.files import MOST_BYTES, check_report, read_json, write_atomically, write_json
 from monoskd.inference.draw import Bend, draw_scene
 from monoskd.inference.lens import Lens
-from monoskd.inference.pictures import Picture
+from monoskd.inference.pictures import Picture, count_frames
 from monoskd.kitti.io import write_objects
 from monoskd.objects import Objects
 
@@ -63,7 +63,7 @@ class Outputs:
         self.entries = read_entries(self.document)
         self.written = 0
         self._size: tuple[int, ...] | None = None
-        self._film = None if video is None else _Film(video, frames_a_second)
+        self._film = None if video is None else Film(video, frames_a_second)
 
     def check(self, picture: Picture) -> None:
         """Raise InputError for a picture that cannot be drawn as asked."""
@@ -97,7 +97,7 @@ class Outputs:
             self._film.close()
 
 
-class _Film:
+class Film:
     """An MP4 file of drawings, which takes its name when it is closed."""
 
     def __init__(self, path: Path, frames_a_second: float) -> None:
@@ -108,6 +108,7 @@ class _Film:
         self.partial = path.with_name(f".{path.stem[:100]}.partial.mp4")
         self.shape: tuple[int, ...] | None = None
         self.writer: Any = None
+        self.frames = 0
 
     def check(self, picture: Picture) -> None:
         """Raise InputError for a picture of another size than the first."""
@@ -124,6 +125,7 @@ class _Film:
         frame = np.ascontiguousarray(drawn[: len(drawn) // 2 * 2, : drawn.shape[1] // 2 * 2, ::-1])
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.utils.logging.setLogLevel(0)  # what is wrong is said in one line
             code = cv2.VideoWriter.fourcc(*"mp4v")
             self.writer = cv2.VideoWriter(str(self.partial), code, self.rate, frame.shape[1::-1])
             if not self.writer.isOpened():
@@ -132,13 +134,20 @@ class _Film:
                     "OpenCV cannot here: use `--draw`"
                 )
         self.writer.write(frame)
+        self.frames += 1
 
     def close(self) -> None:
-        """Give the video its name."""
-        if self.writer is not None:
-            self.writer.release()
-            if self.partial.exists():
-                self.partial.replace(self.path)
+        """Give the video its name. Raises InputError where it is not whole: OpenCV does not say that a disk is full."""
+        if self.writer is None:
+            return
+        self.writer.release()
+        if count_frames(self.partial) < self.frames:
+            self.partial.unlink(missing_ok=True)
+            raise InputError(
+                f"{self.path}: expected a video of {self.frames} pictures, got one that is cut off, as on a full disk: "
+                "free some space; the results of the pictures are kept"
+            )
+        self.partial.replace(self.path)
 
 
 def read_entries(path: Path) -> dict[str, Any]:

@@ -129,10 +129,20 @@ def focal_35mm(file: Path | IO[bytes], *, formats: tuple[str, ...] | None = None
     return value if 1 <= value <= 10_000 else None
 
 
-def _video(source: str | Path, target: str | int, *, files: tuple[Path, ...] = ()) -> Pictures:
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said below, in one line
+def count_frames(video: Path) -> int:
+    """How many pictures a video's header says that it has; 0 if it cannot be read."""
+    capture = _capture(str(video))
+    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+
+
+def _capture(target: str | int) -> Any:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said in one line
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    capture = cv2.VideoCapture(target)
+    return cv2.VideoCapture(target)
+
+
+def _video(source: str | Path, target: str | int, *, files: tuple[Path, ...] = ()) -> Pictures:
+    capture = _capture(target)
     good, bgr = capture.read()
     if not good:
         if isinstance(target, int):

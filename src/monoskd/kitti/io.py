@@ -352,17 +352,20 @@ def read_velodyne(path: str | Path) -> NDArray[np.float32]:
                 f"{path}: {_POINTS} with reflectance in [0, 1], got reflectance from {low:.3g} to {high:.3g} and "
                 f"coordinates up to {far_m:.3g} m: are there more columns, or is it float64? convert it"
             )
-        if (columns := _columns(finite)) > 4:
+        near = (np.abs(finite[:, :3]) < _ROOF_M).all(1)
+        if len(near) >= _LEAST_POINTS and near.mean() > _MOST:
+            raise InputError(f"{path}: {_POINTS}, got no point beyond {_ROOF_M} m: are they whole numbers? convert it")
+        if (columns := _columns(finite, near)) > 4:
             raise InputError(f"{path}: {_POINTS}, got what looks like {columns} columns: convert it")
     return points
 
 
-def _columns(points: NDArray[np.float32]) -> int:
+def _columns(points: NDArray[np.float32], near: NDArray[np.bool_]) -> int:
     """How many columns points that were read as 4 have: 4, or 8 to 16 where only every second to fourth row is one.
 
     Other rows hold a ring's whole number, or small numbers that would be points inside the car's roof.
     """
-    is_other = (np.abs(points[:, :3]) < _ROOF_M).all(1) | (points[:, 0] == np.rint(points[:, 0]))
+    is_other = near | (points[:, 0] == np.rint(points[:, 0]))
     for rows in (2, 3, 4):
         shares = [float(is_other[row::rows].mean()) for row in range(rows)] if len(points) >= _LEAST_POINTS else [1.0]
         if shares[0] < _FEW and max(shares) > _MOST:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, get_args
 
 from monoskd.errors import InputError
 from monoskd.models.backbone import STRIDES
+from monoskd.objects import canonical_name
 from monoskd.structures import Modality
 
 INPUT_MULTIPLE = STRIDES[-1]  # of the sides of every detector's input [px]
@@ -53,7 +54,10 @@ _SHARED: dict[str, Rule] = {
     "modality": ("rgb, depth or rgbd", lambda value: value in get_args(Modality)),
     "backbone": ("the name of a timm model", is_name),
     "backbone_arguments": ("arguments by name", lambda value: isinstance(value, Mapping) and all(map(is_name, value))),
-    "classes": ("names, none twice", lambda value: are(value, is_name) and len(set(value)) == len(value)),
+    "classes": (
+        "names, none twice",
+        lambda value: are(value, is_name) and len({name.lower() for name in value}) == len(value),
+    ),
     "mean_sizes": (
         "(height, width, length) above 0 m by class",
         lambda value: isinstance(value, Mapping) and all(are(size, is_positive, count=3) for size in value.values()),
@@ -71,10 +75,15 @@ _SHARED: dict[str, Rule] = {
 
 
 def check_settings(config: Any, **own: Rule) -> None:
-    """Raise InputError where a setting breaks a rule that detectors share, or one of the detector's own, by name."""
+    """Raise InputError where a setting breaks a rule that detectors share, or one of the detector's own, by name.
+
+    KITTI's classes may be written in any case; the config gets KITTI's spelling.
+    """
     for name, (expected, fits) in (_SHARED | own).items():
         if not fits(getattr(config, name)):
             raise InputError(f"{name}: expected {expected}, got {getattr(config, name)!r}")
+    spelt = (name if name in config.mean_sizes else canonical_name(name) for name in config.classes)
+    object.__setattr__(config, "classes", tuple(spelt))  # it is frozen
     if missing := [name for name in config.classes if name not in config.mean_sizes]:
         raise InputError(
             f"mean_sizes: expected (height, width, length) [m] of {', '.join(config.classes)}, got none for {missing}; "

@@ -230,6 +230,12 @@ def test_half_precision_layers_leave_positions_in_full(detector: DidM3D, cameras
     assert output.boxes.dtype == torch.float32
 
 
+def test_classes_may_be_written_in_any_case() -> None:
+    assert DidM3DConfig(classes=("car", "PEDESTRIAN")).classes == ("Car", "Pedestrian")
+    sizes = {"person_Sitting": (1.0, 1.0, 1.0)}
+    assert DidM3DConfig(classes=("person_Sitting",), mean_sizes=sizes).classes == ("person_Sitting",)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -238,6 +244,7 @@ def test_half_precision_layers_leave_positions_in_full(detector: DidM3D, cameras
         ({"classes": 3}, "classes: expected names, none twice, got 3"),
         ({"classes": "Car"}, "classes: expected names, none twice, got 'Car'"),
         ({"classes": ("Car", "Car")}, "classes: expected names, none twice"),
+        ({"classes": ("Car", "car")}, "classes: expected names, none twice"),
         ({"classes": ("Car", ["Van"])}, "classes: expected names, none twice"),
         ({"modality": "lidar"}, "modality: expected rgb, depth or rgbd, got 'lidar'"),
         ({"modality": ["rgb"]}, r"modality: expected rgb, depth or rgbd, got \['rgb'\]"),
