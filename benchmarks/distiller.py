@@ -59,7 +59,7 @@ def ours(student: nn.Module, teacher: nn.Module, terms: dict[str, Term]) -> Step
 def same_work() -> dict[str, Term]:
     """The terms that all three libraries compute."""
     return {
-        "features": Term(mse, each=True),
+        "features": Term(mse, each=True, resize="none"),
         "logits": Term(LogitLoss(TEMPERATURE), between="output"),
     }
 
@@ -120,7 +120,7 @@ def steps() -> dict[str, Step]:
         except Exception as error:  # whatever another library raises, the rest is measured
             print(f"{name} is left out: {type(error).__name__}: {error}")
     single = {
-        "mse": Term(mse, each=True),
+        "mse": Term(mse, each=True, resize="none"),
         "LogitLoss": Term(LogitLoss(TEMPERATURE), between="output"),
         "SpearmanLoss": Term(SpearmanLoss()),
         "AffinityLoss": Term(AffinityLoss()),

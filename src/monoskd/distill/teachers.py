@@ -68,7 +68,8 @@ class Teachers:
     def freeze(self) -> None:
         """Eval mode, whatever was called on the teachers since."""
         for network in self.networks.values():
-            network.eval()
+            if any(module.training for module in network.modules()):  # to look is far cheaper than to set
+                network.eval()
             if self.batch_statistics:
                 for module in network.modules():
                     if isinstance(module, _BatchNorm):
