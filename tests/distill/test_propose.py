@@ -1,5 +1,7 @@
 """The proposal for the common case, on networks that were not made for it."""
 
+from dataclasses import dataclass
+
 import pytest
 import timm
 import torch
@@ -103,3 +105,119 @@ def test_a_batch_of_keywords(images: Tensor) -> None:
     proposal = distil(Named(4), Named(6), {"pixel_values": images})
     assert taps(proposal) == [("body", "body")]
     assert proposal.distiller.terms["logits"].key == "logits"
+
+
+class Text(nn.Module):
+    """A language model with padding, as transformers has them: tokens, logits under a key, no images."""
+
+    def __init__(self, width: int, *, classes: int = 3) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(20, width), nn.Linear(width, classes)
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, *, per_token: bool = False) -> dict[str, Tensor]:
+        hidden = self.layers(self.words(input_ids))
+        return {"logits": self.head(hidden if per_token else hidden[:, 0])}
+
+
+@pytest.fixture
+def sentences() -> dict[str, Tensor]:
+    mask = torch.ones(3, 7, dtype=torch.long)
+    mask[0, 5:] = 0
+    return {"input_ids": torch.randint(0, 20, (3, 7)), "attention_mask": mask}
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_two_language_models_are_compared_without_the_padding(sentences, per_token: bool) -> None:
+    student, teacher = Text(4), Text(6)
+    batch = {**sentences, "per_token": per_token}
+    proposal = distil(student, teacher, batch)
+    assert taps(proposal)[0] == ("layers", "layers")
+    scope = {"student": student, "teacher": teacher, "batch": batch}
+    exec(proposal.code.replace("# in each step: ", ""), scope)
+    before = scope["out"].total.detach()
+    scope["out"].total.backward()
+    assert student.words.weight.grad.abs().sum() > 0
+    padding = torch.where(sentences["attention_mask"] > 0, sentences["input_ids"], 0)
+    out = scope["distiller"](**{**batch, "input_ids": padding}, mask=sentences["attention_mask"])
+    torch.testing.assert_close(out.total, before)
+    assert 'mask: the batch\'s "attention_mask"' in str(proposal)
+
+
+def test_a_recurrent_network_learns_from_tokens() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.body = nn.Embedding(20, 4), nn.GRU(4, 5, batch_first=True)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.body(self.words(ids))[0][:, -1]
+
+    ids = torch.randint(0, 20, (3, 7))
+    teacher = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 8), nn.LayerNorm(8))
+    proposal = distil(Recurrent(), teacher, ids)
+    assert taps(proposal) == [("body:0", "2")]
+    proposal.distiller(ids).total.backward()
+
+
+@pytest.mark.parametrize(("conv", "shape"), [(nn.Conv1d, (4, 2, 32)), (nn.Conv3d, (2, 2, 8, 8, 8))])
+def test_signals_and_volumes_are_tokens(conv, shape: tuple[int, ...]) -> None:
+    def network(width: int) -> nn.Sequential:
+        return nn.Sequential(conv(2, width, 3, 2, 1), nn.ReLU(), conv(width, width, 3, 2, 1))
+
+    x = torch.randn(shape)
+    proposal = distil(network(4), network(6), x)
+    assert taps(proposal) == [("1", "1"), ("2", "2")]
+    assert "view=as_tokens" in proposal.code
+    proposal.distiller(x).total.backward()
+
+
+def test_register_tokens_are_no_patches(images: Tensor) -> None:
+    teacher = timm.create_model("vit_tiny_patch16_224", img_size=64, reg_tokens=4)
+    assert taps(distil(resnet18(num_classes=7), teacher, images)) == [("layer3", "norm")]
+
+
+def test_logits_first_in_a_tuple_and_maps_in_a_dataclass(images: Tensor) -> None:
+    @dataclass
+    class Features:
+        fine: Tensor
+
+    class Body(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, width, 3, stride=8)
+
+        def forward(self, x: Tensor) -> Features:
+            return Features(self.conv(x).relu())
+
+    class Pair(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.body, self.head = Body(width), nn.Linear(width, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            fine = self.body(x).fine
+            return self.head(fine.mean((2, 3))), fine
+
+    proposal = distil(Pair(4), Pair(6), images)
+    assert taps(proposal) == [("body:fine", "body:fine")]
+    assert proposal.distiller.terms["logits"].key == "0"
+    proposal.distiller(images).total.backward()
+
+
+def test_a_batch_that_a_network_does_not_take_is_an_error(sentences) -> None:
+    batch = {**sentences, "token_type_ids": sentences["attention_mask"]}
+    with pytest.raises(InputError, match=r"the student \(Text\) does not take this batch .*token_type_ids.*drop keys"):
+        distil(Text(4), Text(6), batch)
+    distiller = distil(Text(4), Text(6), sentences).distiller
+    with pytest.raises(InputError, match=r"teacher \(Text\) does not take this batch .*missing .*attention_mask"):
+        distiller(**sentences, teacher_inputs={"input_ids": sentences["input_ids"]})
+
+
+def test_an_error_inside_a_network_stays_its_own() -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + "1"
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        distil(Broken(5, 3), nn.Linear(5, 3), torch.rand(4, 5))

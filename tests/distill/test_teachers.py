@@ -350,6 +350,12 @@ class TestEma:
         with pytest.raises(InputError, match=r"got another shape of 5\.bias, 5\.weight"):
             ema.update(student)
 
+    @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+    @pytest.mark.parametrize("make", [lambda: nn.LazyLinear(3), lambda: nn.utils.weight_norm(nn.Linear(2, 3))])
+    def test_a_student_that_cannot_be_copied_is_an_error(self, make) -> None:
+        with pytest.raises(InputError, match=r"expected a student that can be copied.*run lazy layers once"):
+            EmaTeacher(make())
+
     def test_without_one_there_is_nothing_to_update(self) -> None:
         with pytest.raises(InputError, match="expected an EmaTeacher among the teachers"):
             Distiller(network(), network(), terms={"a": Term(mse, between="output")}).update_teachers()

@@ -21,7 +21,7 @@ from monoskd.distill.probes import Probe, bare, find_module, watched
 from monoskd.distill.seen import Distilled as Distilled
 from monoskd.distill.seen import Seen, mean, modes_of, restore
 from monoskd.distill.taps import Tap
-from monoskd.distill.teachers import ONLY, Inputs, PerTeacher, Teachers, teachers_by_name
+from monoskd.distill.teachers import ONLY, Inputs, PerTeacher, Teachers, called, teachers_by_name
 from monoskd.distill.terms import Loss, Tapped, Term, resized
 from monoskd.distill.traps import check_apart
 from monoskd.distill.weights import Balance
@@ -215,7 +215,7 @@ class Distiller(nn.Module):
                 probes = [probes[name] for probes in self._teacher_probes if name in probes]
                 outputs[name] = self._teachers.ask(name, inputs_by_teacher, student=inputs, probes=probes)
             with watched(self.student, self._student_probes, role="student"):
-                student = self.student(*inputs.args, **inputs.keywords)
+                student = called(self.student, inputs, role="student")
             teacher = outputs.get(ONLY) if ONLY in self.teachers else outputs
             return Seen(student, teacher, self._tapped(asked), hints)
         finally:

@@ -28,7 +28,13 @@ class EmaTeacher(nn.Module):
 
     def __init__(self, student: nn.Module, momentum: float | Callable[[float], float] = 0.999) -> None:
         super().__init__()
-        self.network = deepcopy(student).requires_grad_(False).eval()
+        try:
+            self.network = deepcopy(student).requires_grad_(False).eval()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"EmaTeacher: expected a student that can be copied, got {str(error).splitlines()[0]:.90}...: run lazy "
+                "layers once before, use torch.nn.utils.parametrizations in place of torch.nn.utils.weight_norm"
+            ) from error
         self.momentum = momentum
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.rate(0.0)

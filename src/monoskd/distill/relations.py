@@ -109,7 +109,9 @@ class ContrastiveLoss(RelationLoss):
 
     This is the paper's objective with the N = n - 1 other images of the batch for negatives instead of a memory bank. M
     is the number of images of the training set, `images`; by default that of the batch. The paper's linear head of the
-    student is the tap's adapter (`adapter="linear"`); the teacher has none here, where the paper trains one, too.
+    student is the tap's adapter (`adapter="linear"`); the teacher has none here, where the paper trains one, too. The
+    released code divides e by an estimate of its mean and adds the same loss with the teacher's vectors as anchors;
+    here are neither.
 
     temperature: T, 0.1 in the paper.
     """

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import kl_div
 
 from monoskd.distill.maps import as_levels
 from monoskd.errors import InputError
@@ -30,9 +31,8 @@ class LogitLoss(nn.Module):
         """The loss; no gradient to the teacher."""
         student, teacher, weights = _comparable("LogitLoss", student, teacher, mask)
         log_s = (student / self.temperature).log_softmax(1)
-        log_t = (teacher / self.temperature).log_softmax(1)
-        p = log_t.exp()
-        divergence = p * (torch.where(p > 0, log_t, 0) - torch.where(p > 0, log_s, 0))
+        p = (teacher / self.temperature).softmax(1)
+        divergence = kl_div(torch.where(p > 0, log_s, 0), p, reduction="none")
         return self.temperature**2 * _weighted_mean(divergence.sum(1), weights)
 
 

@@ -52,8 +52,8 @@ class AttentionLoss(MapLoss):
         Q(x) = vec(sum_k |x_k|^p)                                          over the channels k of an image
         L = 1/2 || Q(s) / ||Q(s)||_2 - Q(t) / ||Q(t)||_2 ||_2              mean over images
 
-    power: p, 2 in the paper. The paper's beta is the term's weight. Student and teacher may have different channels. A
-    mask weighs Q.
+    power: p, 2 in the paper. The paper's beta is the term's weight. The released code takes the mean square of the
+    difference in place of its norm. Student and teacher may have different channels. A mask weighs Q.
     """
 
     same_channels = False
@@ -88,8 +88,9 @@ class GenerativeLoss(MapLoss):
         G(x) = conv3x3(relu(conv3x3(x)))                                   trained along
         L = sum_k sum_i (t_k,i - G(s M)_k,i)^2                             mean over images
 
-    hidden: the paper's lambda, 0.65 for one-stage detectors. The paper's alpha, 2e-5 there, is the term's weight. In
-    eval mode nothing is hidden. A mask of the call weighs the places of the sum; G sees zeros where it is 0.
+    hidden: the paper's lambda, 0.65 for one-stage detectors. The paper's alpha, 2e-5 there, is the term's weight. For
+    classification the released code hides channels, not places; here it is always places. In eval mode nothing is
+    hidden. A mask of the call weighs the places of the sum; G sees zeros where it is 0.
     """
 
     def __init__(self, hidden: float = 0.65) -> None:

@@ -111,3 +111,8 @@ class TokensAsMap:
 def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
     """A view for networks that keep channels last, as Swin does."""
     return x.permute(0, 3, 1, 2)
+
+
+def as_tokens(x: Float[Tensor, "b c *places"]) -> Float[Tensor, "b n c"]:
+    """A view for signals B x C x L and volumes B x C x D x H x W: one token for each place."""
+    return x.flatten(2).transpose(1, 2)

@@ -1,5 +1,7 @@
 """The networks that do not learn: how they are kept, what they are given and how they run."""
 
+import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -10,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from monoskd.distill.ema import EmaTeacher
-from monoskd.distill.probes import Probe, watched
+from monoskd.distill.probes import Probe, bare, watched
 from monoskd.distill.traps import copied, tensors
 from monoskd.errors import InputError
 
@@ -66,7 +68,8 @@ class Teachers:
     def freeze(self) -> None:
         """Eval mode, whatever was called on the teachers since."""
         for network in self.networks.values():
-            network.eval()
+            if any(module.training for module in network.modules()):  # to look is far cheaper than to set
+                network.eval()
             if self.batch_statistics:
                 for module in network.modules():
                     if isinstance(module, _BatchNorm):
@@ -102,7 +105,7 @@ class Teachers:
                 kind = (device or _device(network)).type
                 stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32))
             stack.enter_context(watched(network, probes, role=role))
-            output = network(*own.args, **own.keywords)
+            output = called(network, own, role=role)
         return output if device is None else moved(output, home(student))
 
     def role(self, name: str) -> str:
@@ -148,6 +151,39 @@ def as_inputs(given: Any) -> Inputs:
     if isinstance(given, Mapping):
         return Inputs((), {str(key): value for key, value in given.items()})
     return Inputs(given if isinstance(given, tuple) else (given,), {})
+
+
+def called(network: nn.Module, inputs: Inputs, *, role: str) -> Any:
+    """What the network returns. Raises InputError where it does not take these inputs."""
+    try:
+        return network(*inputs.args, **inputs.keywords)
+    except TypeError as error:
+        signature = _signature(network)
+        if signature is None or (refusal := _refusal(signature, inputs, error)) is None:
+            raise
+        given = [type(value).__name__ for value in inputs.args] + list(inputs.keywords)
+        raise InputError(
+            f"the {role} ({type(bare(network)).__name__}) does not take this batch ({refusal}): expected "
+            f"{', '.join(signature.parameters)}, got {', '.join(given)}: drop keys from the batch, give the teacher "
+            "inputs of its own with teacher_inputs=..., or write (batch,) where the dict itself is the one input"
+        ) from error
+
+
+def _signature(network: nn.Module) -> inspect.Signature | None:
+    try:
+        return inspect.signature(bare(network).forward)
+    except ValueError:  # of a ScriptModule
+        return None
+
+
+def _refusal(signature: inspect.Signature, inputs: Inputs, error: TypeError) -> str | None:
+    """Why the network does not take these inputs; None where the error has another cause."""
+    try:
+        signature.bind(*inputs.args, **inputs.keywords)
+    except TypeError as refusal:
+        return str(refusal)
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))  # raised further inside
+    return unknown[0] if unknown and unknown[1] in inputs.keywords else None
 
 
 def _by_name(option: str, value: PerTeacher[T], networks: Mapping[str, nn.Module]) -> dict[str, T]:

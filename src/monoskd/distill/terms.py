@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from jaxtyping import Float
@@ -136,7 +137,13 @@ class Term:
     @property
     def takes_mask(self) -> bool:
         """Whether a mask would reach the loss."""
-        return self.masked and "mask" in _parameters(self.loss)
+        return self.masked and "mask" in self._asked
+
+    @cached_property
+    def _asked(self) -> dict[str, bool]:
+        """The hints that the loss names, and whether it cannot do without."""
+        parameters = _parameters(self.loss)
+        return {hint: parameters[hint].default is inspect.Parameter.empty for hint in HINTS if hint in parameters}
 
     def value(self, name: str, *, student: Any, teacher: Any, hints: Mapping[str, Any]) -> Float[Tensor, ""]:
         """The loss of two outputs, of two lists of maps, or of the student's output alone."""
@@ -158,12 +165,10 @@ class Term:
     def hints(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The mask, targets and so on that the loss asks for. Raises InputError where a required one is missing."""
         chosen = {}
-        for hint, parameter in _parameters(self.loss).items():
-            if hint not in HINTS:
-                continue
+        for hint, required in self._asked.items():
             if given.get(hint) is not None and (hint != "mask" or self.masked):
                 chosen[hint] = given[hint]
-            elif parameter.default is inspect.Parameter.empty:
+            elif required:
                 raise InputError(f'term "{name}" needs {hint}: expected distiller(..., {hint}=...), got none')
         return chosen
 
