@@ -47,6 +47,21 @@ def test_reports_are_written_whatever_stdout_is(here: Path, redirected: str, cod
     assert Path("out.html").read_text().endswith("</html>\n")
 
 
+def test_a_report_that_cannot_be_written_leaves_the_table(here: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 8; {sys.executable} -m monoskd {EVALUATE}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("monoskd: ")
+    assert "out.html: expected to write here, got 'File too large': free some space" in done.stderr
+    assert "KITTI average precision" in done.stdout
+    assert Path("out.json").is_file()
+
+
 @pytest.mark.parametrize(
     "environment",
     [

@@ -56,11 +56,13 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("evaluate: expected --dataset with --model and --data alone, got it with folders")
     check_reports(options)
     evaluation = _evaluation(options)
-    if options.json:
-        write_json(evaluation, options.json)
-    if options.html:
-        write_html(evaluation, options.html)
-    say(text(evaluation))
+    try:
+        if options.json:
+            write_json(evaluation, options.json)
+        if options.html:
+            write_html(evaluation, options.html)
+    finally:  # the table is not lost with a file
+        say(text(evaluation))
 
 
 def _evaluation(options: argparse.Namespace) -> "Evaluation":

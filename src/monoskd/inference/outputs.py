@@ -14,7 +14,7 @@ from monoskd.errors import InputError
 from monoskd.files import MOST_BYTES, check_report, read_json, write_atomically, write_json
 from monoskd.inference.draw import Bend, draw_scene
 from monoskd.inference.lens import Lens
-from monoskd.inference.pictures import Picture, count_frames
+from monoskd.inference.pictures import Picture, count_frames, quiet_opencv
 from monoskd.kitti.io import write_objects
 from monoskd.objects import Objects
 
@@ -125,7 +125,7 @@ class Film:
         frame = np.ascontiguousarray(drawn[: len(drawn) // 2 * 2, : drawn.shape[1] // 2 * 2, ::-1])
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.utils.logging.setLogLevel(0)  # what is wrong is said in one line
+            quiet_opencv()
             code = cv2.VideoWriter.fourcc(*"mp4v")
             self.writer = cv2.VideoWriter(str(self.partial), code, self.rate, frame.shape[1::-1])
             if not self.writer.isOpened():

@@ -135,9 +135,14 @@ def count_frames(video: Path) -> int:
     return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
 
 
+def quiet_opencv() -> None:
+    """Let OpenCV keep its own messages about videos: what is wrong is said in one line."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # counts before the first video alone
+    cv2.utils.logging.setLogLevel(0)
+
+
 def _capture(target: str | int) -> Any:
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said in one line
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    quiet_opencv()
     return cv2.VideoCapture(target)
 
 
