@@ -50,6 +50,8 @@ def unwritten(inputs: Any, *, role: str) -> Iterator[None]:
 
 def copied(inputs: Any) -> Any:
     """`inputs` with copies of the tensors on which torch counts no writes: those made in inference mode."""
+    if not any(x.is_inference() for x in tensors(inputs)):
+        return inputs
     return tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, inputs)
 
 
