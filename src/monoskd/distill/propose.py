@@ -1,6 +1,5 @@
 """One call for the common case: which maps of two networks to compare, found by running both once."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -112,8 +111,8 @@ def _terms(taps: Sequence[str], key: str | None, *, dense: bool, tokens: bool) -
         options["resize"] = "none"
 
     def add(name: str, loss: nn.Module, loss_code: str, words: str, **options: Any) -> None:
-        given = "".join(f", {option}={json.dumps(value)}" for option, value in options.items())
-        code = f"Term({loss_code}{given})".replace("false", "False") if options else loss_code
+        given = "".join(f", {option}={value!r}" for option, value in options.items())
+        code = f"Term({loss_code}{given})".replace("'", '"') if options else loss_code
         terms[name] = Chosen(Term(loss, **options), code, words)
 
     if taps:
