@@ -6,13 +6,14 @@ Positions and sizes in cells of the head map unless a unit is named; regions are
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, Rois
+from monoskd.models.sparse import dense_at, hooked
 from monoskd.structures import Views
 
 HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
@@ -30,9 +31,21 @@ class DenseHeads(nn.Module):
         self.offset_2d = _dense_head(inputs, hidden, [0.0, 0.0])
         self.size_2d = _dense_head(inputs, hidden, list(initial_size_cells))
 
-    def forward(self, shared: Float[Tensor, "b k v u"]) -> dict[str, Tensor]:
-        """`heatmap` b x c x v x u, `offset_2d` and `size_2d` b x 2 x v x u."""
-        return {name: _full_precision(head(shared)) for name, head in self.named_children()}
+    def forward(
+        self, shared: Float[Tensor, "b k v u"], near: Bool[Tensor, "b 1 v u"] | None = None
+    ) -> dict[str, Tensor]:
+        """`heatmap` b x c x v x u, `offset_2d` and `size_2d` b x 2 x v x u.
+
+        near: where `offset_2d` and `size_2d` are wanted; elsewhere they may be 0. On a CPU this saves most of their
+        work. A GPU would have to wait for the number of cells, so it computes all of them.
+        """
+        heads = dict(self.named_children())
+        if near is None or near.is_cuda or torch.compiler.is_compiling() or any(map(hooked, heads.values())):
+            return {name: _full_precision(head(shared)) for name, head in heads.items()}
+        heatmap = _full_precision(heads.pop("heatmap")(shared))
+        return {"heatmap": heatmap} | {
+            name: _full_precision(x) for name, x in dense_at(heads, shared, near[:, 0]).items()
+        }
 
 
 class RegionalHeads(nn.Module):

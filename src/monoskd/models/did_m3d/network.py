@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monoskd.models.backbone import Backbone
 from monoskd.models.did_m3d.decode import decode_regions, merge_depth
 from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads, boxes_at
 from monoskd.models.did_m3d.losses import task_losses
+from monoskd.models.did_m3d.masks import cells_near
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput, DidM3DTargets, Rois
 from monoskd.models.did_m3d.targets import make_targets
 from monoskd.models.heatmap import at_cells, peaks
@@ -119,16 +120,26 @@ class DidM3D(LensDetector):
         self.register_buffer("mean_sizes", torch.tensor(sizes), persistent=False)
 
     def forward(self, views: Views, at: DidM3DTargets | None = None) -> DidM3DOutput:
-        """Run on pictures or depth maps; the regional heads at the objects of `at`, or at the heat map's peaks."""
-        return self.forward_normalised(self.normalise(views), views, rois=None if at is None else at.rois)
+        """Run on pictures or depth maps; the regional heads at the objects of `at`, or at the heat map's peaks.
+
+        At objects, the heads `offset_2d` and `size_2d` may be 0 at the cells where no loss reads them.
+        """
+        if at is None:
+            return self.forward_normalised(self.normalise(views), views)
+        return self.forward_normalised(self.normalise(views), views, rois=at.rois, near=cells_near(at))
 
     def forward_normalised(
-        self, inputs: Float[Tensor, "b 3 h w"], views: Views, *, rois: Rois | None = None
+        self,
+        inputs: Float[Tensor, "b 3 h w"],
+        views: Views,
+        *,
+        rois: Rois | None = None,
+        near: Bool[Tensor, "b 1 v u"] | None = None,
     ) -> DidM3DOutput:
-        """`forward` for normalised inputs; of `views` only cameras and letterbox are read."""
+        """`forward` for normalised inputs; of `views` only cameras and letterbox are read. near: see `DenseHeads`."""
         backbone = self.backbone(inputs)
         neck = self.neck(backbone)
-        dense = self.dense(neck[str(HEAD_STRIDE)])
+        dense = self.dense(neck[str(HEAD_STRIDE)], near)
         heat = dense["heatmap"].sigmoid()
         if rois is None:
             best = peaks(heat, count=self.config.top_k)
