@@ -71,7 +71,7 @@ class Workload:
         if distiller is not None:
             distiller.materialize(views, targets, teacher_inputs=(depth, targets))
         trained.to(device)
-        if channels_last or (device.type == "cpu" and not recipe.endswith("published")):  # as `train` does
+        if channels_last:
             trained.to(memory_format=torch.channels_last)
             for network in [] if distiller is None else [distiller.teacher]:
                 network.to(memory_format=torch.channels_last)

@@ -47,7 +47,6 @@ from monoskd.errors import InputError
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.evaluation.rules import known_classes
 from monoskd.files import remove_partial_files, write_json
-from monoskd.models.layout import in_fast_layout
 from monoskd.models.weights import load_model
 from monoskd.structures import Batch, Detector
 
@@ -103,8 +102,6 @@ def build(plan: Plan) -> Run:
         detections = partial(detect_unlabelled, teacher, config.data, plan.sources, config.out, keep=keep)
     frames = Frames(config, student, plan.sources, detections=detections)
     training.shape_adapters(Batch.collate([frames.train[0]]))
-    if not on_cuda(config):
-        in_fast_layout(training)
     if plan.past is not None:
         plan.past.check(training, epochs=config.epochs)
     return Run(config, plan.loaded.text, training, frames, plan.past)
