@@ -36,11 +36,10 @@ class DenseHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """`heatmap` b x c x v x u, `offset_2d` and `size_2d` b x 2 x v x u.
 
-        near: where `offset_2d` and `size_2d` are wanted; elsewhere they may be 0. On a CPU this saves most of their
-        work. A GPU would have to wait for the number of cells, so it computes all of them.
+        near: where `offset_2d` and `size_2d` are wanted, which saves most of their work; elsewhere they may be 0.
         """
         heads = dict(self.named_children())
-        if near is None or near.is_cuda or torch.compiler.is_compiling() or any(map(hooked, heads.values())):
+        if near is None or torch.compiler.is_compiling() or any(map(hooked, heads.values())):
             return {name: _full_precision(head(shared)) for name, head in heads.items()}
         heatmap = _full_precision(heads.pop("heatmap")(shared))
         return {"heatmap": heatmap} | {
