@@ -122,8 +122,8 @@ class DidM3D(LensDetector):
     def forward(self, views: Views, at: DidM3DTargets | None = None) -> DidM3DOutput:
         """Run on pictures or depth maps; the regional heads at the objects of `at`, or at the heat map's peaks.
 
-        At objects on a CPU, the heads `offset_2d` and `size_2d` are 0 at the cells where no loss reads them. A GPU would
-        have to wait for the number of cells, so it computes all of them.
+        At objects on a CPU, the heads `offset_2d` and `size_2d` are 0 at the cells where no loss reads them. A GPU
+        would have to wait for the number of cells, so it computes all of them.
         """
         if at is None:
             return self.forward_normalised(self.normalise(views), views)
