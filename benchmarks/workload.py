@@ -52,10 +52,11 @@ class Workload:
         autocast: torch.dtype | None = None,
         channels_last: bool = False,
         compile: bool = False,
+        size: tuple[int, int] = SIZE,
     ) -> Self:
-        """The same weights and batch for the same arguments, wherever it runs."""
+        """The same weights and batch for the same arguments, wherever it runs. size: unless `small`."""
         torch.manual_seed(0)
-        sizes = {"input_size": SMALL_SIZE, **SMALL_NETWORK} if small else {"input_size": SIZE}
+        sizes = {"input_size": SMALL_SIZE, **SMALL_NETWORK} if small else {"input_size": size}
         config = DidM3DConfig(pretrained=False, **sizes)
         batch = batch or (SMALL_BATCH if small else BATCH)
         student = DidM3D(config)

@@ -14,6 +14,7 @@ from monoskd.geometry.camera import Camera
 from monoskd.inference.inputs import Fit as Fit
 from monoskd.inference.inputs import NetworkInput, by_size, check_fit
 from monoskd.inference.inputs import check_image as check_image
+from monoskd.models.layout import in_fast_layout
 from monoskd.models.weights import describe_model, load_model
 from monoskd.structures import Batch, Detections, Detector, Sample
 
@@ -38,7 +39,7 @@ class Predictor:
         else:
             detector, provenance = model, None
         self.score = score_worth_showing(provenance)
-        self.detector = detector.to(self.device).eval()
+        self.detector = in_fast_layout(detector.to(self.device)).eval()
         self.input = NetworkInput(
             modality=detector.modality,
             input_size=detector.input_size,

@@ -1,0 +1,90 @@
+"""CPU seconds a picture of a predictor on one thread: `python benchmarks/inference.py [--rounds 3] [--onnx]`.
+
+A full DLA-34 and pictures of KITTI's size, in turns: weights in torch's own layout, one picture at a time, as before;
+channels last, as `Predictor` does it; the same in batches; and with `--onnx` the exported graph in onnxruntime. Reading
+the pictures is not in it: `predict` reads ahead in a thread.
+"""
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monoskd.engine.callbacks import commit, versions
+from monoskd.files import write_json
+from monoskd.geometry.camera import Camera
+from monoskd.inference.export import export
+from monoskd.inference.onnx_predictor import OnnxPredictor
+from monoskd.inference.predictor import Predictor
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.models.weights import save_model
+from monoskd.structures import Frame
+
+SIZE = (1242, 375)
+BEFORE = "before, one by one"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "inference.json")
+    parser.add_argument("--onnx", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    detector = DidM3D(DidM3DConfig(pretrained=False)).eval()
+    detector.adapt_to(focal_px=700.0, input_focal_px=700.0)
+    predictor, before = Predictor(detector), Predictor(copy.deepcopy(detector))
+    before.detector.to(memory_format=torch.contiguous_format)
+    pixels = np.random.default_rng(0).integers(0, 255, (options.batch, SIZE[1], SIZE[0], 3), np.uint8)
+    frames = [Frame(image, Camera.from_focal(700.0, width=SIZE[0], height=SIZE[1])) for image in pixels]
+    forms: dict[str, tuple[Any, int]] = {
+        BEFORE: (before, 1),
+        "before, in batches": (before, options.batch),
+        "one by one": (predictor, 1),
+        "in batches": (predictor, options.batch),
+    }
+    if options.onnx:
+        forms["onnxruntime"] = (exported(detector), 1)
+    seconds: dict[str, list[float]] = {form: [] for form in forms}
+    for _ in range(options.rounds + 1):
+        for form, (network, size) in forms.items():
+            start = time.process_time()
+            for first in range(0, len(frames), size):
+                network.batch(frames[first : first + size])
+            seconds[form].append((time.process_time() - start) / len(frames))
+            print(f"{form}: {seconds[form][-1]:.3f} CPU seconds a picture", flush=True)
+    measured = {form: times[1:] for form, times in seconds.items()}  # the first round warms up
+    document: dict[str, Any] = {
+        "schema": "monoskd/inference-cost/1",
+        "versions": versions(),
+        "commit": commit(),
+        "batch": options.batch,
+        "cpu_s_a_picture": {form: round(statistics.median(times), 4) for form, times in measured.items()},
+        "times_as_fast": {
+            form: round(statistics.median(a / b for a, b in zip(measured[BEFORE], times, strict=True)), 3)
+            for form, times in measured.items()
+        },
+    }
+    print(document["times_as_fast"])
+    write_json(options.out, document)
+
+
+def exported(detector: DidM3D) -> OnnxPredictor:
+    """The detector as a graph."""
+    with tempfile.TemporaryDirectory() as folder:
+        model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
+        save_model(detector, model, provenance={})
+        export(model, graph)
+        return OnnxPredictor(graph)
+
+
+if __name__ == "__main__":
+    main()

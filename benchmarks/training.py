@@ -1,0 +1,101 @@
+"""What a step costs on one CPU thread: `python benchmarks/training.py [--rounds 2] [--cases ...]`, or `--quick`.
+
+A student alone, MonoSKD and MonoDistill as `train` runs them, and both as published: the teacher normalises by the
+batch at hand. The original's fusion module, which it builds and never calls, is not in it. One random batch, full DLA-34. Every measurement is a process of its own, so that
+its peak memory is its own: one step that warms up, one that counts. The forms take turns, round by round. CPU seconds,
+and the ratios between them, are medians over the rounds. quick: tiny networks, one round, nothing is written.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from workload import SIZE, Workload
+
+from monoskd.engine.callbacks import commit, versions
+from monoskd.files import write_json
+
+FORMS = ("student", "monoskd", "monoskd_published", "monodistill", "monodistill_published")
+CASES = {"384 x 1280, batch 2": ((1280, 384), 2), "96 x 320, batch 4": ((320, 96), 4)}
+QUICK = "quick"
+RATIOS = (
+    ("monoskd", "student"),
+    ("monoskd", "monoskd_published"),
+    ("monoskd", "monodistill"),
+    ("monodistill", "monodistill_published"),
+)
+
+
+def measure(case: str, form: str) -> dict[str, float]:
+    """CPU and wall seconds of a step, and the peak memory [MiB] of this process."""
+    torch.set_num_threads(1)
+    size, batch = CASES.get(case, (SIZE, None))
+    return _timed(Workload.make(form, device=torch.device("cpu"), small=case == QUICK, batch=batch, size=size))
+
+
+def _timed(workload: Workload) -> dict[str, float]:
+    workload.step()
+    cpu, wall = time.process_time(), time.perf_counter()
+    workload.step()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # KiB on Linux
+    return {"cpu_s": round(cpu, 3), "wall_s": round(wall, 3), "peak_mib": round(peak, 1)}
+
+
+def in_a_process(case: str, form: str) -> dict[str, float]:
+    """`measure` in a process of its own."""
+    run = [sys.executable, __file__, "--measure", case, form]
+    result: dict[str, float] = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+    return result
+
+
+def summary(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians of each form, and medians over the rounds of the ratios within a round."""
+    keys = ("cpu_s", "wall_s", "peak_mib")
+    medians = {
+        form: {key: statistics.median(row[key] for row in rows) for key in keys} for form, rows in rounds.items()
+    }
+    ratios = {
+        f"{one} / {other}": {
+            key: round(statistics.median(a[key] / b[key] for a, b in zip(rounds[one], rounds[other], strict=True)), 3)
+            for key in keys
+        }
+        for one, other in RATIOS
+    }
+    return {"forms": medians, "ratios": ratios, "rounds": rounds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training.json")
+    parser.add_argument("--measure", nargs=2, metavar=("CASE", "FORM"), help="one measurement, as JSON on stdout")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*options.measure)))
+        return
+    results: dict[str, Any] = {}
+    document = {"schema": "monoskd/training-cost/1", "versions": versions(), "commit": commit(), "cases": results}
+    for case in [QUICK] if options.quick else options.cases:
+        rounds: dict[str, list[dict[str, float]]] = {form: [] for form in FORMS}
+        for _ in range(1 if options.quick else options.rounds):
+            for form, rows in rounds.items():
+                rows.append(in_a_process(case, form))
+                print(f"{case}, {form}: {rows[-1]}", flush=True)
+        results[case] = summary(rounds)
+        print(json.dumps({case: results[case]["ratios"]}, indent=1), flush=True)
+        if not options.quick:
+            write_json(options.out, document)
+
+
+if __name__ == "__main__":
+    main()
