@@ -1,9 +1,10 @@
 """What a step costs on one CPU thread: `python benchmarks/training.py [--rounds 2] [--cases ...]`, or `--quick`.
 
 A student alone, MonoSKD and MonoDistill as `train` runs them, and both as published: the teacher normalises by the
-batch at hand. The original's fusion module, which it builds and never calls, is not in it. One random batch, full DLA-34. Every measurement is a process of its own, so that
-its peak memory is its own: one step that warms up, one that counts. The forms take turns, round by round. CPU seconds,
-and the ratios between them, are medians over the rounds. quick: tiny networks, one round, nothing is written.
+batch at hand. The original's fusion module, which it builds and never calls, is not in it. One random batch, full
+DLA-34. Every measurement is a process of its own, so that its peak memory is its own: one step that warms up, one that
+counts. The forms take turns, round by round. CPU seconds, and the ratios between them, are medians over the rounds.
+quick: tiny networks, one round, nothing is written.
 """
 
 import argparse
