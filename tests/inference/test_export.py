@@ -277,7 +277,7 @@ def test_a_teacher(make: object, tmp_path: Path) -> None:
 
 def test_pictures_with_depth_are_not_exported() -> None:
     with pytest.raises(InputError, match="a network that sees pictures or depth maps, got one that needs both"):
-        graph_of(did_m3d(modality="rgbd"))
+        graph_of(DidM3D(DidM3DConfig(**{**SMALL, "modality": "rgbd"})))
 
 
 @pytest.mark.slow
