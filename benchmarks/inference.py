@@ -1,12 +1,11 @@
 """CPU seconds a picture of a predictor on one thread: `python benchmarks/inference.py [--rounds 3] [--onnx]`.
 
-A full DLA-34 and pictures of KITTI's size, in turns: weights in torch's own layout, one picture at a time, as before;
-channels last, as `Predictor` does it; the same in batches; and with `--onnx` the exported graph in onnxruntime. Reading
+A full DLA-34 and pictures of KITTI's size, in turns: weights in torch's own layout, one picture at a time and in
+batches; channels last, as `Predictor` reads a model file; and with `--onnx` the exported graph in onnxruntime. Reading
 the pictures is not in it: `predict` reads ahead in a thread.
 """
 
 import argparse
-import copy
 import statistics
 import tempfile
 import time
@@ -18,16 +17,16 @@ import torch
 
 from monoskd.engine.callbacks import commit, versions
 from monoskd.files import write_json
+from monoskd.frames import Frame
 from monoskd.geometry.camera import Camera
 from monoskd.inference.export import export
 from monoskd.inference.onnx_predictor import OnnxPredictor
 from monoskd.inference.predictor import Predictor
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.weights import save_model
-from monoskd.structures import Frame
 
 SIZE = (1242, 375)
-BEFORE = "before, one by one"
+OWN = "torch's layout, one by one"
 
 
 def main() -> None:
@@ -41,18 +40,23 @@ def main() -> None:
     torch.manual_seed(0)
     detector = DidM3D(DidM3DConfig(pretrained=False)).eval()
     detector.adapt_to(focal_px=700.0, input_focal_px=700.0)
-    predictor, before = Predictor(detector), Predictor(copy.deepcopy(detector))
-    before.detector.to(memory_format=torch.contiguous_format)
+    with tempfile.TemporaryDirectory() as folder:
+        model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
+        save_model(detector, model, provenance={})
+        own, predictor = Predictor(detector), Predictor(model)
+        if options.onnx:
+            export(model, graph)
+        onnx = OnnxPredictor(graph) if options.onnx else None
     pixels = np.random.default_rng(0).integers(0, 255, (options.batch, SIZE[1], SIZE[0], 3), np.uint8)
     frames = [Frame(image, Camera.from_focal(700.0, width=SIZE[0], height=SIZE[1])) for image in pixels]
     forms: dict[str, tuple[Any, int]] = {
-        BEFORE: (before, 1),
-        "before, in batches": (before, options.batch),
-        "one by one": (predictor, 1),
-        "in batches": (predictor, options.batch),
+        OWN: (own, 1),
+        "torch's layout, in batches": (own, options.batch),
+        "channels last, one by one": (predictor, 1),
+        "channels last, in batches": (predictor, options.batch),
     }
-    if options.onnx:
-        forms["onnxruntime"] = (exported(detector), 1)
+    if onnx:
+        forms["onnxruntime, one by one"] = (onnx, 1)
     seconds: dict[str, list[float]] = {form: [] for form in forms}
     for _ in range(options.rounds + 1):
         for form, (network, size) in forms.items():
@@ -69,21 +73,12 @@ def main() -> None:
         "batch": options.batch,
         "cpu_s_a_picture": {form: round(statistics.median(times), 4) for form, times in measured.items()},
         "times_as_fast": {
-            form: round(statistics.median(a / b for a, b in zip(measured[BEFORE], times, strict=True)), 3)
+            form: round(statistics.median(a / b for a, b in zip(measured[OWN], times, strict=True)), 3)
             for form, times in measured.items()
         },
     }
     print(document["times_as_fast"])
     write_json(options.out, document)
-
-
-def exported(detector: DidM3D) -> OnnxPredictor:
-    """The detector as a graph."""
-    with tempfile.TemporaryDirectory() as folder:
-        model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
-        save_model(detector, model, provenance={})
-        export(model, graph)
-        return OnnxPredictor(graph)
 
 
 if __name__ == "__main__":

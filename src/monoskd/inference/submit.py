@@ -14,6 +14,7 @@ from monoskd.errors import InputError
 from monoskd.files import atomic_path, check_report
 from monoskd.frames import AnyPredictor, Frame
 from monoskd.inference.pictures import read_ahead
+from monoskd.inference.predict import check_pictures_suffice
 from monoskd.kitti.io import format_objects, parse_objects, read_calibration, read_image, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.objects import Objects
@@ -168,8 +169,7 @@ def _check_results(content: bytes, *, source: str) -> None:
 
 
 def _check_detector(predictor: AnyPredictor) -> None:
-    if predictor.modality != "rgb":
-        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+    check_pictures_suffice(predictor)
     if not {*predictor.classes} & {*KITTI_CLASSES}:
         raise InputError(
             f"model: expected a detector of {', '.join(KITTI_CLASSES)}, got one of {', '.join(predictor.classes)}: "
