@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from monoskd.demo.report import DemoReport, RunResult, write_report
+from monoskd.cli import main
+from monoskd.demo.report import DRAWN, DemoReport, RunResult, write_report
 from monoskd.demo.story import STAGES, demo, launch, min_heights_px, recipes
 from monoskd.engine.launch import Launch, is_finished
 from monoskd.engine.load import find_config, load_config
@@ -158,3 +160,16 @@ def test_another_detectors_runs_are_refused_and_so_is_an_unknown_name(tmp_path: 
     shutil.copy(find_config(Path("demo/teacher.yaml")), run / "config.yaml")
     with pytest.raises(InputError, match=r"expected runs of .*, got those of DidM3D; choose another with --out"):
         demo(tmp_path, detector=list(RECIPES)[-1])
+
+
+def test_the_last_line_serves_the_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("monoskd.demo.story.demo", lambda out, **_options: out / "report.html")
+    out = tmp_path / "a demo"
+    assert main(["demo", "--out", str(out)]) == 0
+    _, _, command = capsys.readouterr().out.splitlines()[-1].partition(": ")
+    words = shlex.split(command)
+    assert words[:3] == ["monoskd", "serve", "--model"]
+    assert Path(words[3]) == out / "runs" / DRAWN / "model.safetensors"
+    assert DRAWN in RUNS
