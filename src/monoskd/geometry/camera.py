@@ -18,7 +18,8 @@ def project(P: Any, xyz: Any) -> Any:
     P: ... x 3 x 4 projection; xyz: ... x 3 [m], broadcast against P's leading axes. Returns ... x 2 [px].
     A point in the camera's plane gives infinities. A point behind it gives the pixel of its mirror image.
     """
-    homogeneous = (P[..., :3] * xyz[..., None, :]).sum(-1) + P[..., 3]
+    x, y, z = xyz[..., 0:1], xyz[..., 1:2], xyz[..., 2:3]
+    homogeneous = P[..., 0] * x + P[..., 1] * y + P[..., 2] * z + P[..., 3]
     return homogeneous[..., :2] / homogeneous[..., 2:]
 
 

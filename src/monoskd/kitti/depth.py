@@ -64,13 +64,9 @@ def complete_depth(sparse_m: DepthMap, *, focal_px: float = _FOCAL_PX) -> DepthM
     scale = focal_px / _FOCAL_PX
     inverse = np.divide(1, sparse_m, out=np.zeros_like(sparse_m), where=sparse_m > 0)
     inverse = _without_occluded(inverse, scale=scale)
-    along = _interpolate_columns(
-        np.ascontiguousarray(inverse.T), gap=_ALONG_BEAM_GAP * scale, tolerance=_ALONG_BEAM_TOLERANCE
-    )
-    inverse = _interpolate_columns(
-        np.ascontiguousarray(along.T), gap=_ACROSS_BEAMS_GAP * scale, tolerance=_ACROSS_BEAMS_TOLERANCE
-    )
-    inverse = _fill_holes(inverse, scale=scale)
+    inverse = _interpolate_rows(inverse, gap=_ALONG_BEAM_GAP * scale, tolerance=_ALONG_BEAM_TOLERANCE)
+    inverse = _interpolate_rows(inverse.T, gap=_ACROSS_BEAMS_GAP * scale, tolerance=_ACROSS_BEAMS_TOLERANCE).T
+    inverse = _fill_holes(np.ascontiguousarray(inverse), scale=scale)
     inverse = np.where(inverse > 0, cv2.medianBlur(inverse, _MEDIAN), 0)
     return np.divide(1, inverse, out=np.zeros_like(inverse), where=inverse > 0)
 
@@ -85,23 +81,21 @@ def _without_occluded(inverse: DepthMap, *, scale: float) -> DepthMap:
     return np.where(inverse < _OCCLUSION_RATIO * closed, np.float32(0), inverse)
 
 
-def _interpolate_columns(inverse: DepthMap, *, gap: float, tolerance: float) -> DepthMap:
-    """Fill gaps of at most `gap` pixels down each column, linearly, where the values at their ends agree."""
-    height = len(inverse)
-    row = np.arange(height, dtype=np.int32)[:, None]
-    known = inverse > 0
-    above = np.maximum.accumulate(np.where(known, row, -1), axis=0)
-    below = np.minimum.accumulate(np.where(known, row, height)[::-1], axis=0)[::-1]
-    within = ~known & (above >= 0) & (below < height) & (below - above <= gap)
+def _interpolate_rows(inverse: DepthMap, *, gap: float, tolerance: float) -> DepthMap:
+    """Fill gaps of at most `gap` pixels along each row, linearly, where the values at their ends agree."""
+    pixels = inverse.ravel()
+    known = np.flatnonzero(pixels)
+    start, steps, row = known[:-1], np.diff(known), known // inverse.shape[1]
+    first, last = pixels[known[:-1]], pixels[known[1:]]
+    fills = (steps > 1) & (steps <= gap) & (row[:-1] == row[1:])
+    fills &= np.abs(last - first) <= tolerance * np.maximum(first, last)
+    start, steps, first, rise = start[fills], steps[fills], first[fills], (last - first)[fills]
 
-    v, u = np.nonzero(within)
-    start, end = above[v, u], below[v, u]
-    first, last = inverse[start, u], inverse[end, u]
-    value = first + (last - first) * ((v - start) / (end - start)).astype(np.float32)
-    agree = np.abs(last - first) <= tolerance * np.maximum(first, last)
-    filled = inverse.copy()
-    filled[v[agree], u[agree]] = value[agree]
-    return filled
+    gaps = np.repeat(np.arange(len(start)), steps - 1)  # of each pixel that is filled: its gap, and its place in there
+    place = np.arange(len(gaps)) - np.repeat(np.cumsum(steps - 1) - steps, steps - 1)
+    filled = pixels.copy()
+    filled[start[gaps] + place] = first[gaps] + rise[gaps] * (place / steps[gaps]).astype(np.float32)
+    return filled.reshape(inverse.shape)
 
 
 def _fill_holes(inverse: DepthMap, *, scale: float) -> DepthMap:
