@@ -57,7 +57,8 @@ class Calibration:
             raise ValueError("calibration without R0_rect or Tr_velo_to_cam cannot place LiDAR points: `require` them")
         pose = self.R0_rect @ self.Tr_velo_to_cam
         x, y, z = points[:, 0:1], points[:, 1:2], points[:, 2:3]
-        return pose[:, 0] * x + pose[:, 1] * y + pose[:, 2] * z + pose[:, 3]
+        placed: FloatArray = pose[:, 0] * x + pose[:, 1] * y + pose[:, 2] * z + pose[:, 3]
+        return placed
 
 
 _MATRIX_SHAPES = {"P0": (3, 4), "P1": (3, 4), "P2": (3, 4), "P3": (3, 4), "R0_rect": (3, 3)} | {
