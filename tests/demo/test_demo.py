@@ -149,6 +149,20 @@ def test_a_demo_goes_on_where_it_was_interrupted_and_a_finished_one_is_made_anew
         demo(out)
 
 
+def test_where_a_training_fails_few_frames_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise InputError("training stopped: nothing found")
+
+    for name, stub in {"synthesize": lambda *_, **__: None, "prepare": print, "train_side_by_side": fail}.items():
+        monkeypatch.setattr(f"monoskd.demo.story.{name}", stub)
+    with pytest.raises(
+        InputError, match=r"nothing found; with 18 frames a teacher may learn too little, 360 are usual"
+    ):
+        demo(tmp_path / "few", frames=18)
+    with pytest.raises(InputError, match="nothing found$"):
+        demo(tmp_path / "many")
+
+
 def test_another_detectors_runs_are_refused_and_so_is_an_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--detector: expected .*, got yolo"):
         demo(tmp_path / "new", detector="yolo")

@@ -32,7 +32,7 @@ from monoskd.synthetic import MANIFEST, synthesize
 
 VAL_SHARE = 5 / 9
 UNLABELLED_SHARE = 16 / 9  # frames without labels per frame with labels: four per training frame
-BATCH = 4
+FRAMES, BATCH = 360, 4
 DRAWN_FRAMES, OBJECTS_IN_DRAWN = 4, 5  # held-out frames that the report draws, and about how many objects they show
 
 STAGES = (("teacher", "baseline"), ("control", "monoskd", "monoskd_unlabelled"))
@@ -42,7 +42,7 @@ STAGES = (("teacher", "baseline"), ("control", "monoskd", "monoskd_unlabelled"))
 def demo(
     out: Path,
     *,
-    frames: int = 360,
+    frames: int = FRAMES,
     seed: int = 0,
     size: tuple[int, int] = (320, 96),
     detector: str | None = None,
@@ -81,7 +81,13 @@ def demo(
         launches = [launch(name, out=out, seed=seed, size=size, recipe=known_recipes[detector]) for name in stage]
         known = any(is_finished(run.out) for run in launches)
         say(f"{number}/5 training {', '.join(stage)} side by side{', or done before' if known else ''}")
-        train_side_by_side(launches, finished=lambda run, manifest: say(f"    {_pace(run, manifest)}"))
+        try:
+            train_side_by_side(launches, finished=lambda run, manifest: say(f"    {_pace(run, manifest)}"))
+        except InputError as error:
+            few = (
+                f"; with {frames} frames a teacher may learn too little, {FRAMES} are usual" if frames < FRAMES else ""
+            )
+            raise InputError(f"{error}{few}") from error
     say("5/5 evaluating on held-out frames")
     report = measure_runs(out, data=data, detector=detector, seed=seed, size=size, started=started)
     write_json(out / "report.json", report.to_json())
