@@ -159,7 +159,7 @@ def test_where_a_training_fails_few_frames_are_said(tmp_path: Path, monkeypatch:
         InputError, match=r"nothing found; with 18 frames a teacher may learn too little, 360 are usual"
     ):
         demo(tmp_path / "few", frames=18)
-    with pytest.raises(InputError, match="nothing found$"):
+    with pytest.raises(InputError, match=r"nothing found$"):
         demo(tmp_path / "many")
 
 
