@@ -33,7 +33,8 @@ from monoskd.kitti.prepare import prepare
 from monoskd.synthetic import synthesize
 
 TEACHER_EPOCHS, POOL = 200, 3
-STEP_COST = 1.4  # a step with a teacher over one without; `benchmarks/training.py` measures it
+# A step of a recipe over a step of its control, as `benchmarks/training.py` and docs/study.md (section 3) have it.
+TEACHER_COST, COSTS = 1.4, {"pseudo": 1.7, "unlabelled": 2.1}
 BATCH, RATE, EMA = 16, 0.006, 0.99
 DEPTH = {
     "loss": {"class_path": "monoskd.models.DepthMapLoss"},
@@ -57,12 +58,24 @@ RECIPES: dict[str, dict[str, Any]] = {
     "pseudo": {"response": RESPONSE},
 }
 CURVE = (60, 120, 240)
+
+
+def equal_time(recipe: str, epochs: int) -> int:
+    """The epochs that the control has time for while a recipe trains for so many."""
+    return round(COSTS.get(recipe, TEACHER_COST) * epochs)
+
+
 CELLS = [
     *(f"{name}@{epochs}" for epochs in CURVE for name in ("control", "full")),
-    f"control@{round(STEP_COST * CURVE[-1])}",
+    f"control@{equal_time('full', CURVE[-1])}",
     f"inherit@{CURVE[-1]}",
     *(f"{name}@{CURVE[-1]}" for name in RECIPES if name.startswith(("only", "without"))),
-    *(f"{name}@{epochs}" for epochs in CURVE for name in ("pseudo", "unlabelled")),
+    *(
+        cell
+        for epochs in CURVE
+        for name in COSTS
+        for cell in (f"{name}@{epochs}", f"control@{equal_time(name, epochs)}")
+    ),
 ]
 
 
@@ -159,7 +172,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         runs, (recipe, epochs) = by_cell[name], name.split("@")
         gains = ["", ""]
         if RECIPES.get(recipe):
-            controls = (f"control@{epochs}", f"control@{round(STEP_COST * int(epochs))}")
+            controls = (f"control@{epochs}", f"control@{equal_time(recipe, int(epochs))}")
             gains = [gain(runs, by_cell.get(control, {})) for control in controls]
         points = statistics.mean(run["Car 3d 0.5"] for run in runs.values())
         depth = statistics.mean(run["depth median"] for run in runs.values())

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from gain import DEPTH, FULL, STEP_COST
+from gain import DEPTH, FULL, equal_time
 from study import cost
 from study_report import by_seed, compared, replaced
 
@@ -96,7 +96,7 @@ class Plan:
         if name == "teacher":
             return self.teacher_epochs
         if name == "control_time":
-            return round(STEP_COST * self.epochs)
+            return equal_time("full", self.epochs)
         return max(1, round(self.epochs * self.batches("baseline") / self.batches(name)))
 
     def steps_of(self, name: str) -> int:
