@@ -523,6 +523,35 @@ def test_a_killed_loader_process_is_one_line(run: Run, monkeypatch: pytest.Monke
         run("--data.workers", "1")
 
 
+def test_channels_last_changes_the_layout_and_rounding_alone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts, outputs = [], Training.outputs
+
+    def watched(self: Training, batch: object) -> object:
+        networks = [self.student, *(self.distiller.teachers.values() if self.distiller else ())]
+        weights = [weight for network in networks for weight in network.parameters() if weight.ndim == 4]
+        layouts.append(all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights))
+        return outputs(self, batch)
+
+    monkeypatch.setattr(Training, "outputs", watched)
+    teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher"), epochs=1)
+    head = {"loss": {"class_path": "monoskd.models.did_m3d.teaching.HeadLoss"}, "between": "output"}
+    recipe = {
+        "teacher": str(teacher / "model.safetensors"),
+        "taps": [{"student": "neck.4", "adapter": "conv"}],
+        "terms": {"rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}}, "head": head},
+    }
+    found = []
+    for last in (False, True):
+        layouts.clear()
+        folder = run(out=str(tmp_path / str(last)), distillation=recipe, channels_last=last, epochs=1)
+        assert set(layouts) == {last}
+        load_model(folder / "model.safetensors")
+        found.append([float(loss) for loss in losses(folder)])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
 def test_half_precision_on_a_cpu_is_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run("--accelerator", "cpu", "--precision", "16-mixed", epochs=1, validation={"every": 1})
     stderr = capsys.readouterr().err

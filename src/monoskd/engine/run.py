@@ -183,6 +183,9 @@ def build_training(config: RunConfig, student: Detector) -> Training:
             teacher_batch_statistics=recipe.teacher_batch_statistics,
         )
         recorder = FlightRecorder(distiller, every=recipe.record_every) if recipe.record_every else None
+    if config.channels_last:
+        for network in (student, *(distiller.teachers.values() if distiller else ())):
+            network.to(memory_format=torch.channels_last)
     validation = config.validation
     evaluator = validation.evaluator or KittiEvaluator(validation.classes, validation.min_heights_px)
     graph = student.task_graph if config.task_learning else {}
