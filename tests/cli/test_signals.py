@@ -1,4 +1,4 @@
-"""SIGINT, SIGHUP and the signals of schedulers in a process of its own, with and without something that drops the exception."""
+"""Signals in a process of its own, with and without something that drops the exception."""
 
 import os
 import signal
