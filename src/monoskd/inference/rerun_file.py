@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import check_report
+from monoskd.files import cannot_write, check_report
 from monoskd.inference.canvas import class_colour
 from monoskd.inference.outputs import Prediction
 
@@ -35,19 +35,21 @@ class RerunFile:
         self.path, self.partial = path, path.with_name(f".{path.stem[:100]}.partial.rrd")
         self.frames = 0
         self._stream: Any = None
+        self._bytes: Any = None  # written here: Rerun does not say that a disk is full
 
     def add(self, prediction: Prediction) -> None:
         """One more frame of the timeline."""
         rr = self._rerun
         if self._stream is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.unlink(missing_ok=True)  # of a killed process
             self._stream = rr.RecordingStream("monoskd")
-            self._stream.save(str(self.partial))
+            self._bytes = self._stream.binary_stream()
             self._stream.log("world", rr.ViewCoordinates.RDF, static=True)
         self._stream.set_time(TIMELINE, sequence=self.frames)
         for entity, parts in self._entities(prediction):
             self._stream.log(entity, *parts)
         self.frames += 1
+        self._write()
 
     def _entities(self, prediction: Prediction) -> list[tuple[str, list[Any]]]:
         rr, lens, objects = self._rerun, prediction.lens, prediction.objects
@@ -86,4 +88,16 @@ class RerunFile:
         """Give the file its name."""
         if self._stream is not None:
             self._stream.disconnect()
+            self._write()
             self.partial.replace(self.path)
+
+    def _write(self) -> None:
+        """Append what has been logged. Raises InputError where it cannot be written; then nothing is left."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.partial.open("ab") as file:
+                file.write(self._bytes.read() or b"")
+        except OSError as error:
+            self.partial.unlink(missing_ok=True)
+            self._stream = None
+            raise cannot_write(self.path, error) from error
