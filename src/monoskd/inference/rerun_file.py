@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import cannot_write, check_report
+from monoskd.files import check_report
 from monoskd.inference.canvas import class_colour
 from monoskd.inference.outputs import Prediction
 
 TIMELINE = "frame"
 _JPEG_QUALITY = 90
+_FOOTER, _FOOTER_BYTES = b"FOOT", 64  # a whole recording ends with it
 
 
 class RerunFile:
@@ -35,21 +36,19 @@ class RerunFile:
         self.path, self.partial = path, path.with_name(f".{path.stem[:100]}.partial.rrd")
         self.frames = 0
         self._stream: Any = None
-        self._bytes: Any = None  # written here: Rerun does not say that a disk is full
 
     def add(self, prediction: Prediction) -> None:
         """One more frame of the timeline."""
         rr = self._rerun
         if self._stream is None:
-            self.partial.unlink(missing_ok=True)  # of a killed process
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = rr.RecordingStream("monoskd")
-            self._bytes = self._stream.binary_stream()
+            self._stream.save(str(self.partial))
             self._stream.log("world", rr.ViewCoordinates.RDF, static=True)
         self._stream.set_time(TIMELINE, sequence=self.frames)
         for entity, parts in self._entities(prediction):
             self._stream.log(entity, *parts)
         self.frames += 1
-        self._write()
 
     def _entities(self, prediction: Prediction) -> list[tuple[str, list[Any]]]:
         rr, lens, objects = self._rerun, prediction.lens, prediction.objects
@@ -85,19 +84,20 @@ class RerunFile:
         return [*entities, ("picture", [whole]), ("picture/boxes", [boxes_2d])]
 
     def close(self) -> None:
-        """Give the file its name."""
-        if self._stream is not None:
-            self._stream.disconnect()
-            self._write()
-            self.partial.replace(self.path)
-
-    def _write(self) -> None:
-        """Append what has been logged. Raises InputError where it cannot be written; then nothing is left."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.partial.open("ab") as file:
-                file.write(self._bytes.read() or b"")
-        except OSError as error:
+        """Give the file its name. Raises InputError where it is not whole: Rerun does not say that a disk is full."""
+        if self._stream is None:
+            return
+        self._stream.disconnect()
+        if not self.partial.is_file() or not _has_footer(self.partial):
             self.partial.unlink(missing_ok=True)
-            self._stream = None
-            raise cannot_write(self.path, error) from error
+            raise InputError(
+                f"{self.path}: expected a recording of {self.frames} pictures, got one that is cut off, as on a full "
+                "disk: free some space; the results of the pictures are kept"
+            )
+        self.partial.replace(self.path)
+
+
+def _has_footer(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - _FOOTER_BYTES, 0))
+        return _FOOTER in file.read()
