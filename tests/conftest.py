@@ -1,6 +1,9 @@
 """What the tests share: the real KITTI files, where they are."""
 
 import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,22 @@ def kitti(shared: Path) -> Path:
     if not (shared / "kitti").is_dir():
         pytest.skip(f"no KITTI frames at {shared / 'kitti'}")
     return shared / "kitti"
+
+
+@pytest.fixture(scope="session")
+def largest_file() -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which the system lets no file grow beyond so many bytes: an error in the middle of writing."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

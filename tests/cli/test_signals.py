@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP in a process of its own, with and without something that drops the exception."""
+"""Signals in a process of its own, with and without something that drops the exception."""
 
 import os
 import signal
@@ -41,12 +41,15 @@ def stopped(number: signal.Signals, *, work: str = "wait()", before: str = "", t
     return process.communicate(timeout=15)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+SCHEDULERS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, *SCHEDULERS])
 def test_each_signal_interrupts(number: signal.Signals) -> None:
     assert stopped(number) == ("interrupted\n", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1])
 def test_a_second_one_does_not_interrupt_saving(number: signal.Signals) -> None:
     assert stopped(number, times=2) == ("interrupted\n", "")
 

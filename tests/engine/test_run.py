@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ from torch.utils.data import get_worker_info
 from monoskd.data.samples import Samples
 from monoskd.engine.config import RunConfig
 from monoskd.engine.load import load_config
+from monoskd.engine.log import csv_logger
+from monoskd.engine.machine import one_line
 from monoskd.engine.measure import Measurement
 from monoskd.engine.run import build_student, build_training
 from monoskd.engine.schedule import TaskWeights
@@ -271,6 +275,40 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
         run(epochs=2, resume=folder)
     assert (folder / "checkpoints" / "last.ckpt").read_bytes() == kept
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_log_that_cannot_be_written_keeps_its_rows(
+    tmp_path: Path, largest_file: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    log, before = tmp_path / "metrics.csv", [{"step": "0", "loss": "1.5"}, {"step": "1", "loss": "1.25"}]
+    csv_logger(log, before)
+    kept = log.read_bytes()
+    with largest_file(len(kept) - 2), pytest.raises(InputError, match=r"metrics\.csv: .*got 'File too large'"):
+        csv_logger(log, before)
+    assert log.read_bytes() == kept
+    logger = csv_logger(log, before)
+    logger.log_metrics({"val/depth": 3.0}, step=2)
+    with largest_file(len(kept) + 2), pytest.raises(InputError, match="File too large"):
+        logger.save()
+    assert log.read_bytes() == kept
+    logger.save()
+    assert log.read_text().split() == ["loss,step,val/depth", "1.5,0,", "1.25,1,", ",2,3.0"]
+
+
+def test_a_thread_that_meets_a_full_disk_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: said.append(failed.exc_value))
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    faults = [OSError(28, "No space left on device"), ValueError("a fault")]
+    with one_line(tmp_path):
+        for fault in faults:
+            thread = threading.Thread(target=fail, args=[fault])
+            thread.start()
+            thread.join()
+    assert said == faults[1:]
 
 
 def test_a_run_of_fewer_steps_than_it_logs_has_a_log(run: Run) -> None:

@@ -1,6 +1,7 @@
 """onnxruntime runs what PyTorch runs; the oracle is the detector itself."""
 
 import json
+import random
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference.export import calibration, check_batch_is_free, export, graph_of
 from monoskd.inference.onnx_precision import in_half, in_int8
 from monoskd.inference.onnx_predictor import OnnxPredictor
+from monoskd.inference.onnx_seal import check_seal
 from monoskd.inference.open_model import open_predictor
 from monoskd.inference.predictor import Fit, Predictor
 from monoskd.kitti.io import read_calibration, read_image
@@ -343,6 +345,19 @@ def test_files_that_are_none_of_ours(foreign: Path, pair: Exported, tmp_path: Pa
         with pytest.raises(InputError, match=rf"{name}\.onnx: expected an ONNX file.*") as caught:
             open_predictor(tmp_path / f"{name}.onnx")
         assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_is_found(pair: Exported, tmp_path: Path) -> None:
+    content, path, draw = pair.graph.read_bytes(), tmp_path / "flipped.onnx", random.Random(0)
+    seal = content.rindex(b"monoskd_sha256")
+    for place in [*draw.sample(range(len(content)), 30), *range(seal + 14, seal + 80, 5)]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(InputError, match=r"flipped\.onnx: expected the file as it was exported, got a changed one"):
+            check_seal(path)
+    with pytest.raises(InputError, match="its checksum differs"):
+        OnnxPredictor(path)
 
 
 def test_a_device_that_is_not_there(pair: Exported) -> None:

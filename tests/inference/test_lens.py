@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from monoskd.data.transforms import MEAN_COLOUR
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
-from monoskd.inference.cameras import CameraSource, read_camera
+from monoskd.inference.cameras import CameraSource, check_size, read_camera
 from monoskd.inference.lens import Lens, level_rotation
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 400.0
@@ -156,11 +156,33 @@ def test_a_calibration_of_another_picture_size_says_which(tmp_path: Path) -> Non
     for share in (0.8, 1.25, 1.5):
         with pytest.raises(InputError, match="P2: expected the camera of a"):
             CameraSource(calibration=path).lens("a", width=round(1242 * share), height=round(375 * share))
+    for height in (700, 900, 1242):
+        with pytest.raises(InputError, match=f"P2: expected the camera of a 1242 x {height} picture"):
+            CameraSource(calibration=path).lens("a", width=1242, height=height)
     camera = CameraSource(file=written(tmp_path / "camera.json"))
     with pytest.raises(
         InputError, match=r"camera\.json: expected the camera of 64 x 48 pictures .*, got one of 640 x 480"
     ):
         camera.lens("a", width=64, height=48)
+
+
+@pytest.mark.parametrize(
+    ("focal_px", "width", "height", "principal_point"),
+    [
+        (721.5, 1242, 375, (609.6, 172.9)),  # KITTI
+        (552.6, 1408, 376, (682.0, 238.8)),  # KITTI-360
+        (809.2, 1600, 900, (829.2, 481.8)),  # nuScenes, the rear camera of 89 degrees
+        (388.4, 704, 256, (334.0, 55.3)),  # the same as detectors from above see it: 0.48 of its size, without its sky
+        (607.6, 704, 256, (327.8, 60.0)),  # the same of the front camera
+        (1266.4, 1600, 672, (816.3, 491.5)),  # the front camera without the bonnet
+        (2055.0, 1920, 886, (960.0, 236.0)),  # of Waymo's kind, a side camera without its sky
+    ],
+)
+def test_real_cameras_pass_also_where_the_sky_is_cut_off(
+    focal_px: float, width: int, height: int, principal_point: tuple[float, float]
+) -> None:
+    K = np.array([[focal_px, 0, principal_point[0]], [0, focal_px, principal_point[1]], [0, 0, 1]])
+    check_size(Camera(np.column_stack([K, np.zeros(3)])), width=width, height=height, where="P2")
 
 
 def test_a_camera_may_come_from_exif_or_be_asked_for() -> None:

@@ -81,6 +81,40 @@ def test_a_video_that_is_cut_off_says_so_at_its_end(tmp_path: Path) -> None:
     assert f"expected 12 frames, as its header says, got {len(whole)}" in last.reason
 
 
+def with_its_index_first(video: bytes) -> bytes:
+    """An MP4 whose table of frames stands before them, as for the web."""
+    at = video.index(b"mdat") - 4
+    moov = video.index(b"moov") - 4
+    head, media, index = video[:at], video[at:moov], bytearray(video[moov:])
+    table = index.index(b"stco") + 8
+    for entry in range(int.from_bytes(index[table : table + 4], "big")):
+        place = slice(table + 4 + 4 * entry, table + 8 + 4 * entry)
+        index[place] = (int.from_bytes(index[place], "big") + len(index)).to_bytes(4, "big")
+    return head + index + media
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("avi", "MJPG"), ("avi", "mp4v"), ("mkv", "MJPG"), ("mkv", "mp4v"), ("mp4", "mp4v")]
+)
+def test_a_video_that_lacks_one_frame_or_a_part_of_it_says_so(tmp_path: Path, suffix: str, codec: str) -> None:
+    path = tmp_path / f"drive.{suffix}"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (160, 96))
+    picture = np.random.default_rng(0).integers(0, 255, (96, 160, 3), np.uint8)
+    for frame in range(60):
+        writer.write(np.roll(picture, frame, 1))
+    writer.release()
+    whole = path.read_bytes()
+    if suffix == "mp4":
+        whole = with_its_index_first(whole)
+        path.write_bytes(whole)
+    assert [type(item) for item in open_source(path).items] == [Picture] * 60
+    for share in (0.97, 0.985):
+        path.write_bytes(whole[: int(share * len(whole))])
+        *_, last = open_source(path).items
+        assert isinstance(last, Broken), share
+        assert "cut off" in last.reason
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

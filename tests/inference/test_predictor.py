@@ -2,6 +2,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import cv2
@@ -129,6 +130,19 @@ def test_a_failed_attempt_leaves_earlier_results_alone(predictor: Predictor, fol
     with pytest.raises(InputError, match=r"a\.png: expected an image"):
         predict_source(predictor, folder, cameras=FOCAL, out=out)
     assert (out / "detections.json").read_text() == before
+
+
+def test_a_prediction_that_a_full_disk_ends_goes_on(
+    predictor: Predictor,
+    folder: Path,
+    tmp_path: Path,
+    largest_file: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    out, film = tmp_path / "out", tmp_path / "film.mp4"
+    with largest_file(300), pytest.raises(InputError, match=r"out/.*'File too large': free some space"):
+        predict_source(predictor, folder, cameras=FOCAL, out=out, score=0.0, video=film)
+    assert not list(tmp_path.glob(".*"))
+    assert predict_source(predictor, folder / "a.png", cameras=FOCAL, out=out, score=0.0).images == 1
 
 
 def test_a_second_picture_joins_the_first(predictor: Predictor, folder: Path, tmp_path: Path) -> None:

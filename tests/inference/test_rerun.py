@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from monoskd.cli import main
+from monoskd.errors import InputError
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.predict import predict_source
 from monoskd.inference.predictor import Predictor
@@ -46,6 +49,21 @@ def written(model: Path, folder: Path, out: Path, **camera: float) -> tuple[dict
     predict_source(Predictor(model), folder, cameras=cameras, out=out, score=0.0, rerun=out / "film.rrd")
     assert not list(out.glob(".*.rrd"))
     return recorded(out / "film.rrd"), json.loads((out / "detections.json").read_text())["images"]
+
+
+def test_a_recording_that_does_not_fit_on_the_disk_is_said(
+    model: Path, folder: Path, tmp_path: Path, largest_file: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    pytest.importorskip("rerun")
+    film, out = tmp_path / "film.rrd", tmp_path / "out"
+    film.write_bytes(b"the recording that was there before")
+    with (
+        largest_file(8000),
+        pytest.raises(InputError, match=r"film\.rrd: expected a recording of 2 pictures, got one that is"),
+    ):
+        predict_source(Predictor(model), folder, cameras=CameraSource(focal_px=100.0), out=out, score=1.0, rerun=film)
+    assert [path.read_bytes() for path in tmp_path.glob("*.rrd")] == [b"the recording that was there before"]
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_recording_has_pictures_boxes_and_the_camera(model: Path, folder: Path, tmp_path: Path) -> None:

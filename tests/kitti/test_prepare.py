@@ -148,6 +148,19 @@ def test_a_root_that_cannot_be_written_is_said_before_the_work(wall, monkeypatch
         prepare(wall.root, workers=1)
 
 
+def test_a_full_disk_stops_at_once_and_is_no_damaged_frame(wall, largest_file):
+    with (
+        largest_file(50),
+        pytest.raises(
+            InputError,
+            match=r"depth_2/000000\.png: .*'File too large': free some space.* \(0 of 3 frames are done",
+        ),
+    ):
+        prepare(wall.root, workers=1)
+    assert not [*wall.folder("depth_2").iterdir()]
+    assert prepare(wall.root, workers=1).written == 3
+
+
 def test_an_interruption_keeps_what_was_done(wall):
     def interrupt(done: int, _: int) -> None:
         if done == 2:

@@ -1,18 +1,19 @@
-"""Signals that ask to stop: SIGTERM (from a scheduler) and SIGHUP (from a closed terminal) act as Ctrl-C does."""
+"""Signals that ask to stop: those of schedulers and of a terminal that closes act as Ctrl-C does."""
 
 import os
 import signal
 import sys
 from types import FrameType
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")  # the last is our own, for an interruption that was dropped
+_SCHEDULERS = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # the last three some minutes before the end of the time
+_NAMES = ("SIGINT", "SIGHUP", *_SCHEDULERS, "SIGALRM")  # the last is our own, for an interruption that was dropped
 _RETRY_S = 0.02
 
 
 def interrupt_on_stop() -> None:
     """Raise KeyboardInterrupt in the main thread at any of the signals. To be called once in a process.
 
-    SIGTERM and SIGHUP act once, as a terminal that closes may send SIGHUP twice and the second would interrupt saving.
+    All but SIGINT act once, as a terminal that closes may send SIGHUP twice and the second would interrupt saving.
     A signal that was ignored from the start stays ignored, as SIGHUP is under `nohup`. Python drops what is raised
     in `__del__` and in the hooks of a fork, both of which loaders with workers spend time in: then it is raised again.
     """
@@ -20,7 +21,7 @@ def interrupt_on_stop() -> None:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
-        if stopping and number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+        if stopping and number not in (signal.SIGINT, getattr(signal, "SIGALRM", None)):
             return
         stopping = True
         if hasattr(signal, "SIGCHLD"):

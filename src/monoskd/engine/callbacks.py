@@ -185,25 +185,6 @@ class WholeCheckpoints(TorchCheckpointIO):
         write_atomically(path, sealed(content.getvalue()))
 
 
-class WholeLog(pl.Callback):
-    """Writes `metrics.csv` before the checkpoint of an epoch, so that a killed run has the rows of its whole epochs.
-
-    The checkpoint knows how many there are.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what the loggers hold."""
-        for logger in trainer.loggers:
-            logger.save()
-
-    def state_dict(self) -> dict[str, int]:
-        """The rows so far, which the checkpoint keeps."""
-        return {"rows": max(len(self.path.read_text().splitlines()) - 1, 0) if self.path.exists() else 0}
-
-
 class PlainLines(pl.Callback):
     """Lines on stderr: the results of each validation and, where there is no progress bar, one line an epoch.
 

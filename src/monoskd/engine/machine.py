@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,15 @@ _LOCK = ".lock"
 
 @contextmanager
 def one_line(out: Path) -> Iterator[None]:
-    """What the machine or another process does to a run becomes one line."""
+    """What the machine or another process does to a run becomes one line, also where a thread meets it first."""
+    report = threading.excepthook
+
+    def report_others(failed: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread meets a full disk, and the next step raises the same error."""
+        if failed.exc_value is None or outside_fault(failed.exc_value, out) is None:
+            report(failed)
+
+    threading.excepthook = report_others
     try:
         yield
     except KeyboardInterrupt as stop:  # torchrun ends the other processes, too, when one ends
@@ -37,6 +46,8 @@ def one_line(out: Path) -> Iterator[None]:
         if (line := outside_fault(error, out)) is None:
             raise
         raise InputError(line) from error
+    finally:
+        threading.excepthook = report
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from monoskd.data.lost import naming_lost_frames
@@ -29,13 +29,13 @@ from monoskd.engine.callbacks import (
     PlainLines,
     StopSignal,
     WholeCheckpoints,
-    WholeLog,
     say,
 )
 from monoskd.engine.check import Plan, check, on_cuda, process_number
 from monoskd.engine.config import RunConfig
 from monoskd.engine.frames import Frames
 from monoskd.engine.load import LoadedConfig
+from monoskd.engine.log import WholeLog, csv_logger
 from monoskd.engine.machine import Doubles, alone, cluster_of, one_line, precision_of
 from monoskd.engine.measure import Measurement
 from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
@@ -227,7 +227,7 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
         ),
         enable_model_summary=False,
         enable_progress_bar=terminal,
-        logger=[_csv_logger(out, history), TensorBoardLogger(out, name="", version="")],
+        logger=[csv_logger(out / LOG, history), TensorBoardLogger(out, name="", version="")],
         plugins=[WholeCheckpoints(), *cluster_of(config), *([Doubles()] if config.precision == "64-true" else [])],
         callbacks=[
             ModelCheckpoint(
@@ -285,14 +285,6 @@ def _check_input(config: RunConfig, detector: Detector, where: str | Path) -> No
             f"{where}: expected geometry `{names[published]}`, which goes with data.published.per_axis_decoding: "
             f"{published}, got `{names[detector.published_input]}`; change either"
         )
-
-
-def _csv_logger(out: Path, history: list[dict[str, str]]) -> CSVLogger:
-    """A logger whose `metrics.csv` begins with these rows; Lightning's own would forget them."""
-    logger = CSVLogger(out, name="", version="")
-    logger.experiment.metrics = history
-    logger.save()
-    return logger
 
 
 @contextmanager

@@ -20,6 +20,7 @@ _LONGEST_FOCAL_PX = 1_000_000
 _MOST_TILT_DEG = 60
 _FILM_DIAGONAL_MM = math.hypot(36, 24)
 _OFF_CENTRE = 0.1  # share of the width by which a principal point may miss the middle; KITTI's does by 0.01
+_LOPSIDED_DEG = 20  # between what a camera sees above and below its axis; pictures cut to half their height have 18
 _HOW = (
     "give `--calib FILE`, `--camera FILE`, `--focal PX` or `--hfov DEG`; the focal length in pixels is that in mm x "
     "the picture's width in pixels / the sensor's width in mm, and for a phone the 35 mm focal length x the picture's "
@@ -118,9 +119,15 @@ class CameraSource:
 
 
 def check_size(camera: Camera, *, width: int, height: int, where: str) -> None:
-    """Raise InputError for a camera whose principal point says that its pictures have another size."""
-    u, v = (float(value) for value in np.asarray(camera.P)[:2, 2])
-    if abs(u - width / 2) > _OFF_CENTRE * width or not 0 < v < height:
+    """Raise InputError for a camera whose principal point says that its pictures have another size.
+
+    The sky or the bonnet is often cut off, so a height is judged by angles: in shares of the height, KITTI's camera in
+    a picture of twice its height looks as one of nuScenes in a picture without its sky.
+    """
+    P = np.asarray(camera.P)
+    u, v = (float(value) for value in P[:2, 2])
+    above, below = (math.degrees(math.atan2(side, float(P[1, 1]))) for side in (v, height - v))
+    if abs(u - width / 2) > _OFF_CENTRE * width or not 0 < v < height or abs(above - below) > _LOPSIDED_DEG:
         raise InputError(
             f"{where}: expected the camera of a {width} x {height} picture, got the principal point "
             f"({u:.0f}, {v:.0f}), as of pictures of about {2 * u:.0f} x {2 * v:.0f}: "

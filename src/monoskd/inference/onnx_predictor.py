@@ -20,6 +20,7 @@ from monoskd.frames import DetectionArrays, Frame, Modality, score_worth_showing
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference.inputs import Fit, NetworkInput, by_size, check_fit
+from monoskd.inference.onnx_seal import check_seal
 
 SCHEMA = "monoskd/onnx/1"
 METADATA = "monoskd"  # the key of the description in the file's metadata
@@ -154,6 +155,7 @@ def _session(model: str | Path, device: str) -> Any:
     if not Path(model).is_file():
         kind = "a folder" if Path(model).is_dir() else "no file"
         raise InputError(f"{model}: expected an ONNX file, got {kind}; `monoskd export` writes them")
+    check_seal(model)
     options = runtime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     threads = os.environ.get("OMP_NUM_THREADS", "")  # as torch; without it one for each core

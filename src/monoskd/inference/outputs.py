@@ -75,6 +75,8 @@ class Outputs:
     def write(self, prediction: Prediction) -> None:
         """Write all that one picture brings."""
         stem = prediction.picture.stem
+        if not self.document.exists():  # it says whose the folder is, should this process be killed
+            self._write_document()
         write_objects(self.out / "kitti" / f"{stem}.txt", prediction.objects)
         if self.draw or self._film is not None:
             drawn = prediction.drawn()
@@ -90,11 +92,16 @@ class Outputs:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
         """Write the document and end the video, also after an error."""
-        if self.written:
-            images = [self.entries[stem] for stem in sorted(self.entries)]
-            write_json(self.document, {"schema": SCHEMA, "images": images})
-        if self._film is not None:
-            self._film.close()
+        try:
+            if self.written:
+                self._write_document()
+        finally:
+            if self._film is not None:
+                self._film.close()
+
+    def _write_document(self) -> None:
+        images = [self.entries[stem] for stem in sorted(self.entries)]
+        write_json(self.document, {"schema": SCHEMA, "images": images})
 
 
 class Film:

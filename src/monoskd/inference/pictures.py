@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from monoskd.errors import InputError
 from monoskd.files import read_text, visible
 from monoskd.images import IMAGE_SUFFIXES
+from monoskd.inference.containers import is_cut_off
 from monoskd.kitti.io import read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -168,6 +169,11 @@ def _video(source: str | Path, target: str | int, *, files: tuple[Path, ...] = (
         if total - index > max(_MISSING_FRAMES, _MISSING_SHARE * total):
             yield Broken(
                 f"{source}: expected {total} frames, as its header says, got {index}: it is cut off or damaged"
+            )
+        elif any(map(is_cut_off, files)):
+            yield Broken(
+                f"{source}: expected a whole video, got one without its end: it is cut off, and the last of its "
+                f"{index} frames may be damaged"
             )
         capture.release()
 

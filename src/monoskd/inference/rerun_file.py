@@ -13,6 +13,7 @@ from monoskd.inference.outputs import Prediction
 
 TIMELINE = "frame"
 _JPEG_QUALITY = 90
+_FOOTER, _FOOTER_BYTES = b"FOOT", 64  # a whole recording ends with it
 
 
 class RerunFile:
@@ -83,7 +84,20 @@ class RerunFile:
         return [*entities, ("picture", [whole]), ("picture/boxes", [boxes_2d])]
 
     def close(self) -> None:
-        """Give the file its name."""
-        if self._stream is not None:
-            self._stream.disconnect()
-            self.partial.replace(self.path)
+        """Give the file its name. Raises InputError where it is not whole: Rerun does not say that a disk is full."""
+        if self._stream is None:
+            return
+        self._stream.disconnect()
+        if not self.partial.is_file() or not _has_footer(self.partial):
+            self.partial.unlink(missing_ok=True)
+            raise InputError(
+                f"{self.path}: expected a recording of {self.frames} pictures, got one that is cut off, as on a full "
+                "disk: free some space; the results of the pictures are kept"
+            )
+        self.partial.replace(self.path)
+
+
+def _has_footer(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - _FOOTER_BYTES, 0))
+        return _FOOTER in file.read()

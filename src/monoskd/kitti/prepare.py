@@ -22,6 +22,7 @@ from monoskd.kitti.io import (
     write_depth,
 )
 from monoskd.kitti.layout import KittiLayout, suffixes
+from monoskd.objects import Objects
 from monoskd.workers import map_in_processes
 
 _ABANDONED_S = 3600  # older partial files are left over from a killed process
@@ -86,9 +87,9 @@ def prepare(
     processes, one per core if None. progress: called with (frames done, frames in all). each: gives the results of a
     task for all frames, in place of these processes.
 
-    Raises InputError where there is nothing to prepare and where nothing can be written; after all other frames are
-    done, where a frame's files are damaged or missing; and where the depths are not on the labelled objects: then no
-    map that was written now is left.
+    Raises InputError where there is nothing to prepare; at once, where nothing can be written; after all other frames
+    are done, where a frame's files are damaged or missing; and where the depths are not on the labelled objects: then
+    no map that was written now is left.
     """
     layout = KittiLayout(Path(root))
     frames = _frames(layout)
@@ -97,10 +98,13 @@ def prepare(
     started = time.perf_counter()
     results: list[_Frame] = []
     each = each or partial(map_in_processes, workers=workers)
-    for result in each(partial(_prepare_frame, layout, force), frames):
-        results.append(result)
-        if progress is not None:
-            progress(len(results), len(frames))
+    try:
+        for result in each(partial(_prepare_frame, layout, force), frames):
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(frames))
+    except InputError as error:  # what stops all frames, such as a full disk
+        raise InputError(f"{error} ({len(results)} of {len(frames)} frames are done; call again to go on)") from error
     failures = sorted(result.failure for result in results if result.failure is not None)
     if failures:
         more = f", and {len(failures) - 1} more damaged frames" if len(failures) > 1 else ""
@@ -140,20 +144,20 @@ def _frames(layout: KittiLayout) -> list[str]:
 
 
 def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
-    depth_m, written, errors_m = None, False, []
+    """Raises InputError where the map cannot be written: nor can the next one."""
     try:
         size = read_image_size(layout.image(frame))
-        depth_m = None if force else _existing(layout.depth(frame), size)
-        if depth_m is None:
-            depth_m = frame_depth(layout, frame, size=size)
-            write_depth(layout.depth(frame), depth_m)
-            written = True
-        if is_there(layout.label(frame)):
-            objects = read_objects(layout.label(frame), scored=False)
-            errors_m = depth_errors(depth_m, objects)
+        there = None if force else _existing(layout.depth(frame), size)
+        depth_m = frame_depth(layout, frame, size=size) if there is None else there
     except InputError as error:
-        return _Frame(frame, written, errors_m, failure=str(error))
-    return _Frame(frame, written, errors_m)
+        return _Frame(frame, False, [], failure=str(error))
+    if there is None:
+        write_depth(layout.depth(frame), depth_m)
+    try:
+        objects = read_objects(layout.label(frame), scored=False) if is_there(layout.label(frame)) else Objects.empty()
+    except InputError as error:
+        return _Frame(frame, there is None, [], failure=str(error))
+    return _Frame(frame, there is None, depth_errors(depth_m, objects))
 
 
 def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> DepthMap:

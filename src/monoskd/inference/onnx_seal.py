@@ -1,0 +1,37 @@
+"""The checksum in an exported file: one changed bit of its weights would change numbers without a word. No torch."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from monoskd.errors import InputError
+
+SEAL = "monoskd_sha256"  # the key in the file's metadata
+UNSEALED = "0" * 64  # stands in the file while its checksum is computed
+_ENTRY = re.compile(SEAL.encode() + rb"\x12\x40([0-9a-f]{64})")  # in a protobuf: the tag and the length of the value
+
+
+def sealed(content: bytes) -> bytes:
+    """A file whose metadata have `UNSEALED` as its checksum, with the checksum."""
+    start, end = _place(content)
+    return content[:start] + hashlib.sha256(content).hexdigest().encode() + content[end:]
+
+
+def check_seal(model: str | Path) -> None:
+    """Raise InputError where a file is not, bit by bit, what was exported. Earlier versions wrote no checksum."""
+    content = Path(model).read_bytes()
+    if SEAL.encode() not in content:
+        return
+    start, end = _place(content)
+    digest = hashlib.sha256(content[:start] + UNSEALED.encode() + content[end:]).hexdigest()
+    if digest.encode() != content[start:end]:
+        raise InputError(
+            f"{model}: expected the file as it was exported, got a changed one: its checksum differs; copy or export "
+            f"it again, or remove the metadata entry {SEAL} if it was changed on purpose"
+        )
+
+
+def _place(content: bytes) -> tuple[int, int]:
+    """Where the checksum stands; an empty place at the end where it is damaged."""
+    found = [match.span(1) for match in _ENTRY.finditer(content)]
+    return found[-1] if found else (len(content), len(content))
