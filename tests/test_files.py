@@ -114,3 +114,14 @@ def test_hidden_files_are_not_seen(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "._a.txt", ".DS_Store"):
         (tmp_path / name).touch()
     assert [path.name for path in visible(tmp_path.iterdir())] == ["a.txt", "b.txt"]
+
+
+def test_a_pipe_among_files_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "000000.txt"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=r"000000\.txt: expected a file, got a device or pipe"):
+        read_text(pipe)
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="zeros: expected a file, got a device or pipe"):
+        read_bytes(tmp_path / "zeros")
+    assert read_bytes("/dev/null") == b""

@@ -1,5 +1,6 @@
 """Pictures as phones, cameras and tools really write them."""
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -136,3 +137,10 @@ def test_jpeg_2000_is_refused_as_its_depth_is_not_known(tmp_path: Path) -> None:
     assert cv2.imwrite(str(path), np.full((40, 60, 3), 3000, np.uint16))
     with pytest.raises(InputError, match="got a JPEG 2000: convert the picture first"):
         read_pixels(path, mode="RGB")
+
+
+def test_a_pipe_that_is_called_a_picture_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for read in (read_pixels, read_image_size):
+        with pytest.raises(InputError, match=r"pipe\.jpg: expected a file, got a device or pipe"):
+            read(tmp_path / "pipe.jpg", mode="RGB")

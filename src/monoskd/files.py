@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 def read_bytes(path: str | Path, *, at_most: int = MOST_BYTES) -> bytes:
     """The file's bytes. Raises InputError where it is missing, cannot be read or is larger than `at_most` bytes."""
+    check_regular(path)
     try:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -40,6 +42,17 @@ def read_bytes(path: str | Path, *, at_most: int = MOST_BYTES) -> bytes:
             "check that it is the right file"
         )
     return data
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise InputError for a pipe or device among files, which may never end; who names one in /dev means it."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # reading it says what is wrong
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.is_relative_to("/dev")):
+        raise InputError(f"{path}: expected a file, got a device or pipe: remove it or check the path")
 
 
 def read_text(path: str | Path, *, at_most: int = MOST_TEXT_BYTES) -> str:

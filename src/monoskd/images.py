@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import MOST_BYTES, read_bytes
+from monoskd.files import MOST_BYTES, check_regular, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,6 +57,7 @@ def read_image_size(path: str | Path, *, mode: Mode = "RGB") -> tuple[int, int]:
 
     Raises InputError as `read_pixels`, except for damage inside the pixels.
     """
+    check_regular(path)
     try:
         with Path(path).open("rb") as file:
             if file.seek(0, 2) > MOST_BYTES:

@@ -58,6 +58,10 @@ def test_saved_text_gives_the_same_configuration(small: Path, tmp_path: Path) ->
             r"unknown key 'distillation.terms.rank.wait'; did you mean 'weight'\?",
         ),
         ("detector: {class_path: monoskd.models.DidM4D}", "expected an importable class, got 'monoskd.models.DidM4D'"),
+        (
+            "distillation: {teacher: t, taps: [{student: {path: neck, vjew: x}}], terms: {}}",
+            "unknown key 'distillation.taps.0..student.vjew'; did you mean 'view'",
+        ),
         ("epochs: many", "epochs: Expected a <class 'int'>. Got value: many"),
         (
             "data: {root: x, augmentation: {flip_probability: 7}}",
@@ -151,7 +155,7 @@ TERM = "--distillation.terms.rank.loss"
 @pytest.mark.parametrize(
     "path", ["os.system", "subprocess.Popen", "torch.load", "builtins.exec", "losses_of_mine.deletes"]
 )
-@pytest.mark.parametrize("place", ["loss", "adapter", "fusion", "schedule", "evaluator", "detector"])
+@pytest.mark.parametrize("place", ["loss", "adapter", "view", "fusion", "schedule", "evaluator", "detector"])
 def test_what_is_no_part_of_a_training_is_not_called(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, place: str
 ) -> None:
@@ -165,6 +169,8 @@ def test_what_is_no_part_of_a_training_is_not_called(
         recipe["terms"] = {"rank": {"loss": fine, place: given}}
     elif place == "adapter":
         recipe["taps"] = [{"student": "neck", "adapter": given}]
+    elif place == "view":
+        recipe["taps"] = [{"student": {"path": "neck", "view": given}}]
     elif place == "fusion":
         recipe["fusion"] = given
     elif place == "evaluator":

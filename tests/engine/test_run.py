@@ -376,6 +376,13 @@ def test_the_teacher_only_teaches(run: Run, tmp_path: Path, modality: str) -> No
     assert len({*readings.values()}) == 2
 
 
+def test_a_distillation_of_predictions_alone_needs_no_taps(run: Run, tmp_path: Path) -> None:
+    teacher = run(epochs=1, out=str(tmp_path / "teacher")) / "model.safetensors"
+    head = {"loss": {"class_path": "monoskd.models.did_m3d.teaching.HeadLoss"}, "between": "output"}
+    folder = run(epochs=1, distillation={"teacher": str(teacher), "taps": [], "terms": {"head": head}})
+    assert all(row["train/distill_head"] for row in rows(folder))
+
+
 def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
     folder = run(epochs=1)
     kept = (folder / "model.safetensors").read_bytes()

@@ -517,6 +517,29 @@ def test_sweeps_whose_columns_are_a_multiple_of_four_are_refused_by_their_rows(t
             read_velodyne(tmp_path / "v.bin")
 
 
+@pytest.mark.parametrize("rest", ["0 .. 255", "-50 .. 50", "velocities"])
+@pytest.mark.parametrize("columns", [8, 12, 16])
+def test_eight_columns_are_refused_whatever_the_further_ones_hold(tmp_path, rest, columns):
+    random, path = np.random.default_rng(0), tmp_path / "v.bin"
+    azimuth_rad, range_m = random.uniform(-np.pi, np.pi, 4000), random.gamma(2, 8, 4000) + 2
+    lasers_rad = np.array([-0.4, 0.02, -0.3, 0.0])[np.arange(4000) % 4]  # fire in turns, low and high ones
+    xyz = np.stack([np.cos(azimuth_rad), np.sin(azimuth_rad), np.tan(lasers_rad)]) * range_m
+    points = np.column_stack([*xyz, random.uniform(0, 1, 4000)])
+    for scale in (1, 255):
+        path.write_bytes((points * [1, 1, 1, scale]).astype("<f4").tobytes())
+        assert len(read_velodyne(path)) == 4000
+    shape = (4000, columns - 4)
+    further = {
+        "0 .. 255": random.uniform(0, 255, shape),
+        "-50 .. 50": random.uniform(-50, 50, shape),
+        "velocities": random.normal(0, 5, shape),
+    }[rest]
+    further[:, 3::4] = random.uniform(0, 1, further[:, 3::4].shape)  # as a reflectance
+    path.write_bytes(np.column_stack([points, further]).astype("<f4").tobytes())
+    with pytest.raises(InputError, match=rf"v\.bin: .*, got what looks like (8|{columns}) columns: convert it"):
+        read_velodyne(path)
+
+
 def test_centimetres_are_no_metres(tmp_path):
     points = np.frombuffer(sweep(4, "<f4"), "<f4").reshape(-1, 4) * np.float32([100, 100, 100, 1])
     (tmp_path / "v.bin").write_bytes(points.tobytes())

@@ -29,7 +29,7 @@ def unknown_keys(value: Any, kind: Any, where: str = "") -> Iterator[str]:
     if _names_class(value, kinds):
         yield from _class_faults(value, kinds, where)
         return
-    kind = kinds[0] if kinds else Any
+    kind = next(filter(is_dataclass, kinds), kinds[0] if kinds else Any)  # a path or a mapping, such as a tap's student
     if isinstance(value, list):
         for index, item in enumerate(value):
             yield from unknown_keys(item, (typing.get_args(kind) or (Any,))[0], f"{where}[{index}]")
@@ -52,7 +52,7 @@ def _known(value: Mapping[Any, Any], kind: Any) -> tuple[dict[Any, Any], bool]:
         return {field.name: field.type for field in fields(kind)}, False
     if typing.get_origin(kind) in (dict, collections.abc.Mapping):
         return dict.fromkeys(value, typing.get_args(kind)[1]), False
-    if inspect.isfunction(kind) or (inspect.isclass(kind) and kind is not dict):
+    if inspect.isfunction(kind) or (inspect.isclass(kind) and kind.__module__ != "builtins"):
         parameters = inspect.signature(kind).parameters.values()
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         return {parameter.name: parameter.annotation for parameter in parameters}, takes_any

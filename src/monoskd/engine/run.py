@@ -182,7 +182,8 @@ def build_training(config: RunConfig, student: Detector) -> Training:
             fusion=recipe.fusion,
             teacher_batch_statistics=recipe.teacher_batch_statistics,
         )
-        recorder = FlightRecorder(distiller, every=recipe.record_every) if recipe.record_every else None
+        if recipe.record_every and recipe.taps:  # it measures at taps
+            recorder = FlightRecorder(distiller, every=recipe.record_every)
     if config.channels_last:
         for network in (student, *(distiller.teachers.values() if distiller else ())):
             network.to(memory_format=torch.channels_last)

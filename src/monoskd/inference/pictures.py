@@ -166,11 +166,12 @@ def _video(source: str | Path, target: str | int, *, files: tuple[Path, ...] = (
                 break
             yield Picture(f"{index:06d}", np.ascontiguousarray(bgr[..., ::-1]))
             good, bgr = capture.read()
-        if total - index > max(_MISSING_FRAMES, _MISSING_SHARE * total):
+        is_cut = any(map(is_cut_off, files))
+        if total - index > (0 if is_cut else max(_MISSING_FRAMES, _MISSING_SHARE * total)):
             yield Broken(
                 f"{source}: expected {total} frames, as its header says, got {index}: it is cut off or damaged"
             )
-        elif any(map(is_cut_off, files)):
+        elif is_cut:
             yield Broken(
                 f"{source}: expected a whole video, got one without its end: it is cut off, and the last of its "
                 f"{index} frames may be damaged"

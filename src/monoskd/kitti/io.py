@@ -299,6 +299,7 @@ MOST_REFLECTANCE = 65535.0  # KITTI's are in [0, 1]; other recordings write 8 or
 _ROOF_M = 1.5  # a LiDAR on a car's roof has no returns within
 _LEAST_POINTS = 100  # fewer may look like anything
 _FEW, _MOST = 0.1, 0.99  # shares of rows that are no points
+_MANY_POINTS, _ELSEWHERE = 2000, 0.25  # how far shares of each second to fourth row may differ; 208 real ones: 0.014
 _POINTS = "expected points of 4 float32 (x, y, z, reflectance)"
 _OTHER_SWEEPS = {
     b"\x93NUMPY": "a .npy file",
@@ -365,12 +366,19 @@ def read_velodyne(path: str | Path) -> NDArray[np.float32]:
 def _columns(points: NDArray[np.float32], near: NDArray[np.bool_]) -> int:
     """How many columns points that were read as 4 have: 4, or 8 to 16 where only every second to fourth row is one.
 
-    Other rows hold a ring's whole number, or small numbers that would be points inside the car's roof.
+    Other rows hold a ring's whole number, small numbers that would be points inside the car's roof, or numbers that lie
+    elsewhere as a whole: on another side of the car, as steep as no beam, or with another kind of reflectance. Which
+    way a beam points says nothing: lasers that fire in turns have rows of their own.
     """
-    is_other = near | (points[:, 0] == np.rint(points[:, 0]))
+    x, y, z, reflectance = points.T
+    is_other = near | (x == np.rint(x))
+    kinds = np.stack([x < 0, y < 0, np.abs(z) > np.hypot(x, y), reflectance > 1], axis=1)
     for rows in (2, 3, 4):
         shares = [float(is_other[row::rows].mean()) for row in range(rows)] if len(points) >= _LEAST_POINTS else [1.0]
         if shares[0] < _FEW and max(shares) > _MOST:
+            return 4 * rows
+        means = [kinds[row::rows].mean(axis=0) for row in range(rows)] if len(points) >= _MANY_POINTS else [0]
+        if np.ptp(means, axis=0).max() > _ELSEWHERE:
             return 4 * rows
     return 4
 
