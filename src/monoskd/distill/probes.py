@@ -1,7 +1,6 @@
 """How maps are taken: hooks that exist for the length of one call and leave no trace."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from monoskd.distill.ema import EmaTeacher
 from monoskd.distill.taps import Outlet
@@ -140,19 +140,34 @@ class Probe:
         return Caught(tuple(origin for output in caught for origin in output.origins), stacked, None, self.where)
 
 
-@contextmanager
-def watched(network: nn.Module, probes: Sequence[Probe], *, role: str) -> Iterator[None]:
-    """Hooks on the modules of `network` for the length of one call; all are removed at its end, also after an error."""
-    with ExitStack() as hooks:
-        for probe in probes:
-            probe.open, probe.learns, probe.caught = True, torch.is_grad_enabled(), []
-            hooks.callback(setattr, probe, "open", False)
-            module = find_module(network, probe.outlet.module, role=role)
-            if probe.outlet.side == "input":
-                hooks.enter_context(module.register_forward_pre_hook(probe, with_kwargs=True))
-            else:
-                hooks.enter_context(module.register_forward_hook(probe))
-        yield
+class Watched:
+    """Hooks on the modules of a network for the length of one call; all are removed at its end, also after an error."""
+
+    def __init__(self, network: nn.Module, probes: Sequence[Probe], *, role: str) -> None:
+        self.network, self.probes, self.role = bare(network), probes, role
+        self.hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        """Register the hooks."""
+        learns = torch.is_grad_enabled()
+        try:
+            for probe in self.probes:
+                probe.open, probe.learns, probe.caught = True, learns, []
+                module = find_module(self.network, probe.outlet.module, role=self.role)
+                if probe.outlet.side == "input":
+                    self.hooks.append(module.register_forward_pre_hook(probe, with_kwargs=True))
+                else:
+                    self.hooks.append(module.register_forward_hook(probe))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        """Remove them."""
+        for hook in self.hooks:
+            hook.remove()
+        for probe in self.probes:
+            probe.open = False
 
 
 def find_module(network: nn.Module, path: str, *, role: str) -> nn.Module:
@@ -198,7 +213,7 @@ def bare(network: nn.Module) -> nn.Module:
             network = network.module
         elif isinstance(network, EmaTeacher):
             network = network.network
-        elif isinstance(getattr(network, "_orig_mod", None), nn.Module):  # torch.compile's wrapper
+        elif "_orig_mod" in network._modules:  # torch.compile's wrapper
             network = network.get_submodule("_orig_mod")
         else:
             return network

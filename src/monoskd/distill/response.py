@@ -1,5 +1,7 @@
 """Losses on what networks return instead of on features: logits and regressed values."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,8 +34,9 @@ class LogitLoss(nn.Module):
         student, teacher, weights = _comparable("LogitLoss", student, teacher, mask)
         log_s = (student / self.temperature).log_softmax(1)
         p = (teacher / self.temperature).softmax(1)
-        divergence = kl_div(torch.where(p > 0, log_s, 0), p, reduction="none")
-        return self.temperature**2 * _weighted_mean(divergence.sum(1), weights)
+        # -inf would make NaN of a class of probability 0
+        divergence = kl_div(log_s.clamp(min=torch.finfo(log_s.dtype).min), p, reduction="none")
+        return self.temperature**2 * _weighted_mean(divergence, weights)
 
 
 class BoxLoss(nn.Module):
@@ -58,15 +61,15 @@ class BoxLoss(nn.Module):
         error = (student - teacher).abs()
         if self.scale is not None:
             error = error / self.scale.view(-1, *[1] * (error.ndim - 2))
-        return _weighted_mean(error.mean(1), weights)
+        return _weighted_mean(error, weights) / max(error.shape[1], 1)
 
 
-def _weighted_mean(values: Tensor, weights: Tensor | None) -> Float[Tensor, ""]:
-    """The mean; 0, with a gradient of 0, where there are no values."""
+def _weighted_mean(values: Float[Tensor, "n k ..."], weights: Float[Tensor, "n ..."] | None) -> Float[Tensor, ""]:
+    """The mean of the sums over axis 1; 0, with a gradient of 0, where there are no values."""
     if weights is None:
-        return values.sum() / normaliser(values.numel(), like=values)
+        return values.sum() / normaliser(len(values) * math.prod(values.shape[2:]), like=values)
     total = average({"weights": weights.sum()})["weights"]
-    return (values * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    return (values.sum(1) * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def _comparable(

@@ -43,7 +43,7 @@ def copied(inputs: Any) -> Any:
     Looks into nested lists, tuples and dicts, and into objects that hold tensors. A copy, since torch counts no
     writes through `.data`, `.numpy()` and the like, so that they could not be found; it is cheap beside a pass.
     """
-    return tree_map(_own, inputs)
+    return inputs.clone() if isinstance(inputs, Tensor) else tree_map(_own, inputs)
 
 
 def _own(x: Any) -> Any:

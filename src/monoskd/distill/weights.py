@@ -134,6 +134,16 @@ class Balance(nn.Module):
         lists[0].extend(key for key in missing if self.shares or key != f"{prefix}_extra_state")
 
 
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], penalty: list[Tensor]) -> Tensor:
+    """All terms, each times its weight, and the penalty: one operation a term where the weight is a number."""
+    first, *others = terms
+    total = weights[first] * terms[first]
+    for name in others:
+        weight, value = weights[name], terms[name]
+        total = total + weight * value if isinstance(weight, Tensor) else torch.add(total, value, alpha=weight)
+    return sum(penalty, total)
+
+
 def _averaged(norms: Mapping[str, float], rest: float) -> tuple[dict[str, float], float]:
     """The means over all processes."""
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
