@@ -352,3 +352,10 @@ def test_volumes_with_channels_last_are_not_read_as_channels_first() -> None:
         return nn.Sequential(nn.Conv3d(2, width, 3, 4, 1), Last(), nn.Linear(width, 40), nn.ReLU())
 
     assert taps(distil(network(4), network(6), torch.rand(2, 2, 8, 16, 16))) == [("0", "0")]
+
+
+def test_what_is_no_network_or_no_tensor_is_an_error(images: Tensor) -> None:
+    with pytest.raises(InputError, match=r"teacher: expected an nn\.Module, got str"):
+        distil(nn.Conv2d(3, 4, 3), "resnet18", images)
+    with pytest.raises(InputError, match="batch: expected tensors, got numpy arrays"):
+        distil(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), images.numpy())

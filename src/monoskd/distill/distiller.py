@@ -82,6 +82,7 @@ class Distiller(nn.Module):
         self.losses = nn.ModuleDict({name: loss for name, loss in losses.items() if isinstance(loss, nn.Module)})
         self.balance = Balance(self.terms)
         self._student_probes, self._teacher_probes = self._make_probes()
+        self._probes = [*self._student_probes, *(probe for of in self._teacher_probes for probe in of.values())]
         self._asked = self._make_asked()
         self._teachers_of_term = {name: self._make_teachers_of(term) for name, term in self.terms.items()}
         self._progress = 0.0
@@ -221,11 +222,8 @@ class Distiller(nn.Module):
             teacher = outputs.get(ONLY) if ONLY in self.teachers else outputs
             return Seen(student, teacher, self._tapped(asked), hints)
         finally:
-            for probe in self._student_probes:
+            for probe in self._probes:
                 probe.caught = []  # after an error, too: it would keep the graph
-            for probes in self._teacher_probes:
-                for probe in probes.values():
-                    probe.caught = []
 
     def _make_asked(self) -> list[str]:
         """The teachers that a term looks at; the pass of any other is saved."""
@@ -251,7 +249,10 @@ class Distiller(nn.Module):
             goal = mean([target.map.to(x.device) for target in goals], where=f'tap "{name}"')
             if isinstance(adapter, Adapter):
                 adapter.fit(x, channels=goal.shape[1], grid=own.grid, where=f'tap "{name}"')
-            tapped[name] = Tapped(own.origins, adapter(x), goal, grid=own.grid and all(target.grid for target in goals))
+                x = x if adapter.changes_nothing else adapter(x)
+            else:
+                x = adapter(x)
+            tapped[name] = Tapped(own.origins, x, goal, grid=own.grid and all(target.grid for target in goals))
         return tapped
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing

@@ -59,6 +59,7 @@ class Probe:
 
     def __init__(self, outlet: Outlet, *, role: str) -> None:
         self.outlet = outlet
+        self.path, self.keys = outlet.module, outlet.keys
         what = f'"{outlet.path}" of the {role}'
         self.where = what if outlet.side == "output" else f"the input of {what}"
         self.role = role
@@ -75,18 +76,21 @@ class Probe:
                 f"{self.where} runs without gradients inside a call with them: expected a module that learns; call "
                 "torch.utils.checkpoint.checkpoint with use_reentrant=False, or tap a module outside torch.no_grad"
             )
-        source, keys = last, self.outlet.keys
+        source, keys = last, self.keys
         if self.outlet.side == "input":
             source, keys = self._argument(args, last)
         for key in keys:
             source = pick(source, key, where=self.where)
-        source = _kept(source)
+        compiling = torch.compiler.is_compiling()
+        source = _kept(source, compiling)
         seen = _viewed(source, self.outlet.view) if self.outlet.view else source
         if not isinstance(seen, Tensor):
-            raise InputError(f"{self.where} is {_describe(seen)}, not a tensor: {_advice(self.outlet, seen)}")
+            raise InputError(f"{self.where} is {describe(seen)}, not a tensor: {_advice(self.outlet, seen)}")
         if not isinstance(source, Tensor):
-            source = seen = _kept(seen)
-        self.caught.append(Caught((Origin(source, _edge(source)),), seen, _version(seen), self.where))
+            source = seen = _kept(seen, compiling)
+        version = None if compiling or seen.is_inference() else seen._version
+        edge = get_gradient_edge(source) if source.requires_grad and not compiling else None
+        self.caught.append(Caught((Origin(source, edge),), seen, version, self.where))
 
     def take(self) -> Caught:
         """The map of the call that was watched. Raises InputError: none, several, or one that was overwritten."""
@@ -153,7 +157,7 @@ class Watched:
         try:
             for probe in self.probes:
                 probe.open, probe.learns, probe.caught = True, learns, []
-                module = find_module(self.network, probe.outlet.module, role=self.role)
+                module = self._module(probe.path)
                 if probe.outlet.side == "input":
                     self.hooks.append(module.register_forward_pre_hook(probe, with_kwargs=True))
                 else:
@@ -161,6 +165,12 @@ class Watched:
         except BaseException:
             self.__exit__()
             raise
+
+    def _module(self, path: str) -> nn.Module:
+        try:
+            return self.network.get_submodule(path)
+        except AttributeError:
+            return find_module(self.network, path, role=self.role)  # says what is nearest
 
     def __exit__(self, *_: object) -> None:
         """Remove them."""
@@ -230,10 +240,10 @@ def pick(output: Any, key: str, *, where: str) -> Any:
             return output[int(key)]
     elif not isinstance(output, Tensor) and hasattr(output, key):
         return getattr(output, key)
-    raise InputError(f'{where}: there is no "{key}" in {_describe(output)}')
+    raise InputError(f'{where}: there is no "{key}" in {describe(output)}')
 
 
-def _describe(output: Any) -> str:
+def describe(output: Any) -> str:
     """Type and keys, for an error."""
     kind = type(output).__name__
     if isinstance(output, Mapping):
@@ -252,18 +262,9 @@ def _advice(outlet: Outlet, output: Any) -> str:
     return "choose a part with a key after a colon, or make a tensor of it with Outlet(path, view=...)"
 
 
-def _counted(x: Tensor) -> bool:
-    """Whether torch counts the writes to `x`."""
-    return not torch.compiler.is_compiling() and not x.is_inference()
-
-
-def _version(x: Tensor) -> int | None:
-    return x._version if _counted(x) else None
-
-
-def _kept(x: Any) -> Any:
-    """`x`, or a copy of it where torch does not count writes."""
-    return x.clone() if isinstance(x, Tensor) and not _counted(x) else x
+def _kept(x: Any, compiling: bool) -> Any:
+    """`x`, or a copy of it where torch does not count the writes to it."""
+    return x.clone() if isinstance(x, Tensor) and (compiling or x.is_inference()) else x
 
 
 def _viewed(x: Any, view: Callable[[Any], Tensor]) -> Tensor:
@@ -272,7 +273,3 @@ def _viewed(x: Any, view: Callable[[Any], Tensor]) -> Tensor:
         return view(x)
     with saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
         return view(x)
-
-
-def _edge(x: Tensor) -> GradientEdge | None:
-    return get_gradient_edge(x) if x.requires_grad and not torch.compiler.is_compiling() else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
 from monoskd.distill.candidates import CandidateMap, observed
@@ -17,6 +18,7 @@ from monoskd.distill.response import BoxLoss, LogitLoss
 from monoskd.distill.taps import Tap
 from monoskd.distill.teachers import Inputs, as_inputs
 from monoskd.distill.terms import Term
+from monoskd.distill.traps import check_module
 from monoskd.errors import InputError
 
 MOST_TAPS = 2
@@ -54,6 +56,10 @@ def distil(student: nn.Module, teacher: nn.Module, batch: Any, *, logits: bool |
     too: see the last line of `code`. Raises InputError where nothing can be compared.
     """
     inputs = as_inputs(batch)
+    for network, role in ((student, "student"), (teacher, "teacher")):
+        check_module(network, role=role)
+    if any(isinstance(x, np.ndarray) for x in (*inputs.args, *inputs.keywords.values())):
+        raise InputError("distil: batch: expected tensors, got numpy arrays in it: use torch.as_tensor")
     passes = observed(student, inputs, role="student"), observed(teacher, inputs, role="teacher")
     found = find_logits((student, teacher), passes, inputs, asked=logits)
     places_s, places_t = (one.maps for one in passes)
@@ -76,7 +82,7 @@ def distil(student: nn.Module, teacher: nn.Module, batch: Any, *, logits: bool |
     if not terms:
         raise InputError(
             "distil: expected maps B x C x H x W, tokens B x N x C or class logits of one shape in both networks, got "
-            "none: write the Distiller by hand, with Outlet(path, view=...)"
+            "none: write the Distiller by hand, with Outlet(path, view=...), call= where a module runs several times"
         )
     distiller = Distiller(
         student, teacher, taps=[tap for tap, _ in taps], terms={name: chosen.term for name, chosen in terms.items()}
@@ -130,7 +136,7 @@ def _terms(taps: Sequence[str], logits: Logits | None, *, values: str | None, to
     if logits is not None:
         words = "LogitLoss, since both seem to return class logits of one shape" + (f' under "{key}"' if key else "")
         words += "; if they do not: distil(..., logits=False)"
-        if apart and not (logits.taps or ("",))[0].startswith(":"):
+        if logits.taps is not None and not logits.taps[0].startswith(":"):
             words += f'. Tapped at "{logits.taps[0]}", since the student returns something else in training'
         own = {"taps": ["logits"]} if apart else outputs
         add("logits", LogitLoss(temperature=4.0), "LogitLoss(temperature=4.0)", words, **own)

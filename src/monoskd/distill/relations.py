@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss, softplus
 
 from monoskd.distill.correlation import correlation
-from monoskd.distill.maps import as_levels
+from monoskd.distill.maps import wide
 from monoskd.errors import InputError
 
 
@@ -31,8 +31,7 @@ class RelationLoss(nn.Module, ABC):
                 f"{tuple(teacher.shape)}"
             )
         with torch.autocast(student.device.type, enabled=False):
-            (s,), (t,) = as_levels(student), as_levels(teacher.detach())
-            return self.compare(s, t)
+            return self.compare(wide(student), wide(teacher.detach()))
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:

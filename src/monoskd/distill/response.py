@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from monoskd.distill.maps import as_levels
+from monoskd.distill.maps import wide
 from monoskd.errors import InputError
 from monoskd.parallel import average, normaliser
 
@@ -36,7 +36,7 @@ class LogitLoss(nn.Module):
         p = (teacher / self.temperature).softmax(1)
         # -inf would make NaN of a class of probability 0
         divergence = kl_div(log_s.clamp(min=torch.finfo(log_s.dtype).min), p, reduction="none")
-        return self.temperature**2 * _weighted_mean(divergence, weights)
+        return _weighted_mean(divergence, weights, factor=self.temperature**2)
 
 
 class BoxLoss(nn.Module):
@@ -61,15 +61,17 @@ class BoxLoss(nn.Module):
         error = (student - teacher).abs()
         if self.scale is not None:
             error = error / self.scale.view(-1, *[1] * (error.ndim - 2))
-        return _weighted_mean(error, weights) / max(error.shape[1], 1)
+        return _weighted_mean(error, weights, factor=1 / max(error.shape[1], 1))
 
 
-def _weighted_mean(values: Float[Tensor, "n k ..."], weights: Float[Tensor, "n ..."] | None) -> Float[Tensor, ""]:
-    """The mean of the sums over axis 1; 0, with a gradient of 0, where there are no values."""
+def _weighted_mean(
+    values: Float[Tensor, "n k ..."], weights: Float[Tensor, "n ..."] | None, *, factor: float
+) -> Float[Tensor, ""]:
+    """The mean of the sums over axis 1, times `factor`; 0, with a gradient of 0, where there are no values."""
     if weights is None:
-        return values.sum() / normaliser(len(values) * math.prod(values.shape[2:]), like=values)
+        return values.sum() * (factor / normaliser(len(values) * math.prod(values.shape[2:]), like=values))
     total = average({"weights": weights.sum()})["weights"]
-    return (values.sum(1) * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    return (values.sum(1) * weights).sum() * (factor / torch.where(total > 0, total, 1))
 
 
 def _comparable(
@@ -81,7 +83,7 @@ def _comparable(
             f"{name}: expected student and teacher of one shape n x k x ..., got {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}"
         )
-    (student,), (teacher,) = as_levels(student), as_levels(teacher.detach())
+    student, teacher = wide(student), wide(teacher.detach())
     if mask is None:
         return student, teacher, None
     places = (len(student), *student.shape[2:])

@@ -144,12 +144,12 @@ def home(student: Inputs) -> torch.device | None:
 
 def _any_training(network: nn.Module) -> bool:
     """Whether a module in the network is in training mode; each step asks, and `modules()` would be slow."""
-    rest = [network]
-    while rest:
-        module = rest.pop()
+    modules = [network]
+    for module in modules:  # which grows meanwhile
         if module.training:
             return True
-        rest.extend(child for _, child in module._modules.items() if child is not None)  # of a ScriptModule, too
+        if module._modules:
+            modules += [child for _, child in module._modules.items() if child is not None]  # of a ScriptModule, too
     return False
 
 

@@ -135,9 +135,14 @@ class Balance(nn.Module):
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], penalty: list[Tensor]) -> Tensor:
-    """All terms, each times its weight, and the penalty: one operation a term where the weight is a number."""
+    """All terms, each times its weight, and the penalty: one operation a term where the weight is a number.
+
+    Never one of the terms itself, into which a caller could write.
+    """
     first, *others = terms
-    total = weights[first] * terms[first]
+    weight, total = weights[first], terms[first]
+    if isinstance(weight, Tensor) or weight != 1.0 or not (others or penalty):
+        total = weight * total
     for name in others:
         weight, value = weights[name], terms[name]
         total = total + weight * value if isinstance(weight, Tensor) else torch.add(total, value, alpha=weight)
