@@ -239,13 +239,15 @@ class Distiller(nn.Module):
         maps: list[Tensor] = [own.map for own in caught]
         if asked and self.fusion is not None:
             maps = list(self.fusion(maps))
+            if len(maps) != len(caught):
+                raise InputError(f"fusion: expected a map for each of the {len(caught)} taps, got {len(maps)}")
         tapped: dict[str, Tapped] = {}
-        for index, (name, own) in enumerate(zip(self.taps, caught, strict=True)):
+        taps = zip(self.taps, caught, maps, self.adapters, self._teacher_probes, strict=True)
+        for name, own, x, adapter, probes in taps:
             if any(teacher not in asked for teacher in self._teachers_of_tap[name]):
                 tapped[name] = Tapped(own.origins, own.map, own.map.new_empty(0), grid=own.grid)
                 continue
-            x, adapter = maps[index], self.adapters[index]
-            goals = [self._teacher_probes[index][teacher].take() for teacher in self._teachers_of_tap[name]]
+            goals = [probes[teacher].take() for teacher in self._teachers_of_tap[name]]
             goal = mean([target.map.to(x.device) for target in goals], where=f'tap "{name}"')
             if isinstance(adapter, Adapter):
                 adapter.fit(x, channels=goal.shape[1], grid=own.grid, where=f'tap "{name}"')

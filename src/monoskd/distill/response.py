@@ -69,7 +69,7 @@ def _weighted_mean(
 ) -> Float[Tensor, ""]:
     """The mean of the sums over axis 1, times `factor`; 0, with a gradient of 0, where there are no values."""
     if weights is None:
-        return values.sum() * (factor / normaliser(len(values) * math.prod(values.shape[2:]), like=values))
+        return values.sum() * (factor / normaliser(math.prod(values.shape) // max(values.shape[1], 1), like=values))
     total = average({"weights": weights.sum()})["weights"]
     return (values.sum(1) * weights).sum() * (factor / torch.where(total > 0, total, 1))
 
