@@ -133,8 +133,9 @@ def observed(network: nn.Module, inputs: Inputs, *, role: str) -> Pass:
 
 def training_output(network: nn.Module, inputs: Inputs) -> Any:
     """What a copy of the network returns in training mode; None where that takes more than these inputs."""
+    devices = {x.device for x in network.parameters() if x.device.type == "cuda"}
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(devices):
             return deepcopy(network).train()(*inputs.args, **inputs.keywords)
     except Exception:  # such as a detector's, which asks for targets
         return None
