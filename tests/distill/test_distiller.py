@@ -245,6 +245,30 @@ def test_fusion_comes_between_taps_and_adapters(images: Tensor) -> None:
     assert distil.adapters[0].layers.weight.shape == (6, 8, 1, 1)
 
 
+def test_a_fusion_that_loses_a_map_is_an_error(images: Tensor) -> None:
+    class First(nn.Module):
+        def forward(self, maps: list[Tensor]) -> list[Tensor]:
+            return maps[:1]
+
+    with pytest.raises(InputError, match="fusion: expected a map for each of the 2 taps, got 1"):
+        distiller(fusion=First(), taps=[Tap("norm"), Tap("body")])(images)
+
+
+@pytest.mark.parametrize("terms", [{"a": Mse()}, {"a": Mse(), "b": Term(Mse(), weight=2.0)}])
+def test_the_total_is_a_tensor_of_its_own(terms, images: Tensor) -> None:
+    out = distiller(taps=[Tap("body")], terms=terms)(images)
+    before = {name: value.item() for name, value in out.terms.items()}
+    out.total.data.zero_()
+    assert {name: value.item() for name, value in out.terms.items()} == before
+
+
+def test_a_part_that_the_teacher_gets_later_is_frozen_too(images: Tensor) -> None:
+    distil = distiller()
+    distil.teacher.drop = nn.Sequential(nn.Identity(), nn.Dropout(0.9)).train()
+    distil(images)
+    assert not any(module.training for module in distil.teacher.modules())
+
+
 def test_an_adapter_of_ones_own_is_used_and_trained(images: Tensor) -> None:
     own = nn.Conv2d(8, 12, 5, padding=2)
     distil = distiller(taps=[Tap("body", adapter=own)])

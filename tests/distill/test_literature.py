@@ -105,9 +105,11 @@ def test_a_mask_leaves_places_out_of_cwd(pair) -> None:
     loss = ChannelLoss()(student=poisoned.requires_grad_(), teacher=t, mask=mask)
     assert loss.item() == pytest.approx(cwd(s[:, :, :2], t[:, :, :2], 4.0))
     mask[1:] = 0
-    assert ChannelLoss()(student=s, teacher=t, mask=mask).item() == pytest.approx(
-        cwd(s[:1, :, :2], t[:1, :, :2], 4) / 4
-    )
+    poisoned = torch.where(mask[:, None] > 0, s, math.nan).requires_grad_()
+    loss = ChannelLoss()(student=poisoned, teacher=t, mask=mask)
+    loss.backward()
+    assert poisoned.grad.isfinite().all(), "an image outside the mask altogether"
+    assert loss.item() == pytest.approx(cwd(s[:1, :, :2], t[:1, :, :2], 4) / 4)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 4.0])
@@ -215,6 +217,21 @@ class TestAll:
         result.backward()
         assert result.isfinite()
         assert s.grad.isfinite().all()
+
+    def test_features_that_are_all_zero_get_a_gradient_of_usual_size(self, loss, pair) -> None:
+        s, t = pair
+        s = (s * torch.tensor([1.0, 0.0, 1.0, 1.0]).view(4, 1, 1, 1)).requires_grad_()
+        loss(student=s, teacher=t).backward()
+        assert s.grad.abs().max() < 10
+
+    def test_the_layout_in_memory_changes_nothing(self, loss, pair) -> None:
+        values, gradients = [], []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            s, t = (x.detach().clone(memory_format=layout).requires_grad_() for x in pair)
+            values.append(loss(student=s, teacher=t))
+            gradients.append(*torch.autograd.grad(values[-1], s))
+        torch.testing.assert_close(*values)
+        torch.testing.assert_close(*gradients)
 
     def test_half_precision_is_compared_in_float32(self, loss, pair) -> None:
         s, t = (x.half() for x in pair)

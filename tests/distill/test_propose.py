@@ -1,16 +1,20 @@
 """The proposal for the common case, on networks that were not made for it."""
 
+from copy import deepcopy
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torchvision.models import mobilenet_v3_small, resnet18
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from monoskd.distill import (
     AffinityLoss,
+    BoxLoss,
     LogitLoss,
     Outlet,
     RelationalLoss,
@@ -221,3 +225,137 @@ def test_an_error_inside_a_network_stays_its_own() -> None:
 
     with pytest.raises(TypeError, match="unsupported operand"):
         distil(Broken(5, 3), nn.Linear(5, 3), torch.rand(4, 5))
+
+
+def head(*layers: nn.Module) -> nn.Sequential:
+    """A small network on images with these layers after its pooling."""
+    body = [nn.Conv2d(3, 8, 3, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*body, *layers)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param([], id="pooled features"),
+        pytest.param([nn.LayerNorm(8)], id="normed features"),
+        pytest.param([nn.Linear(8, 4), nn.Softmax(1)], id="probabilities"),
+        pytest.param([nn.Linear(8, 4), nn.Sigmoid()], id="boxes"),
+        pytest.param([nn.Linear(8, 4), nn.ReLU(inplace=True)], id="written in place"),
+    ],
+)
+def test_what_no_linear_layer_returns_is_no_logits(layers: list[nn.Module], images: Tensor) -> None:
+    student, teacher = head(*layers), head(*deepcopy(layers))
+    proposal = distil(student, teacher, images)
+    assert set(proposal.distiller.terms) == {"rank", "affinity"}
+    assert "do not seem to be class logits" in str(proposal)
+    assert "logits" in distil(student, teacher, images, logits=True).distiller.terms
+
+
+def test_linear_outputs_are_logits_unless_the_user_knows_better(images: Tensor) -> None:
+    networks = head(nn.Linear(8, 4), nn.Dropout(), nn.Identity()), head(nn.Linear(8, 4), nn.Unflatten(1, (2, 2)))
+    student, teacher = networks[0], nn.Sequential(networks[1], nn.Flatten())
+    proposal = distil(student, teacher, images)
+    assert "logits" in proposal.distiller.terms
+    assert "if they do not: distil(..., logits=False)" in str(proposal)
+    assert "logits" not in distil(student, teacher, images, logits=False).distiller.terms
+
+
+def test_logits_that_are_not_there_are_an_error(images: Tensor) -> None:
+    with pytest.raises(InputError, match="distil: logits=True: expected both networks to return tensors of one shape"):
+        distil(head(nn.Linear(8, 4)), head(nn.Linear(8, 5)), images, logits=True)
+
+
+def test_vectors_that_are_no_logits_are_compared_as_values() -> None:
+    x = torch.rand(4, 5)
+    proposal = distil(nn.Linear(5, 3), nn.Linear(5, 3), x, logits=False)
+    assert {type(term.loss) for term in proposal.distiller.terms.values()} == {BoxLoss, RelationalLoss}
+    proposal.distiller(x).total.backward()
+
+
+def test_an_image_is_no_logits(images: Tensor) -> None:
+    def network(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(3, width, 4, 4), nn.ConvTranspose2d(width, 3, 4, 4))
+
+    assert "logits" not in distil(network(4), network(6), images).distiller.terms
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
+def test_a_problem_without_one_label_has_no_logits(sentences, problem: str) -> None:
+    student, teacher = Text(4), Text(6)
+    student.config = SimpleNamespace(problem_type=problem)
+    assert "logits" not in distil(student, teacher, sentences).distiller.terms
+
+
+def test_the_queries_of_a_set_of_objects_are_not_compared_one_by_one(images: Tensor) -> None:
+    class Queries(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.body, self.classes = nn.Conv2d(3, width, 3, stride=8), nn.Linear(width, 48)
+            self.boxes = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            logits = self.classes(self.body(x).mean((2, 3))).unflatten(1, (16, 3))  # as many as 4 x 4 patches
+            return {"logits": logits, "pred_boxes": self.boxes(logits)}
+
+    proposal = distil(Queries(4), Queries(6), images)
+    assert set(proposal.distiller.terms) == {"rank", "affinity"}
+    assert taps(proposal) == [("body", "body")]
+
+
+def test_a_student_with_another_output_in_training_is_tapped_at_its_logits(images: Tensor) -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc, self.drop = nn.Conv2d(3, 6, 3, stride=8), nn.Linear(6, 5), nn.Dropout()
+
+        def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+            pooled = self.body(x).mean((2, 3))
+            return (self.fc(pooled), pooled) if self.training else self.fc(self.drop(pooled))
+
+    student, teacher = Auxiliary(), head(nn.Linear(8, 5))
+    proposal = distil(student, teacher, images)
+    assert 'Tapped at "fc"' in str(proposal)
+    assert student.training
+    scope = {"student": student, "teacher": teacher, "batch": images}
+    exec(proposal.code.replace("# in each step: ", ""), scope)
+    logits = student.fc(student.body(images).mean((2, 3)))
+    torch.testing.assert_close(scope["out"].terms["logits"], LogitLoss(4.0)(student=logits, teacher=teacher(images)))
+
+
+def test_the_size_of_an_adaptive_pooling_is_not_the_image_s(images: Tensor) -> None:
+    def network(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(3, width, 3, 16), nn.AdaptiveAvgPool2d(16), nn.Flatten(), nn.LazyLinear(3))
+
+    assert taps(distil(network(4), network(6), images)) == [("0", "0")]
+
+
+def test_logits_before_they_are_resized_are_no_feature(images: Tensor) -> None:
+    class Segmenter(nn.Module):
+        def __init__(self, width: int, stride: int) -> None:
+            super().__init__()
+            self.body, self.head = nn.Conv2d(3, width, 3, 8, 1), nn.Conv2d(width, 5, 3, stride, 1)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"out": interpolate(self.head(self.body(x)), size=x.shape[2:])}
+
+    proposal = distil(Segmenter(4, 2), Segmenter(6, 1), images)
+    assert taps(proposal) == [("body", "body")]
+    assert proposal.distiller.terms["logits"].key == "out"
+
+
+def test_volumes_with_channels_last_are_not_read_as_channels_first() -> None:
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.movedim(1, -1)
+
+    def network(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv3d(2, width, 3, 4, 1), Last(), nn.Linear(width, 40), nn.ReLU())
+
+    assert taps(distil(network(4), network(6), torch.rand(2, 2, 8, 16, 16))) == [("0", "0")]
+
+
+def test_what_is_no_network_or_no_tensor_is_an_error(images: Tensor) -> None:
+    with pytest.raises(InputError, match=r"teacher: expected an nn\.Module, got str"):
+        distil(nn.Conv2d(3, 4, 3), "resnet18", images)
+    with pytest.raises(InputError, match="batch: expected tensors, got numpy arrays"):
+        distil(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), images.numpy())

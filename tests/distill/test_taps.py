@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from monoskd.distill.probes import Probe, as_map, find_module, watched
+from monoskd.distill.probes import Probe, Watched, as_map, find_module
 from monoskd.distill.taps import Outlet, Tap, TokensAsMap, channels_first
 from monoskd.errors import InputError
 
@@ -17,7 +17,7 @@ class Branches(nn.Module):
 
 def caught(network: nn.Module, outlet: Outlet, x: Tensor) -> Tensor:
     probe = Probe(outlet, role="student")
-    with watched(network, [probe], role="student"):
+    with Watched(network, [probe], role="student"):
         network(x)
     return probe.take().map
 
@@ -134,7 +134,7 @@ def test_a_view_inside_a_checkpoint_saves_what_it_likes(x: Tensor) -> None:
     network, plain = Checkpointed(reentrant=False), Checkpointed(reentrant=False)
     plain.load_state_dict(network.state_dict())
     probe = Probe(Outlet("body.0", view=torch.square), role="student")
-    with watched(network, [probe], role="student"):
+    with Watched(network, [probe], role="student"):
         out = network(x)
     (out.sum() + probe.take().map.sum()).backward()
     inner = plain.body[0](x)
@@ -160,7 +160,7 @@ def test_hooks_are_gone_when_the_call_is_over_even_if_it_fails(x: Tensor) -> Non
     probe = Probe(Outlet("0"), role="student")
 
     def fail() -> None:
-        with watched(network, [probe], role="student"):
+        with Watched(network, [probe], role="student"):
             assert hooks(network) == 1
             network(x[:, :, :, None])
 

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 
 from monoskd.distill.probes import Origin
+from monoskd.distill.response import LogitLoss
 from monoskd.distill.terms import Ramp, Tapped, Term, resized
 from monoskd.errors import InputError
 
@@ -117,3 +118,10 @@ def test_a_ramp_goes_from_first_to_last() -> None:
     assert Term(mse, weight=10, schedule=Ramp()).factor(0.25) == 2.5
     with pytest.raises(InputError, match="0 <= start < end <= 1"):
         Ramp(start=0.5, end=0.5)
+
+
+def test_an_output_that_a_loss_does_not_take_is_an_error() -> None:
+    term = Term(LogitLoss(), between="output")
+    made = {"logits": torch.zeros(2, 3)}
+    with pytest.raises(InputError, match="term \"kd\": the student returns dict with keys 'logits', which LogitLoss"):
+        term.value("kd", student=made, teacher=made, hints={})

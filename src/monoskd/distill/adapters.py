@@ -74,6 +74,7 @@ class Adapter(nn.Module):
     def __init__(self, kind: AdapterKind) -> None:
         super().__init__()
         self.kind = kind
+        self._built = False
         self.layers: nn.Module = nn.Identity()
         if kind == "conv":
             self.layers = nn.Sequential(LazyConv(3), nn.ReLU(), LazyConv(1))
@@ -94,6 +95,8 @@ class Adapter(nn.Module):
                 f"{where}: the student has {student.shape[1]} channels and the teacher {channels}; "
                 'expected the same with adapter="identity": use "auto", "linear" or "conv"'
             )
+        if self._built:
+            return
         if self.kind == "auto" and student.shape[1] == channels and any(is_lazy(p) for p in self.parameters()):
             self.layers = nn.Identity()
         channels_in = student.shape[1]
@@ -101,8 +104,14 @@ class Adapter(nn.Module):
             if isinstance(layer, LazyConv):
                 layer.build(channels_in=channels_in, channels_out=channels, like=student)
                 channels_in = channels
+        self._built = True
 
     def forward(self, student: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         """The student's map in the teacher's channels."""
         adapted: Tensor = self.layers(student)
         return adapted
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether maps pass as they are."""
+        return type(self._modules["layers"]) is nn.Identity

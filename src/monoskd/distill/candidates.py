@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
@@ -22,6 +23,12 @@ _VIEWS = {"channels_first": channels_first, "as_tokens": as_tokens}
 
 # What follows a layer of this kind is B x C x L, or B x N x C.
 _SIGNAL = (nn.Conv1d, nn.ConvTranspose1d)
+# In the names of outputs that hold a row for each object of a set.
+_SETS = ("boxes", "queries", "pred_masks")
+
+# The size of what these give has nothing to do with the image's.
+_FIXED_SIZE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 _TOKENS = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase)
 
 
@@ -61,14 +68,34 @@ class CandidateMap:
         return f'"{self.path}" ({kind}{" x ".join(map(str, (self.channels, *self.size)))})'
 
 
-def candidate_maps(network: nn.Module, inputs: Inputs, *, role: str) -> tuple[list[CandidateMap], Any]:
-    """The maps of a network in the order in which they are made, and its output. Nothing is learned."""
+@dataclass(frozen=True)
+class Pass:
+    """What one pass of a network showed.
+
+    maps: those that could be tapped, in the order in which they are made. output: what the network returned. heads: the
+    paths of the linear layers and convolutions whose output it returned as it is, by the key of the output. queries:
+    the numbers of objects that it predicts as a set, in no order that another network shares (DETR).
+    """
+
+    maps: list[CandidateMap]
+    output: Any
+    heads: dict[str, str]
+    queries: set[int]
+
+
+def observed(network: nn.Module, inputs: Inputs, *, role: str) -> Pass:
+    """One pass in eval mode. Nothing is learned."""
     seen: list[tuple[str, Tensor, int, bool]] = []
+    affine: list[tuple[str, Tensor, int]] = []
     signal = False  # whether tensors of three axes are B x C x L at this point of the pass
 
     def keep(path: str, module: nn.Module, output: Any) -> None:
         nonlocal signal
+        if isinstance(module, _AFFINE) and isinstance(output, Tensor):
+            affine.append((path, output, output._version))
         signal = isinstance(module, _SIGNAL) or (signal and not isinstance(module, _TOKENS))
+        if isinstance(module, _FIXED_SIZE):
+            return
         seen.extend((name, x, x._version, signal) for name, x in _named(path, output))
 
     modes = modes_of(network)
@@ -76,25 +103,47 @@ def candidate_maps(network: nn.Module, inputs: Inputs, *, role: str) -> tuple[li
         stack.callback(restore, modes)
         network.eval()
         for path, module in bare(network).named_modules():
-            if path and not isinstance(module, torch.jit.ScriptModule):
+            if (path or isinstance(module, _AFFINE)) and not isinstance(module, torch.jit.ScriptModule):
                 hook = module.register_forward_hook(lambda module, _, output, path=path: keep(path, module, output))
                 stack.enter_context(hook)
         with torch.no_grad():
             output = called(network, inputs, role=role)
     paths = Counter(path for path, *_ in seen)
     once = [(path, x, signal) for path, x, version, signal in seen if paths[path] == 1 and x._version == version]
+    answers = {path.removeprefix(":"): x for path, x in _named("", output)}
+    queries = {x.shape[1] for key, x in answers.items() if x.ndim > 2 and any(word in key for word in _SETS)}
+    once = [made for made in once if made[1].ndim != 3 or made[1].shape[1] not in queries]
     batches = Counter(len(x) for _, x, _ in once if x.ndim > 2).most_common(1)
     maps = [made for made in once if len(made[1]) == batches[0][0]] if batches else []
-    image, texts = _image_size(inputs), _text_lengths(inputs)
-    candidates = [_candidate(*made, image, texts) for made in maps]
+    image, texts = image_size(inputs), _text_lengths(inputs)
+    volume = next(((x.shape[3], x.shape[4]) for x in tensors(inputs) if x.ndim == 5), None)
+    candidates = [_candidate(*made, image, texts, volume) for made in maps]
     if not any(candidates):  # a network may resize its images
-        candidates = [_candidate(*made, None, texts) for made in maps]
-    returned = {id(x): path.removeprefix(":") for path, x in _named("", output)}
-    return [
+        candidates = [_candidate(*made, None, texts, volume) for made in maps]
+    returned = {id(x): key for key, x in answers.items()}
+    chosen = [
         replace(candidate, answer=returned.get(id(x)))
         for candidate, (_, x, _) in zip(candidates, maps, strict=True)
         if candidate is not None
-    ], output
+    ]
+    made = {_memory(x): path for path, x, version in affine if x._version == version}
+    heads = {key: made[_memory(x)] for key, x in answers.items() if _memory(x) in made}
+    return Pass(chosen, output, heads, queries)
+
+
+def training_output(network: nn.Module, inputs: Inputs) -> Any:
+    """What a copy of the network returns in training mode; None where that takes more than these inputs."""
+    devices = {x.device for x in network.parameters() if x.device.type == "cuda"}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            return deepcopy(network).train()(*inputs.args, **inputs.keywords)
+    except Exception:  # such as a detector's, which asks for targets
+        return None
+
+
+def _memory(x: Tensor) -> tuple[int, int]:
+    """What a tensor shares with its views of all its values."""
+    return x.data_ptr(), x.numel()
 
 
 def _named(path: str, made: Any) -> list[tuple[str, Tensor]]:
@@ -111,7 +160,7 @@ def _named(path: str, made: Any) -> list[tuple[str, Tensor]]:
     return [(f"{path}:{key}", x) for key, x in items if isinstance(x, Tensor)]
 
 
-def _image_size(inputs: Inputs) -> tuple[int, int] | None:
+def image_size(inputs: Inputs) -> tuple[int, int] | None:
     """Height and width of the first batch of maps, or image in a list."""
     alone = [id(x) for x in (*inputs.args, *inputs.keywords.values())]
     for x in tensors(inputs):
@@ -126,12 +175,17 @@ def _text_lengths(inputs: Inputs) -> set[int]:
 
 
 def _candidate(
-    path: str, x: Tensor, signal: bool, image: tuple[int, int] | None, texts: set[int]
+    path: str,
+    x: Tensor,
+    signal: bool,
+    image: tuple[int, int] | None,
+    texts: set[int],
+    volume: tuple[int, int] | None,
 ) -> CandidateMap | None:
     """The tensor as a map or as tokens, if it has more than one place."""
     if not x.is_floating_point() or x.is_nested or min(x.shape) == 0:
         return None
-    if x.ndim == 4 and (image or not texts):  # in a language model these are heads
+    if x.ndim == 4 and (image or not (texts or volume)):  # in a transformer of texts or volumes these are heads
         _, c, h, w = x.shape
         if image is None or _fits((h, w), image):
             return CandidateMap(path, None, c, (h, w)) if h * w > 1 else None
@@ -142,7 +196,7 @@ def _candidate(
         return CandidateMap(path, None, x.shape[2], (x.shape[1],)) if 1 < x.shape[1] <= MOST_TOKENS else None
     if x.ndim in (3, 5):
         places = x.shape[2:]
-        fits = 1 < places.numel() <= MOST_TOKENS
+        fits = 1 < places.numel() <= MOST_TOKENS and (x.ndim == 3 or volume is None or _fits(places[1:], volume))
         return CandidateMap(path, "as_tokens", x.shape[1], tuple(places)) if fits else None
     return None
 
@@ -159,7 +213,7 @@ def _patches(path: str, x: Tensor, image: tuple[int, int]) -> CandidateMap | Non
     return None
 
 
-def _fits(size: tuple[int, int], image: tuple[int, int], *, patches: bool = False) -> bool:
+def _fits(size: Sequence[int], image: tuple[int, int], *, patches: bool = False) -> bool:
     """Whether a map may be of an image: one stride for rows and columns, up to rounding, which patches do alike."""
     for stride in {round(whole / part) for whole, part in zip(image, size, strict=True)} - {0}:
         up = [-(-whole // stride) == part for whole, part in zip(image, size, strict=True)]

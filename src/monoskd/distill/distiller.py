@@ -17,14 +17,14 @@ from monoskd.distill.adapters import Adapter, make_adapter
 from monoskd.distill.checks import check_terms, named_taps, teacher_names
 from monoskd.distill.config import parts_from_config
 from monoskd.distill.maps import MapLoss, static_prior
-from monoskd.distill.probes import Probe, bare, find_module, watched
+from monoskd.distill.probes import Probe, Watched, bare, find_module
 from monoskd.distill.seen import Distilled as Distilled
 from monoskd.distill.seen import Seen, mean, modes_of, restore
 from monoskd.distill.taps import Tap
 from monoskd.distill.teachers import ONLY, Inputs, PerTeacher, Teachers, called, teachers_by_name
 from monoskd.distill.terms import Loss, Tapped, Term, resized
 from monoskd.distill.traps import check_apart
-from monoskd.distill.weights import Balance
+from monoskd.distill.weights import Balance, weighted_sum
 from monoskd.errors import InputError
 
 
@@ -82,6 +82,9 @@ class Distiller(nn.Module):
         self.losses = nn.ModuleDict({name: loss for name, loss in losses.items() if isinstance(loss, nn.Module)})
         self.balance = Balance(self.terms)
         self._student_probes, self._teacher_probes = self._make_probes()
+        self._probes = [*self._student_probes, *(probe for of in self._teacher_probes for probe in of.values())]
+        self._asked = self._make_asked()
+        self._teachers_of_term = {name: self._make_teachers_of(term) for name, term in self.terms.items()}
         self._progress = 0.0
 
     @classmethod
@@ -148,10 +151,10 @@ class Distiller(nn.Module):
             self.balance.check_readings()
         hints = {"mask": mask, "targets": targets, "teacher_inputs": teacher_inputs}
         seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints=hints)
-        terms = {name: self._evaluate(name, term, seen) for name, term in self.terms.items()}
-        weights = self.balance.weights(self.progress)
-        parts = [weights[name] * value for name, value in terms.items()] + self.balance.penalty(self.progress)
-        return Distilled(**vars(seen), terms=terms, weights=weights, total=torch.stack(parts).sum())
+        terms = self._evaluated(seen)
+        weights = self.balance.weights(self._progress)
+        total = weighted_sum(terms, weights, self.balance.penalty(self._progress))
+        return Distilled(**vars(seen), terms=terms, weights=weights, total=total)
 
     @torch.no_grad()
     def materialize(self, *inputs: Any, teacher_inputs: Any = None, targets: Any = None, **keywords: Any) -> Self:
@@ -206,7 +209,7 @@ class Distiller(nn.Module):
     def _forward(self, inputs: Inputs, teacher_inputs: Any, *, hints: dict[str, Any]) -> Seen:
         """One pass of the student and of the teachers that a term asks for."""
         self._teachers.freeze()
-        asked = self._asked()
+        asked = self._asked
         outputs: dict[str, Any] = {}
         try:
             if asked:
@@ -214,18 +217,15 @@ class Distiller(nn.Module):
             for name in asked:
                 probes = [probes[name] for probes in self._teacher_probes if name in probes]
                 outputs[name] = self._teachers.ask(name, inputs_by_teacher, student=inputs, probes=probes)
-            with watched(self.student, self._student_probes, role="student"):
+            with Watched(self.student, self._student_probes, role="student"):
                 student = called(self.student, inputs, role="student")
             teacher = outputs.get(ONLY) if ONLY in self.teachers else outputs
             return Seen(student, teacher, self._tapped(asked), hints)
         finally:
-            for probe in (
-                *self._student_probes,
-                *(probe for probes in self._teacher_probes for probe in probes.values()),
-            ):
+            for probe in self._probes:
                 probe.caught = []  # after an error, too: it would keep the graph
 
-    def _asked(self) -> list[str]:
+    def _make_asked(self) -> list[str]:
         """The teachers that a term looks at; the pass of any other is saved."""
         asked = {name for tap in self._read() for name in self._teachers_of_tap[tap]}
         for term in self.terms.values():
@@ -239,23 +239,32 @@ class Distiller(nn.Module):
         maps: list[Tensor] = [own.map for own in caught]
         if asked and self.fusion is not None:
             maps = list(self.fusion(maps))
+            if len(maps) != len(caught):
+                raise InputError(f"fusion: expected a map for each of the {len(caught)} taps, got {len(maps)}")
         tapped: dict[str, Tapped] = {}
-        for index, (name, own) in enumerate(zip(self.taps, caught, strict=True)):
-            if not set(self._teachers_of_tap[name]) <= set(asked):
+        taps = zip(self.taps, caught, maps, self.adapters, self._teacher_probes, strict=True)
+        for name, own, x, adapter, probes in taps:
+            if any(teacher not in asked for teacher in self._teachers_of_tap[name]):
                 tapped[name] = Tapped(own.origins, own.map, own.map.new_empty(0), grid=own.grid)
                 continue
-            x, adapter = maps[index], self.adapters[index]
-            goals = [self._teacher_probes[index][teacher].take() for teacher in self._teachers_of_tap[name]]
+            goals = [probes[teacher].take() for teacher in self._teachers_of_tap[name]]
             goal = mean([target.map.to(x.device) for target in goals], where=f'tap "{name}"')
             if isinstance(adapter, Adapter):
                 adapter.fit(x, channels=goal.shape[1], grid=own.grid, where=f'tap "{name}"')
-            tapped[name] = Tapped(own.origins, adapter(x), goal, grid=own.grid and all(target.grid for target in goals))
+                x = x if adapter.changes_nothing else adapter(x)
+            else:
+                x = adapter(x)
+            tapped[name] = Tapped(own.origins, x, goal, grid=own.grid and all(target.grid for target in goals))
         return tapped
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing
+    def _evaluated(self, seen: Seen) -> dict[str, Tensor]:
+        """Every term's value."""
+        return {name: self._evaluate(name, term, seen) for name, term in self.terms.items()}
+
     def _evaluate(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's value."""
-        hints = self._hints(term, seen)
+        hints = self._hints(name, seen)
         if term.between == "taps":
             students, goals = self.maps(name, seen)
             return term.value(name, student=students, teacher=goals, hints=hints)
@@ -265,28 +274,30 @@ class Distiller(nn.Module):
 
     def _answer(self, name: str, term: Term, seen: Seen) -> Any:
         """The output of the term's teacher, or the mean of its teachers' outputs."""
-        chosen = teacher_names(term.of, list(self.teachers))
         answers = [
             term.picked(
                 name, seen.teacher if teacher == ONLY else seen.teacher[teacher], role=self._teachers.role(teacher)
             )
-            for teacher in chosen
+            for teacher in self._teachers_of_term[name]
         ]
         return mean(answers, where=f'term "{name}"')
 
-    def _hints(self, term: Term, seen: Seen) -> dict[str, Any]:
+    def _hints(self, name: str, seen: Seen) -> dict[str, Any]:
         """Mask, targets, and the output of the term's teacher; of its teachers by name where it has several."""
-        if term.between == "taps":
-            chosen = {name for tap in self._taps_of(term) for name in self._teachers_of_tap[tap]}
-        else:
-            chosen = set(self.teachers) if term.of is None else set(teacher_names(term.of, list(self.teachers)))
-        output = seen.teacher[chosen.pop()] if ONLY not in self.teachers and len(chosen) == 1 else seen.teacher
+        chosen = self._teachers_of_term[name]
+        output = seen.teacher[chosen[0]] if ONLY not in self.teachers and len(chosen) == 1 else seen.teacher
         return {**seen.hints, "teacher_output": output}
+
+    def _make_teachers_of(self, term: Term) -> list[str]:
+        """The teachers that a term looks at, those of its taps among them."""
+        if term.between != "taps":
+            return teacher_names(term.of, list(self.teachers))
+        return list({name: None for tap in self._taps_of(term) for name in self._teachers_of_tap[tap]})
 
     def _floor(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's floor: as its loss defines it, else the loss with the mean maps for a student."""
         _, teachers = self.maps(name, seen)
-        hints = self._hints(term, seen)
+        hints = self._hints(name, seen)
         if isinstance(term.loss, MapLoss):
             return term.loss.floor(teacher=teachers, mask=term.hints(name, hints).get("mask"))
         priors = [static_prior(goal) for goal in teachers]

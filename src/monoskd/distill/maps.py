@@ -89,10 +89,12 @@ class MapLoss(nn.Module, ABC):
 
 def as_levels(maps: Maps) -> list[Tensor]:
     """One level or several as a list, in float32 at least."""
-    return [
-        level.to(torch.promote_types(level.dtype, torch.float32))
-        for level in ([maps] if isinstance(maps, Tensor) else maps)
-    ]
+    return [wide(level) for level in ([maps] if isinstance(maps, Tensor) else maps)]
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x if x.dtype == torch.float32 else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _masks(name: str, mask: Maps | None, levels: Sequence[Tensor]) -> list[Tensor | None]:

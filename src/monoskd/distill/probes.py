@@ -1,7 +1,6 @@
 """How maps are taken: hooks that exist for the length of one call and leave no trace."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from monoskd.distill.ema import EmaTeacher
 from monoskd.distill.taps import Outlet
@@ -59,6 +59,7 @@ class Probe:
 
     def __init__(self, outlet: Outlet, *, role: str) -> None:
         self.outlet = outlet
+        self.path, self.keys = outlet.module, outlet.keys
         what = f'"{outlet.path}" of the {role}'
         self.where = what if outlet.side == "output" else f"the input of {what}"
         self.role = role
@@ -75,18 +76,21 @@ class Probe:
                 f"{self.where} runs without gradients inside a call with them: expected a module that learns; call "
                 "torch.utils.checkpoint.checkpoint with use_reentrant=False, or tap a module outside torch.no_grad"
             )
-        source, keys = last, self.outlet.keys
+        source, keys = last, self.keys
         if self.outlet.side == "input":
             source, keys = self._argument(args, last)
         for key in keys:
             source = pick(source, key, where=self.where)
-        source = _kept(source)
+        compiling = torch.compiler.is_compiling()
+        source = _kept(source, compiling)
         seen = _viewed(source, self.outlet.view) if self.outlet.view else source
         if not isinstance(seen, Tensor):
-            raise InputError(f"{self.where} is {_describe(seen)}, not a tensor: {_advice(self.outlet, seen)}")
+            raise InputError(f"{self.where} is {describe(seen)}, not a tensor: {_advice(self.outlet, seen)}")
         if not isinstance(source, Tensor):
-            source = seen = _kept(seen)
-        self.caught.append(Caught((Origin(source, _edge(source)),), seen, _version(seen), self.where))
+            source = seen = _kept(seen, compiling)
+        version = None if compiling or seen.is_inference() else seen._version
+        edge = get_gradient_edge(source) if source.requires_grad and not compiling else None
+        self.caught.append(Caught((Origin(source, edge),), seen, version, self.where))
 
     def take(self) -> Caught:
         """The map of the call that was watched. Raises InputError: none, several, or one that was overwritten."""
@@ -140,19 +144,40 @@ class Probe:
         return Caught(tuple(origin for output in caught for origin in output.origins), stacked, None, self.where)
 
 
-@contextmanager
-def watched(network: nn.Module, probes: Sequence[Probe], *, role: str) -> Iterator[None]:
-    """Hooks on the modules of `network` for the length of one call; all are removed at its end, also after an error."""
-    with ExitStack() as hooks:
-        for probe in probes:
-            probe.open, probe.learns, probe.caught = True, torch.is_grad_enabled(), []
-            hooks.callback(setattr, probe, "open", False)
-            module = find_module(network, probe.outlet.module, role=role)
-            if probe.outlet.side == "input":
-                hooks.enter_context(module.register_forward_pre_hook(probe, with_kwargs=True))
-            else:
-                hooks.enter_context(module.register_forward_hook(probe))
-        yield
+class Watched:
+    """Hooks on the modules of a network for the length of one call; all are removed at its end, also after an error."""
+
+    def __init__(self, network: nn.Module, probes: Sequence[Probe], *, role: str) -> None:
+        self.network, self.probes, self.role = bare(network), probes, role
+        self.hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        """Register the hooks."""
+        learns = torch.is_grad_enabled()
+        try:
+            for probe in self.probes:
+                probe.open, probe.learns, probe.caught = True, learns, []
+                module = self._module(probe.path)
+                if probe.outlet.side == "input":
+                    self.hooks.append(module.register_forward_pre_hook(probe, with_kwargs=True))
+                else:
+                    self.hooks.append(module.register_forward_hook(probe))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _module(self, path: str) -> nn.Module:
+        try:
+            return self.network.get_submodule(path)
+        except AttributeError:
+            return find_module(self.network, path, role=self.role)  # says what is nearest
+
+    def __exit__(self, *_: object) -> None:
+        """Remove them."""
+        for hook in self.hooks:
+            hook.remove()
+        for probe in self.probes:
+            probe.open = False
 
 
 def find_module(network: nn.Module, path: str, *, role: str) -> nn.Module:
@@ -198,7 +223,7 @@ def bare(network: nn.Module) -> nn.Module:
             network = network.module
         elif isinstance(network, EmaTeacher):
             network = network.network
-        elif isinstance(getattr(network, "_orig_mod", None), nn.Module):  # torch.compile's wrapper
+        elif "_orig_mod" in network._modules:  # torch.compile's wrapper
             network = network.get_submodule("_orig_mod")
         else:
             return network
@@ -215,10 +240,10 @@ def pick(output: Any, key: str, *, where: str) -> Any:
             return output[int(key)]
     elif not isinstance(output, Tensor) and hasattr(output, key):
         return getattr(output, key)
-    raise InputError(f'{where}: there is no "{key}" in {_describe(output)}')
+    raise InputError(f'{where}: there is no "{key}" in {describe(output)}')
 
 
-def _describe(output: Any) -> str:
+def describe(output: Any) -> str:
     """Type and keys, for an error."""
     kind = type(output).__name__
     if isinstance(output, Mapping):
@@ -237,18 +262,9 @@ def _advice(outlet: Outlet, output: Any) -> str:
     return "choose a part with a key after a colon, or make a tensor of it with Outlet(path, view=...)"
 
 
-def _counted(x: Tensor) -> bool:
-    """Whether torch counts the writes to `x`."""
-    return not torch.compiler.is_compiling() and not x.is_inference()
-
-
-def _version(x: Tensor) -> int | None:
-    return x._version if _counted(x) else None
-
-
-def _kept(x: Any) -> Any:
-    """`x`, or a copy of it where torch does not count writes."""
-    return x.clone() if isinstance(x, Tensor) and not _counted(x) else x
+def _kept(x: Any, compiling: bool) -> Any:
+    """`x`, or a copy of it where torch does not count the writes to it."""
+    return x.clone() if isinstance(x, Tensor) and (compiling or x.is_inference()) else x
 
 
 def _viewed(x: Any, view: Callable[[Any], Tensor]) -> Tensor:
@@ -257,7 +273,3 @@ def _viewed(x: Any, view: Callable[[Any], Tensor]) -> Tensor:
         return view(x)
     with saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
         return view(x)
-
-
-def _edge(x: Tensor) -> GradientEdge | None:
-    return get_gradient_edge(x) if x.requires_grad and not torch.compiler.is_compiling() else None

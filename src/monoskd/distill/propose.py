@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
-from monoskd.distill.candidates import CandidateMap, candidate_maps
+from monoskd.distill.candidates import CandidateMap, observed
 from monoskd.distill.distiller import Distiller
+from monoskd.distill.logits import Logits, find_logits, values_key
 from monoskd.distill.losses import AffinityLoss, SpearmanLoss
-from monoskd.distill.probes import pick
 from monoskd.distill.relations import RelationalLoss
-from monoskd.distill.response import LogitLoss
+from monoskd.distill.response import BoxLoss, LogitLoss
 from monoskd.distill.taps import Tap
 from monoskd.distill.teachers import Inputs, as_inputs
 from monoskd.distill.terms import Term
+from monoskd.distill.traps import check_module
 from monoskd.errors import InputError
 
 MOST_TAPS = 2
@@ -38,38 +40,49 @@ class Proposal:
         return "\n".join([*self.words, "", self.code])
 
 
-def distil(student: nn.Module, teacher: nn.Module, batch: Any) -> Proposal:
+def distil(student: nn.Module, teacher: nn.Module, batch: Any, *, logits: bool | None = None) -> Proposal:
     """Propose a distiller for two networks and a batch that both take.
 
     batch: a tensor, a tuple of positional inputs or a dict of keyword inputs.
+    logits: whether the outputs are class logits. Without it distil guesses, and says so: it takes for logits what a
+    linear layer or a convolution of both gives in one shape, what comes under the key "logits" or "out", and dense
+    outputs of the image's size; not images, boxes, features, or a `config.problem_type` other than one label.
 
-    Both networks run once in eval mode. Taps: for each size of map, grid of patches or row of tokens that both have,
-    the outermost module that makes it, and of several the last; the two coarsest sizes. Where no size agrees, the last
-    map of each. The adapter is "auto". Terms: `SpearmanLoss` on the taps, and `LogitLoss` on the outputs where both are
-    class logits of one shape, else `AffinityLoss` on the taps. Networks without maps are compared by `LogitLoss` and
-    `RelationalLoss` on their outputs. An `attention_mask` of the tokens goes to the terms, too: see the last line of
-    `code`. Raises InputError where nothing can be compared.
+    Both networks run once in eval mode, and a copy of the student in training mode. Taps: for each size of map, grid of
+    patches or row of tokens that both have, the outermost module that makes it, and of several the last; the two
+    coarsest sizes. Where no size agrees, the last map of each. The adapter is "auto". Terms: `SpearmanLoss` on the
+    taps, and `LogitLoss` on class logits, else `AffinityLoss` on the taps. Networks without maps are compared by
+    `RelationalLoss` and `LogitLoss` or `BoxLoss` on their outputs. An `attention_mask` of the tokens goes to the terms,
+    too: see the last line of `code`. Raises InputError where nothing can be compared.
     """
     inputs = as_inputs(batch)
-    (places_s, output_s), (places_t, output_t) = (
-        candidate_maps(network, inputs, role=role) for network, role in ((student, "student"), (teacher, "teacher"))
-    )
-    key, dense = _logits_key(output_s, output_t)
-    if key is not None:  # the logits have a term of their own
+    for network, role in ((student, "student"), (teacher, "teacher")):
+        check_module(network, role=role)
+    if any(isinstance(x, np.ndarray) for x in (*inputs.args, *inputs.keywords.values())):
+        raise InputError("distil: batch: expected tensors, got numpy arrays in it: use torch.as_tensor")
+    passes = observed(student, inputs, role="student"), observed(teacher, inputs, role="teacher")
+    found = find_logits((student, teacher), passes, inputs, asked=logits)
+    places_s, places_t = (one.maps for one in passes)
+    if found is not None:  # the logits have a term of their own, also before they are pooled or resized
         places_s, places_t = (
-            [made for made in places if made.answer != key] or places for places in (places_s, places_t)
+            [made for made in places if made.answer != found.key and made.channels != found.classes] or places
+            for places in (places_s, places_t)
         )
     pairs, words = _pairs(places_s, places_t)
     taps = [(Tap(s.outlet, t.outlet), f"Tap({s.code}, {t.code})") for s, t in pairs]
     mask = _mask(inputs, [s.size for s, _ in pairs])
-    terms = _terms([tap.label for tap, _ in taps], key, dense=dense, tokens=any(s.tokens for s, _ in pairs))
-    if dense:
-        options = 'adapter="identity", name="logits"'
-        taps.append((Tap(f":{key}", adapter="identity", name="logits"), f'Tap(":{key}", {options})'))
+    tokens, values = any(s.tokens for s, _ in pairs), values_key(passes)
+    terms = _terms([tap.label for tap, _ in taps], found, values=values, tokens=tokens)
+    if found is not None and found.taps is not None:
+        own, other = found.taps
+        paths = f'"{own}"' if own == other else f'"{own}", "{other}"'
+        taps.append(
+            (Tap(own, other, adapter="identity", name="logits"), f'Tap({paths}, adapter="identity", name="logits")')
+        )
     if not terms:
         raise InputError(
             "distil: expected maps B x C x H x W, tokens B x N x C or class logits of one shape in both networks, got "
-            "none: write the Distiller by hand, with Outlet(path, view=...)"
+            "none: write the Distiller by hand, with Outlet(path, view=...), call= where a module runs several times"
         )
     distiller = Distiller(
         student, teacher, taps=[tap for tap, _ in taps], terms={name: chosen.term for name, chosen in terms.items()}
@@ -103,12 +116,13 @@ class Chosen(NamedTuple):
     words: str
 
 
-def _terms(taps: Sequence[str], key: str | None, *, dense: bool, tokens: bool) -> dict[str, Chosen]:
-    """Two terms, of what there is: taps, and class logits under a key. dense: logits of each token, which are a tap."""
+def _terms(taps: Sequence[str], logits: Logits | None, *, values: str | None, tokens: bool) -> dict[str, Chosen]:
+    """Two terms, of what there is: taps, class logits, or other values of one shape under a key."""
     terms: dict[str, Chosen] = {}
-    options: dict[str, Any] = {"taps": list(taps)} if dense else {}
+    apart = logits is not None and logits.taps is not None  # the logits are a tap as well
+    on_taps: dict[str, Any] = {"taps": list(taps)} if apart else {}
     if tokens:
-        options["resize"] = "none"
+        on_taps["resize"] = "none"
 
     def add(name: str, loss: nn.Module, loss_code: str, words: str, **options: Any) -> None:
         given = "".join(f", {option}={value!r}" for option, value in options.items())
@@ -116,18 +130,26 @@ def _terms(taps: Sequence[str], key: str | None, *, dense: bool, tokens: bool) -
         terms[name] = Chosen(Term(loss, **options), code, words)
 
     if taps:
-        add("rank", SpearmanLoss(), "SpearmanLoss()", "SpearmanLoss, the order of the values at the taps", **options)
-    if key is not None:
-        words = "LogitLoss, since both return class logits of one shape" + (f' under "{key}"' if key else "")
-        outputs: dict[str, Any] = {"between": "output", "masked": False} | ({"key": key} if key else {})
-        own = {"taps": ["logits"]} if dense else outputs
+        add("rank", SpearmanLoss(), "SpearmanLoss()", "SpearmanLoss, the order of the values at the taps", **on_taps)
+    key = values if logits is None else logits.key
+    outputs: dict[str, Any] = {"between": "output", "masked": False} | ({"key": key} if key else {})
+    if logits is not None:
+        words = "LogitLoss, since both seem to return class logits of one shape" + (f' under "{key}"' if key else "")
+        words += "; if they do not: distil(..., logits=False)"
+        if logits.taps is not None and not logits.taps[0].startswith(":"):
+            words += f'. Tapped at "{logits.taps[0]}", since the student returns something else in training'
+        own = {"taps": ["logits"]} if apart else outputs
         add("logits", LogitLoss(temperature=4.0), "LogitLoss(temperature=4.0)", words, **own)
-        if not taps and not dense:
-            words = "RelationalLoss on the outputs, since no maps were found"
-            add("relations", RelationalLoss(), "RelationalLoss()", words, **outputs)
     elif taps:
-        words = "AffinityLoss, how places relate, since the outputs are no class logits of one shape"
-        add("affinity", AffinityLoss(), "AffinityLoss()", words, **options)
+        words = "AffinityLoss, how places relate, since the outputs do not seem to be class logits of one shape; "
+        words += "if they are: distil(..., logits=True)"
+        add("affinity", AffinityLoss(), "AffinityLoss()", words, **on_taps)
+    elif key is not None:
+        words = "BoxLoss, the difference of the outputs, which do not seem to be class logits"
+        add("outputs", BoxLoss(), "BoxLoss()", words, **outputs)
+    if terms and not taps and not apart:
+        words = "RelationalLoss on the outputs, since no maps were found"
+        add("relations", RelationalLoss(), "RelationalLoss()", words, **outputs)
     return terms
 
 
@@ -161,29 +183,6 @@ def _pairs(
         change = f"1 x 1, {s.channels} to {t.channels} channels"
         words.append(f'adapter of "{s.path}": {"none, channels agree" if s.channels == t.channels else change}')
     return pairs, words
-
-
-def _logits_key(student: Any, teacher: Any) -> tuple[str | None, bool]:
-    """The key under which both outputs hold class logits of one shape, "" where they are such; else None.
-
-    And whether they are logits of each token, B x N x classes.
-    """
-    for key in ("", "logits", "out", "0"):
-        logits = [x for x in (_part(output, key) for output in (student, teacher)) if isinstance(x, Tensor)]
-        if len(logits) == 2 and logits[0].shape == logits[1].shape:
-            dense = logits[0].ndim == 3 and key == "logits"
-            flat = logits[0].ndim == 2 or (logits[0].ndim == 4 and key != "0")
-            if (dense and logits[0].shape[2] > 1) or (flat and logits[0].shape[1] > 1):
-                return key, dense
-    return None, False
-
-
-def _part(output: Any, key: str) -> Any:
-    """What a term with this key sees of an output; None where there is no such part."""
-    try:
-        return pick(output, key, where="distil") if key else output
-    except InputError:
-        return None
 
 
 def _code(taps: Sequence[str], terms: Mapping[str, str]) -> str:

@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize, smooth_l1_loss, softplus
+from torch.nn.functional import smooth_l1_loss, softplus
 
 from monoskd.distill.correlation import correlation
-from monoskd.distill.maps import as_levels
+from monoskd.distill.maps import wide
 from monoskd.errors import InputError
 
 
@@ -31,8 +31,7 @@ class RelationLoss(nn.Module, ABC):
                 f"{tuple(teacher.shape)}"
             )
         with torch.autocast(student.device.type, enabled=False):
-            (s,), (t,) = as_levels(student), as_levels(teacher.detach())
-            return self.compare(s, t)
+            return self.compare(wide(student), wide(teacher.detach()))
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
@@ -134,7 +133,7 @@ class ContrastiveLoss(RelationLoss):
             )
         if n < 2:
             return s.sum() * 0
-        log_odds = normalize(s) @ normalize(t).T / self.temperature - math.log((n - 1) / (self.images or n))
+        log_odds = _unit(s) @ _unit(t).T / self.temperature - math.log((n - 1) / (self.images or n))
         same = torch.eye(n, dtype=torch.bool, device=s.device)
         return softplus(torch.where(same, -log_odds, log_odds)).sum() / n
 
@@ -151,6 +150,14 @@ def _lengths(x: Tensor) -> Tensor:
     """Euclidean lengths along the last axis; 0, with a gradient of 0, of zeros."""
     squares = x.square().sum(-1)
     return torch.where(squares > 0, torch.where(squares > 0, squares, 1).sqrt(), 0)
+
+
+def _unit(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows of length 1; a row of zeros stays, with a gradient of the size of the others'."""
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1)  # squares stay in range
+    length = _lengths(x)[:, None]
+    return x / torch.where(length > 0, length, 1)
 
 
 def _distances(x: Float[Tensor, "n d"]) -> Float[Tensor, "pairs"]:

@@ -1,11 +1,13 @@
 """Losses on what networks return instead of on features: logits and regressed values."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from monoskd.distill.maps import as_levels
+from monoskd.distill.maps import wide
 from monoskd.errors import InputError
 from monoskd.parallel import average, normaliser
 
@@ -32,8 +34,9 @@ class LogitLoss(nn.Module):
         student, teacher, weights = _comparable("LogitLoss", student, teacher, mask)
         log_s = (student / self.temperature).log_softmax(1)
         p = (teacher / self.temperature).softmax(1)
-        divergence = kl_div(torch.where(p > 0, log_s, 0), p, reduction="none")
-        return self.temperature**2 * _weighted_mean(divergence.sum(1), weights)
+        # -inf would make NaN of a class of probability 0
+        divergence = kl_div(log_s.clamp(min=torch.finfo(log_s.dtype).min), p, reduction="none")
+        return _weighted_mean(divergence, weights, factor=self.temperature**2)
 
 
 class BoxLoss(nn.Module):
@@ -58,15 +61,17 @@ class BoxLoss(nn.Module):
         error = (student - teacher).abs()
         if self.scale is not None:
             error = error / self.scale.view(-1, *[1] * (error.ndim - 2))
-        return _weighted_mean(error.mean(1), weights)
+        return _weighted_mean(error, weights, factor=1 / max(error.shape[1], 1))
 
 
-def _weighted_mean(values: Tensor, weights: Tensor | None) -> Float[Tensor, ""]:
-    """The mean; 0, with a gradient of 0, where there are no values."""
+def _weighted_mean(
+    values: Float[Tensor, "n k ..."], weights: Float[Tensor, "n ..."] | None, *, factor: float
+) -> Float[Tensor, ""]:
+    """The mean of the sums over axis 1, times `factor`; 0, with a gradient of 0, where there are no values."""
     if weights is None:
-        return values.sum() / normaliser(values.numel(), like=values)
+        return values.sum() * (factor / normaliser(math.prod(values.shape) // max(values.shape[1], 1), like=values))
     total = average({"weights": weights.sum()})["weights"]
-    return (values * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    return (values.sum(1) * weights).sum() * (factor / torch.where(total > 0, total, 1))
 
 
 def _comparable(
@@ -78,7 +83,7 @@ def _comparable(
             f"{name}: expected student and teacher of one shape n x k x ..., got {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}"
         )
-    (student,), (teacher,) = as_levels(student), as_levels(teacher.detach())
+    student, teacher = wide(student), wide(teacher.detach())
     if mask is None:
         return student, teacher, None
     places = (len(student), *student.shape[2:])

@@ -33,6 +33,7 @@ class ChannelLoss(MapLoss):
             inside = torch.ones_like(student[:, :1], dtype=torch.bool)
         else:
             inside = mask > 0
+            student, teacher = (torch.where(inside, x, 0) for x in (student, teacher))
             inside = inside | ~inside.flatten(1).any(1).view(-1, 1, 1, 1)  # an empty image would divide 0 by 0
         log_s, log_t = (self._log_shares(x, inside) for x in (student, teacher))
         divergence = torch.where(inside, log_t.exp() * (log_t - log_s), 0).sum((2, 3)).mean(1)

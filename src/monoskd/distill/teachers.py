@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from monoskd.distill.ema import EmaTeacher
-from monoskd.distill.probes import Probe, bare, watched
+from monoskd.distill.probes import Probe, Watched, bare
 from monoskd.distill.traps import copied, tensors
 from monoskd.errors import InputError
 
@@ -68,7 +68,7 @@ class Teachers:
     def freeze(self) -> None:
         """Eval mode, whatever was called on the teachers since."""
         for network in self.networks.values():
-            if any(module.training for module in network.modules()):  # to look is far cheaper than to set
+            if _any_training(network):  # to look is far cheaper than to set
                 network.eval()
             if self.batch_statistics:
                 for module in network.modules():
@@ -97,15 +97,15 @@ class Teachers:
     def ask(self, name: str, inputs: Mapping[str, Inputs], *, student: Inputs, probes: Sequence[Probe]) -> Any:
         """One teacher's pass, without gradient, its maps left in `probes`; on another device, the output comes back."""
         network, role = self.networks[name], self.role(name)
-        device = self.devices.get(name)
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            own = copied(moved(inputs[name], device))
-            if dtype := self.dtypes.get(name):
-                kind = (device or _device(network)).type
-                stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32))
-            stack.enter_context(watched(network, probes, role=role))
-            output = called(network, own, role=role)
+        device, dtype = self.devices.get(name), self.dtypes.get(name)
+        cast: AbstractContextManager[Any] = nullcontext()
+        if dtype is not None:
+            cast = torch.autocast((device or _device(network)).type, dtype=dtype, enabled=dtype != torch.float32)
+        with torch.no_grad():
+            args, keywords = moved(inputs[name], device)
+            own = Inputs(tuple(map(copied, args)), {key: copied(value) for key, value in keywords.items()})
+            with cast, Watched(network, probes, role=role):
+                output = called(network, own, role=role)
         return output if device is None else moved(output, home(student))
 
     def role(self, name: str) -> str:
@@ -140,6 +140,17 @@ def home(student: Inputs) -> torch.device | None:
     """The device of the student's inputs, where terms are evaluated."""
     given = tensors(student)
     return given[0].device if given else None
+
+
+def _any_training(network: nn.Module) -> bool:
+    """Whether a module in the network is in training mode; each step asks, and `modules()` would be slow."""
+    modules = [network]
+    for module in modules:  # which grows meanwhile
+        if module.training:
+            return True
+        if module._modules:
+            modules += [child for _, child in module._modules.items() if child is not None]  # of a ScriptModule, too
+    return False
 
 
 def _device(network: nn.Module) -> torch.device:

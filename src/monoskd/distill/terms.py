@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from monoskd.distill.probes import Origin, pick
+from monoskd.distill.probes import Origin, describe, pick
 from monoskd.errors import InputError
 
 Resize: TypeAlias = Literal["coarsest", "teacher", "student", "none"]
@@ -149,9 +149,9 @@ class Term:
         """The loss of two outputs, of two lists of maps, or of the student's output alone."""
         wanted = self.hints(name, hints)
         if self.between == "targets":
-            values = [self.loss(student=student, **wanted)]
+            values = [self._of_outputs(name, student=student, **wanted)]
         elif self.between == "output":
-            values = [self.loss(student=student, teacher=teacher, **wanted)]
+            values = [self._of_outputs(name, student=student, teacher=teacher, **wanted)]
         elif self.each or len(student) == 1:
             values = [self.loss(student=s, teacher=t, **wanted) for s, t in zip(student, teacher, strict=True)]
         else:
@@ -161,6 +161,19 @@ class Term:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise InputError(f'term "{name}": expected a loss that returns a scalar tensor, got {shape}')
         return sum(values[1:], values[0])
+
+    def _of_outputs(self, name: str, **outputs: Any) -> Tensor:
+        """The loss of what networks return. Raises InputError where it takes tensors and gets another object."""
+        try:
+            value: Tensor = self.loss(**outputs)
+        except (AttributeError, TypeError) as error:
+            if isinstance(outputs["student"], Tensor):
+                raise
+            raise InputError(
+                f'term "{name}": the student returns {describe(outputs["student"])}, which {type(self.loss).__name__} '
+                f'does not take: choose a part with key="..." ({" ".join(str(error).split())})'
+            ) from error
+        return value
 
     def hints(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The mask, targets and so on that the loss asks for. Raises InputError where a required one is missing."""

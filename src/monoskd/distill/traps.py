@@ -14,8 +14,15 @@ from monoskd.errors import InputError
 _APART = "give the teacher its own with copy.deepcopy"
 
 
+def check_module(network: Any, *, role: str) -> None:
+    """Raise InputError where what should be a network is none."""
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{role}: expected an nn.Module, got {type(network).__name__}")
+
+
 def check_apart(student: nn.Module, teacher: nn.Module, *, role: str) -> None:
     """Raise InputError where student and teacher share a module or the memory of a parameter or buffer."""
+    check_module(student, role="student")
     if not set(student.modules()).isdisjoint(teacher.modules()):
         raise InputError(f"student and {role} share modules: {_APART}")
     owned = _by_memory(student)
@@ -43,7 +50,7 @@ def copied(inputs: Any) -> Any:
     Looks into nested lists, tuples and dicts, and into objects that hold tensors. A copy, since torch counts no
     writes through `.data`, `.numpy()` and the like, so that they could not be found; it is cheap beside a pass.
     """
-    return tree_map(_own, inputs)
+    return inputs.clone() if isinstance(inputs, Tensor) else tree_map(_own, inputs)
 
 
 def _own(x: Any) -> Any:

@@ -67,6 +67,8 @@ class Balance(nn.Module):
 
     def check_readings(self) -> None:
         """Raise InputError where training goes on and nothing measures the gradients that shares ask for."""
+        if not self.shares:
+            return
         self._passes_without_reading = self._passes_without_reading + 1 if self.needs_reading else 0
         if self._passes_without_reading > PATIENCE:
             raise InputError(
@@ -132,6 +134,21 @@ class Balance(nn.Module):
         missing: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *lists[1:])
         lists[0].extend(key for key in missing if self.shares or key != f"{prefix}_extra_state")
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], penalty: list[Tensor]) -> Tensor:
+    """All terms, each times its weight, and the penalty: one operation a term where the weight is a number.
+
+    Never one of the terms itself, into which a caller could write.
+    """
+    first, *others = terms
+    weight, total = weights[first], terms[first]
+    if isinstance(weight, Tensor) or weight != 1.0 or not (others or penalty):
+        total = weight * total
+    for name in others:
+        weight, value = weights[name], terms[name]
+        total = total + weight * value if isinstance(weight, Tensor) else torch.add(total, value, alpha=weight)
+    return sum(penalty, total)
 
 
 def _averaged(norms: Mapping[str, float], rest: float) -> tuple[dict[str, float], float]:
