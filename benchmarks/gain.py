@@ -7,6 +7,9 @@ stopped, run by run and epoch by epoch; what is known is in OUT/<seed>/<cell>.js
 asked first: the learning curves, then the recipe, then its parts, then frames without labels.
 
 A cell is `<recipe>@<epochs>`: python benchmarks/gain.py --cells control@60 full@60 --seeds 7
+
+`--labelled 40` asks it where labels are few: teacher and students train on the first 40 of the 160 labelled frames.
+Give such a study an `--out` of its own, and four times the epochs for as many steps.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import shutil
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,8 @@ from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.launch import Launch, train_side_by_side
 from monoskd.engine.load import find_config
 from monoskd.files import write_json
+from monoskd.kitti.io import read_split, write_split
+from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
 from monoskd.synthetic import synthesize
 
@@ -84,39 +90,64 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/gain"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     parser.add_argument("--cells", nargs="+", default=CELLS, metavar="RECIPE@EPOCHS")
+    parser.add_argument("--labelled", type=int, help="train on so many labelled frames (default: all 160)")
+    parser.add_argument("--teacher-epochs", type=int, default=TEACHER_EPOCHS)
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, one thread each")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing new after that")
     parser.add_argument("--report", action="store_true", help="train nothing; print and write what is known")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gain.json"))
     options = parser.parse_args()
     if not options.report:
-        make(options.out, options.seeds, options.cells, jobs=options.jobs, minutes=options.minutes)
+        study = Study(options.out, options.teacher_epochs, options.labelled)
+        make(study, options.seeds, options.cells, jobs=options.jobs, minutes=options.minutes)
     rows = known(options.out)
     print(table(rows))
     if options.report:
         write_json(options.json, {"schema": "monoskd/gain/1", "versions": versions(), "runs": rows})
 
 
-def make(out: Path, seeds: list[int], cells: list[str], *, jobs: int, minutes: float) -> None:
+@dataclass(frozen=True)
+class Study:
+    """Its folder, how long its teachers train, and on how many labelled frames everything does (None: on all)."""
+
+    out: Path
+    teacher_epochs: int
+    labelled: int | None
+
+    @property
+    def teacher(self) -> str:
+        """The cell of the teacher."""
+        return f"teacher@{self.teacher_epochs}"
+
+    @property
+    def split(self) -> str:
+        """The split to train on."""
+        return "train" if self.labelled is None else f"train_{self.labelled}"
+
+
+def make(study: Study, seeds: list[int], cells: list[str], *, jobs: int, minutes: float) -> None:
     """Whatever is not there yet: all teachers first, then cell after cell over all seeds."""
     end = time.monotonic() + 60 * minutes
     torch.set_num_threads(1)
     for seed in seeds:
-        data, trained = out / str(seed) / "data", round(FRAMES * (1 - VAL_SHARE))
+        data, trained = study.out / str(seed) / "data", round(FRAMES * (1 - VAL_SHARE))
         synthesize(data, frames=FRAMES, val=VAL_SHARE, seed=seed, size=SIZE, unlabelled=POOL * trained)
         prepare(data)
+        layout = KittiLayout(data)
+        write_split(layout.split(study.split), read_split(layout.split("train"))[: study.labelled])
     with ThreadPoolExecutor(jobs) as pool:
-        for names in ([f"teacher@{TEACHER_EPOCHS}"], cells):
-            list(pool.map(lambda job: run(out / str(job[1]), *job, end=end), [(n, s) for n in names for s in seeds]))
+        for names in ([study.teacher], cells):
+            list(pool.map(lambda job: run(study, *job, end=end), [(n, s) for n in names for s in seeds]))
 
 
-def run(folder: Path, name: str, seed: int, *, end: float) -> None:
+def run(study: Study, name: str, seed: int, *, end: float) -> None:
     """Train and measure one cell, unless that is done; an interrupted one goes on."""
+    folder = study.out / str(seed)
     result, out = folder / f"{name}.json", folder / name
     if result.is_file() or time.monotonic() > end:
         return
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(configured(folder, name, seed), sort_keys=False))
+    path.write_text(yaml.safe_dump(configured(study, name, seed), sort_keys=False))
     train_side_by_side([Launch(path, out)])
     row = {"seed": seed, "cell": name, "commit": commit(), **measured(out)}
     if not name.startswith("teacher"):
@@ -125,15 +156,18 @@ def run(folder: Path, name: str, seed: int, *, end: float) -> None:
     print(f"seed {seed} {name}: AP3D@0.5 {row['Car 3d 0.5']:.1f}, {row['train_seconds']:.0f} s", flush=True)
 
 
-def configured(folder: Path, name: str, seed: int) -> dict[str, Any]:
+def configured(study: Study, name: str, seed: int) -> dict[str, Any]:
     """The configuration of a run as YAML has it."""
-    recipe, epochs = name.split("@")
+    folder, (recipe, epochs) = study.out / str(seed), name.split("@")
     base = "teacher" if recipe == "teacher" else "baseline"
     config: dict[str, Any] = yaml.safe_load(find_config(Path(f"demo/{base}.yaml")).read_text())
     heights = min_heights_px(SIZE)
     config |= {"out": str(folder / name), "seed": seed, "epochs": int(epochs)}
     config["data"] |= {"root": str(folder / "data"), "min_height_px": heights[-1], "batch_size": BATCH}
+    config["data"]["train"] = study.split
     config["validation"]["min_heights_px"] = list(heights)
+    if study.labelled is not None:  # so short epochs need no more than four validations in all
+        config["validation"]["every"] = -(-int(epochs) // 4)
     config["optimizer"] = {
         "gradient_clip": 10,
         "ema": EMA,
@@ -141,7 +175,7 @@ def configured(folder: Path, name: str, seed: int) -> dict[str, Any]:
     }
     if recipe == "teacher" or not RECIPES[recipe]:
         return config
-    teacher = str(folder / f"teacher@{TEACHER_EPOCHS}" / "model.safetensors")
+    teacher = str(folder / study.teacher / "model.safetensors")
     terms = RECIPES[recipe]
     taps = dict.fromkeys(["neck.4", *(tap for term in terms.values() for tap in term.get("taps", []))])
     config["distillation"] = {
