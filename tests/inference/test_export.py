@@ -23,7 +23,7 @@ from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference.export import calibration, check_batch_is_free, export, graph_of
 from monoskd.inference.onnx_precision import in_half, in_int8
 from monoskd.inference.onnx_predictor import OnnxPredictor
-from monoskd.inference.onnx_seal import check_seal
+from monoskd.inference.onnx_seal import check_seal, sealed
 from monoskd.inference.open_model import open_predictor
 from monoskd.inference.predictor import Fit, Predictor
 from monoskd.kitti.io import read_calibration, read_image
@@ -224,7 +224,7 @@ def test_predict_writes_the_same_without_torch(pair: Exported, tmp_path: Path) -
 def test_convolutions_in_float16_leave_positions_alone(pair: Exported, tmp_path: Path) -> None:
     half = in_half(onnx.load(pair.graph))
     onnx.checker.check_model(half, full_check=True)
-    onnx.save(half, tmp_path / "half.onnx")
+    (tmp_path / "half.onnx").write_bytes(sealed(half))
     kinds = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
     weights = [kinds[node.input[1]] for node in half.graph.node if node.op_type == "Conv"]
     assert set(weights) == {onnx.TensorProto.FLOAT16}
@@ -237,7 +237,7 @@ def test_int8_is_calibrated_on_training_frames(pair: Exported, scenes: Path, tmp
     inputs = list(calibration(network, scenes))
     assert [one["pixels"].shape[0] for one in inputs] == [1] * 4
     small = in_int8(whole, inputs)
-    onnx.save(small, tmp_path / "int8.onnx")
+    (tmp_path / "int8.onnx").write_bytes(sealed(small))
     weights = {tensor.data_type for tensor in small.graph.initializer if len(tensor.dims) == 4}
     assert onnx.TensorProto.INT8 in weights
     assert (tmp_path / "int8.onnx").stat().st_size < 0.4 * pair.graph.stat().st_size

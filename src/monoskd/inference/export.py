@@ -34,7 +34,7 @@ from monoskd.inference.onnx_predictor import (
     OnnxDescription,
     graph_inputs,
 )
-from monoskd.inference.onnx_seal import SEAL, UNSEALED, sealed
+from monoskd.inference.onnx_seal import sealed
 from monoskd.inference.predictor import Predictor
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.weights import describe_model, load_model
@@ -103,7 +103,7 @@ def export(
     elif precision == "int8":
         graph = in_int8(graph, frames)
     set_metadata(graph, description)
-    write_atomically(out, sealed(graph.SerializeToString()))
+    write_atomically(out, sealed(graph))
     return description
 
 
@@ -205,7 +205,7 @@ def set_metadata(model: Any, description: OnnxDescription) -> None:
     from onnx import helper
 
     model.producer_name, model.producer_version = "monoskd", description.version
-    helper.set_model_props(model, {METADATA: json.dumps(asdict(description), default=str), SEAL: UNSEALED})
+    helper.set_model_props(model, {METADATA: json.dumps(asdict(description), default=str)})
 
 
 def check_extra(*modules: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 from monoskd.errors import InputError
 
@@ -11,8 +12,13 @@ UNSEALED = "0" * 64  # stands in the file while its checksum is computed
 _ENTRY = re.compile(SEAL.encode() + rb"\x12\x40([0-9a-f]{64})")  # in a protobuf: the tag and the length of the value
 
 
-def sealed(content: bytes) -> bytes:
-    """A file whose metadata have `UNSEALED` as its checksum, with the checksum."""
+def sealed(graph: Any) -> bytes:
+    """The file of a graph (`onnx.ModelProto`) with its checksum, in place of one that it may have."""
+    for index, entry in reversed([*enumerate(graph.metadata_props)]):
+        if entry.key == SEAL:
+            del graph.metadata_props[index]
+    graph.metadata_props.add(key=SEAL, value=UNSEALED)
+    content: bytes = graph.SerializeToString()
     start, end = _place(content)
     return content[:start] + hashlib.sha256(content).hexdigest().encode() + content[end:]
 
