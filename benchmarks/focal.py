@@ -1,8 +1,10 @@
 """What another camera costs: `python benchmarks/focal.py --out runs/focal --seeds 101 102 103`.
 
 For each seed two students: one learns from pictures of one focal length, the other from the same streets with several.
-Then both see held-out streets, rendered through the training's camera and through others: other lenses, other numbers
-of pixels, other shapes. Each is asked as a user asks (`Predictor`), with and without the two parts of the geometry:
+Beside them, for each of four lenses, one that learns through that lens and is asked through no other: what such
+pictures are worth at best. All see held-out streets, rendered through the training's camera and through others: other
+lenses, other numbers of pixels, other shapes. Each is asked as a user asks (`Predictor`), with and without the two
+parts of the geometry:
 
 - depth: depths go by the focal length. Without: by the zoom alone, as if every picture were taken through the lens of
   training. That is the same network with the camera's focal length as its reference, so that k is the zoom.
@@ -42,7 +44,7 @@ from monoskd.synthetic import synthesize
 SIZE, FOCAL_PX = (320, 96), 185.9  # of the training pictures: KITTI's field of view
 FRAMES, VAL, EPOCHS = 168, 8, 50  # val: `train` wants some, which nothing reads
 STREETS, STREETS_SEED = 48, 7
-TRAININGS = {"one": None, "several": (0.5 * FOCAL_PX, 2.7 * FOCAL_PX)}
+LENSES = (0.5, 0.7, 1.4, 2.0, 2.7)
 MODERATE = 1
 LEAST_OVERLAP, LEAST_SCORE = 0.5, 0.05  # of the 2D boxes whose depth errors count
 DIGITS = 2  # of positions in label files
@@ -59,7 +61,7 @@ class View:
 def _views() -> Iterator[tuple[str, View]]:
     width, height = SIZE
     yield "training", View(SIZE, FOCAL_PX)
-    for times in (0.5, 0.7, 1.4, 2.0, 2.7):
+    for times in LENSES:
         yield f"lens {times:g}x", View(SIZE, times * FOCAL_PX)
     for times in (0.5, 2.0):
         yield f"pixels {times:g}x", View((round(times * width), round(times * height)), times * FOCAL_PX)
@@ -68,6 +70,30 @@ def _views() -> Iterator[tuple[str, View]]:
 
 
 VIEWS = dict(_views())
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a student learns from: streets through focal lengths of a range [px] (None: `FOCAL_PX`), and who asks it.
+
+    least_height: of the objects that it is taught, as a multiple of what it is through the training's camera; the same
+    cars have other heights through another lens.
+    """
+
+    focal_px: tuple[float, float] | None
+    views: tuple[str, ...] = tuple(VIEWS)
+    least_height: float = 1.0
+
+
+TRAININGS = {
+    "one": Training(None),
+    "several": Training((0.5 * FOCAL_PX, 2.7 * FOCAL_PX)),
+    **{
+        f"own {times:g}x": Training((times * FOCAL_PX, times * FOCAL_PX), (f"lens {times:g}x",), times)
+        for times in LENSES
+        if times <= 2
+    },
+}
 WAYS = {"both": ("focal", True), "no fit": ("size", True), "no depth": ("focal", False), "neither": ("size", False)}
 """How a network is asked: the fit, and whether depths go by the focal length."""
 
@@ -83,9 +109,9 @@ def main() -> None:
     jobs = [(name, seed) for seed in options.seeds for name in TRAININGS]
     if not options.report:
         for name, seed in [] if options.look else jobs:
-            train(options.out / f"{name}_{seed}", seed, focal_px=TRAININGS[name])
-        for view in VIEWS:
-            for name, seed in jobs:
+            train(options.out / f"{name}_{seed}", seed, TRAININGS[name])
+        for name, seed in jobs:
+            for view in TRAININGS[name].views:
                 look(options.out, view, name, seed)
     rows = measured(options.out, jobs)
     if options.report:
@@ -95,15 +121,16 @@ def main() -> None:
         print(json.dumps(row))
 
 
-def train(folder: Path, seed: int, *, focal_px: tuple[float, float] | None) -> None:
+def train(folder: Path, seed: int, training: Training) -> None:
     """One training, which goes on where it stopped."""
     if (folder / "run" / "model.safetensors").is_file():
         return
-    synthesize(folder / "data", frames=FRAMES, val=VAL / FRAMES, seed=seed, size=SIZE, focal_px=focal_px)
+    synthesize(folder / "data", frames=FRAMES, val=VAL / FRAMES, seed=seed, size=SIZE, focal_px=training.focal_px)
     prepare(folder / "data")
     config: dict[str, Any] = yaml.safe_load(find_config(Path("demo/baseline.yaml")).read_text())
     config |= {"out": str(folder / "run"), "seed": seed, "epochs": EPOCHS}
-    config["data"] |= {"root": str(folder / "data"), "min_height_px": min_heights_px(SIZE)[-1]}
+    least_px = training.least_height * min_heights_px(SIZE)[-1]
+    config["data"] |= {"root": str(folder / "data"), "min_height_px": least_px}
     config["optimizer"]["schedule"] = {"base": 0.003, "warmup_epochs": 1, "cosine": True}
     config["validation"]["min_heights_px"] = list(min_heights_px(SIZE))
     path = folder / "config.yaml"
@@ -138,6 +165,8 @@ def look(out: Path, view: str, name: str, seed: int) -> None:
         return
     frames, said = frames_of(out, view), {}
     for way, (fit, by_focal) in WAYS.items():
+        if way != "both" and name.startswith("own"):
+            continue
         if not by_focal and (name != "one" or camera.focal_px == FOCAL_PX):
             continue  # it learned with it; there it makes no difference
         predictor = Predictor(model, fit=fit)
@@ -157,10 +186,11 @@ def measured(out: Path, jobs: Sequence[tuple[str, int]]) -> list[dict[str, Any]]
     labels = {view: [frame.objects for frame in frames_of(out, view)] for view in asked}
     rows = []
     for name, seed, view in said:
-        if (name, seed, "training") not in said:
+        reference_of = "one" if name.startswith("own") else name
+        if (reference_of, seed, "training") not in said:
             continue
         truth, reference = same_objects(labels, view)
-        base = numbers(reference, torch.load(said[name, seed, "training"], weights_only=False)["both"])
+        base = numbers(reference, torch.load(said[reference_of, seed, "training"], weights_only=False)["both"])
         for way, detections in torch.load(said[name, seed, view], weights_only=False).items():
             own = numbers(truth, detections)
             row = {"training": name, "seed": seed, "view": view, "way": way, "objects": own.pop("objects")}

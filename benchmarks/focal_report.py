@@ -20,7 +20,7 @@ def write_focal(rows: Rows, record: Mapping[str, Any]) -> None:
     """Write the results, and the generated parts of the page with its figure."""
     write_json(RESULTS, {"schema": "monoskd/focal/1", **record, "rows": list(rows)})
     blocks = {
-        "ap": ap_table(rows, "one", WAYS),
+        "ap": ap_table(rows, "one", WAYS, own=True),
         "depth": depth_table(rows, "one", WAYS),
         "several": ap_table(rows, "several", ("both", "no fit")),
         "several_depth": depth_table(rows, "several", ("both", "no fit")),
@@ -46,15 +46,22 @@ def write_focal(rows: Rows, record: Mapping[str, Any]) -> None:
     PAGE.with_name("focal.svg").write_text(row_chart(marks, x_label=label, bars=True, standalone=True) + "\n")
 
 
-def ap_table(rows: Rows, training: str, ways: Sequence[str]) -> str:
-    """Cars' AP3D through each camera, and the training's camera on the same cars."""
+def ap_table(rows: Rows, training: str, ways: Sequence[str], *, own: bool = False) -> str:
+    """Cars' AP3D through each camera, and the training's camera on the same cars.
+
+    own: add what students have that learned through that lens alone.
+    """
     lines = []
     for view in views(rows):
         at_training = column(rows, training, view, "both", "training ap 3d")
         cars = column(rows, training, view, "both", "objects")
-        own = (words(column(rows, training, view, way, "ap 3d")) for way in ways)
-        lines.append((view, f"{mean(cars):.0f}" if cars else "-", words(at_training), *own))
-    return Table(("camera", "cars", "training's camera, same cars", *ways), tuple(lines)).markdown()
+        line = [view, f"{mean(cars):.0f}" if cars else "-", words(at_training)]
+        line += [words(column(rows, training, view, way, "ap 3d")) for way in ways]
+        if own:
+            line.append(words(column(rows, view.replace("lens", "own"), view, "both", "ap 3d")))
+        lines.append(tuple(line))
+    last = ("learned through it",) if own else ()
+    return Table(("camera", "cars", "training's camera, same cars", *ways, *last), tuple(lines)).markdown()
 
 
 def depth_table(rows: Rows, training: str, ways: Sequence[str]) -> str:
