@@ -1,5 +1,7 @@
 """Predictions as a recording for the Rerun viewer. Needs the extra `viz`."""
 
+import os
+import threading
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from monoskd.inference.outputs import Prediction
 
 TIMELINE = "frame"
 _JPEG_QUALITY = 90
-_FOOTER, _FOOTER_BYTES = b"FOOT", 64  # a whole recording ends with it
+_PART_BYTES = 1 << 20
 
 
 class RerunFile:
@@ -36,6 +38,7 @@ class RerunFile:
         self.path, self.partial = path, path.with_name(f".{path.stem[:100]}.partial.rrd")
         self.frames = 0
         self._stream: Any = None
+        self._copy: _Copy | None = None
 
     def add(self, prediction: Prediction) -> None:
         """One more frame of the timeline."""
@@ -43,7 +46,9 @@ class RerunFile:
         if self._stream is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = rr.RecordingStream("monoskd")
-            self._stream.save(str(self.partial))
+            self._copy = _Copy(self.partial)
+            self._stream.save(self._copy.source)
+            self._copy.begin()
             self._stream.log("world", rr.ViewCoordinates.RDF, static=True)
         self._stream.set_time(TIMELINE, sequence=self.frames)
         for entity, parts in self._entities(prediction):
@@ -84,20 +89,50 @@ class RerunFile:
         return [*entities, ("picture", [whole]), ("picture/boxes", [boxes_2d])]
 
     def close(self) -> None:
-        """Give the file its name. Raises InputError where it is not whole: Rerun does not say that a disk is full."""
-        if self._stream is None:
+        """Give the file its name. Raises InputError where it could not be written whole, as on a full disk."""
+        if self._stream is None or self._copy is None:
             return
         self._stream.disconnect()
-        if not self.partial.is_file() or not _has_footer(self.partial):
+        if error := self._copy.end():
             self.partial.unlink(missing_ok=True)
             raise InputError(
-                f"{self.path}: expected a recording of {self.frames} pictures, got one that is cut off, as on a full "
-                "disk: free some space; the results of the pictures are kept"
+                f"{self.path}: expected a recording of {self.frames} pictures, got one that is cut off "
+                f"({error.strerror}): free some space; the results of the pictures are kept"
             )
         self.partial.replace(self.path)
 
 
-def _has_footer(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - _FOOTER_BYTES, 0))
-        return _FOOTER in file.read()
+class _Copy:
+    """A thread that writes to a file what comes through a pipe.
+
+    Where Rerun writes the file itself and the disk is full, it waits for ever. This reads on, and knows the error.
+    source: the name of the pipe's other end, which Rerun opens before `begin`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._out = path.open("wb")
+        self._read, self._write = os.pipe()
+        self.source = f"/dev/fd/{self._write}"
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def begin(self) -> None:
+        """Copy until Rerun closes the pipe, which it alone holds open from now on."""
+        self._thread.start()
+        os.close(self._write)
+
+    def end(self) -> OSError | None:
+        """Wait until all is written; what prevented it, if anything did."""
+        self._thread.join()
+        return self._error
+
+    def _run(self) -> None:
+        with os.fdopen(self._read, "rb", buffering=0) as source:
+            try:
+                with self._out as out:
+                    while part := source.read(_PART_BYTES):
+                        out.write(part)
+            except OSError as error:
+                self._error = error
+                while source.read(_PART_BYTES):
+                    pass
