@@ -267,5 +267,5 @@ def test_what_a_header_asks_for_is_bounded(settings: dict[str, Any], message: st
     began = time.process_time()
     with pytest.raises(InputError, match=message) as caught:
         load_model(model_file)
-    assert time.process_time() - began < 2  # 1 s, and a margin for slower machines
+    assert time.process_time() - began < 10  # half a second in a young process; unbounded, it would be minutes
     assert "\n" not in str(caught.value)
