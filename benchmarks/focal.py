@@ -12,7 +12,8 @@ parts of the geometry:
 
 A camera's AP is compared with that of the training's camera on the same objects: cars that KITTI's labels would have,
 at most partly occluded and truncated, in both pictures. All other road users are ignored. Called again, it goes on
-where it stopped. `--report` writes benchmarks/results/focal.json and the tables and figures of docs/focal.md.
+where it stopped. `--report` adds what there is to benchmarks/results/focal.json, which holds what was measured before,
+and writes the tables and figures of docs/focal.md.
 """
 
 import argparse
@@ -102,11 +103,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/focal"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS), metavar="NAME")
     parser.add_argument("--look", action="store_true", help="train nothing; ask the networks that there are")
     parser.add_argument("--report", action="store_true", help="train nothing; write what is known")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    jobs = [(name, seed) for seed in options.seeds for name in TRAININGS]
+    jobs = [(name, seed) for seed in options.seeds for name in options.trainings]
     if not options.report:
         for name, seed in [] if options.look else jobs:
             train(options.out / f"{name}_{seed}", seed, TRAININGS[name])
@@ -115,8 +117,7 @@ def main() -> None:
                 look(options.out, view, name, seed)
     rows = measured(options.out, jobs)
     if options.report:
-        record = {"commit": commit(), "versions": versions(), "frames": STREETS, "epochs": EPOCHS}
-        write_focal(rows, record)
+        write_focal(rows, {"commit": commit(), "versions": versions(), "frames": STREETS, "epochs": EPOCHS})
     for row in rows:
         print(json.dumps(row))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from monoskd.files import write_json
+from monoskd.files import read_json, write_json
 from monoskd.report.chart import Mark, row_chart
 from monoskd.report.table import Table
 
@@ -17,8 +17,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def write_focal(rows: Rows, record: Mapping[str, Any]) -> None:
-    """Write the results, and the generated parts of the page with its figure."""
-    write_json(RESULTS, {"schema": "monoskd/focal/1", **record, "rows": list(rows)})
+    """Add the results to those known before, and write the generated parts of the page with its figure."""
+    rows = [*known_before(rows), *({**row, "commit": record["commit"]} for row in rows)]
+    write_json(RESULTS, {"schema": "monoskd/focal/1", **record, "rows": rows})
     blocks = {
         "ap": ap_table(rows, "one", WAYS, own=True),
         "depth": depth_table(rows, "one", WAYS),
@@ -44,6 +45,14 @@ def write_focal(rows: Rows, record: Mapping[str, Any]) -> None:
     }
     label = "median of predicted over true depth, cars"
     PAGE.with_name("focal.svg").write_text(row_chart(marks, x_label=label, bars=True, standalone=True) + "\n")
+
+
+def known_before(rows: Rows) -> list[dict[str, Any]]:
+    """The rows of networks that are not measured anew."""
+    anew = {(row["training"], row["seed"]) for row in rows}
+    before = read_json(RESULTS)
+    kept = (row for row in before["rows"] if (row["training"], row["seed"]) not in anew)
+    return [{"commit": before["commit"], **row} for row in kept]
 
 
 def ap_table(rows: Rows, training: str, ways: Sequence[str], *, own: bool = False) -> str:
