@@ -40,7 +40,7 @@ from monoskd.synthetic import synthesize
 
 TEACHER_EPOCHS, POOL = 200, 3
 # A step of a recipe over a step of its control, as `benchmarks/training.py` and docs/study.md (section 3) have it.
-TEACHER_COST, COSTS = 1.4, {"pseudo": 1.7, "unlabelled": 2.1}
+TEACHER_COST, COSTS = 1.4, {"pseudo": 1.7, "depth": 1.7, "depth_pseudo": 1.7, "unlabelled": 2.1}
 BATCH, RATE, EMA = 16, 0.006, 0.99
 DEPTH = {
     "loss": {"class_path": "monoskd.models.DepthMapLoss"},
@@ -62,6 +62,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "inherit": FULL,
     "unlabelled": {**FULL, "response": RESPONSE},
     "pseudo": {"response": RESPONSE},
+    "depth": {"depth_map": {**DEPTH, "share": 0.5}},
+    "depth_pseudo": {"depth_map": {**DEPTH, "share": 0.5}, "response": RESPONSE},
 }
 CURVE = (60, 120, 240)
 
@@ -186,7 +188,7 @@ def configured(study: Study, name: str, seed: int) -> dict[str, Any]:
     }
     if recipe == "inherit":
         config["start"] = {"inherit": teacher}
-    if "response" in terms:
+    if recipe in COSTS:  # those whose steps see frames without labels too
         config["data"]["unlabelled"] = {"ratio": 1.0, "threshold": 0.3}
     return config
 
