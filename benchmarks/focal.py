@@ -1,10 +1,10 @@
 """What another camera costs: `python benchmarks/focal.py --out runs/focal --seeds 101 102 103`.
 
-For each seed two students: one learns from pictures of one focal length, the other from the same streets with several.
-Beside them, for each of four lenses, one that learns through that lens and is asked through no other: what such
-pictures are worth at best. All see held-out streets, rendered through the training's camera and through others: other
-lenses, other numbers of pixels, other shapes. Each is asked as a user asks (`Predictor`), with and without the two
-parts of the geometry:
+For each seed three students: one learns from pictures of one focal length, one from the same pictures with other lenses
+made by augmentation (`augmentation.lens`), one from the same streets through several lenses. Beside them, for each of
+four lenses, one that learns through that lens and is asked through no other: what such pictures are worth at best. All
+see held-out streets, rendered through the training's camera and through others: other lenses, other numbers of pixels,
+other shapes. Each is asked as a user asks (`Predictor`), with and without the two parts of the geometry:
 
 - depth: depths go by the focal length. Without: by the zoom alone, as if every picture were taken through the lens of
   training. That is the same network with the camera's focal length as its reference, so that k is the zoom.
@@ -78,16 +78,18 @@ class Training:
     """What a student learns from: streets through focal lengths of a range [px] (None: `FOCAL_PX`), and who asks it.
 
     least_height: of the objects that it is taught, as a multiple of what it is through the training's camera; the same
-    cars have other heights through another lens.
+    cars have other heights through another lens. lens: `augmentation.lens`.
     """
 
     focal_px: tuple[float, float] | None
     views: tuple[str, ...] = tuple(VIEWS)
     least_height: float = 1.0
+    lens: float = 0.0
 
 
 TRAININGS = {
     "one": Training(None),
+    "made": Training(None, lens=0.5),
     "several": Training((0.5 * FOCAL_PX, 2.7 * FOCAL_PX)),
     **{
         f"own {times:g}x": Training((times * FOCAL_PX, times * FOCAL_PX), (f"lens {times:g}x",), times)
@@ -131,7 +133,7 @@ def train(folder: Path, seed: int, training: Training) -> None:
     config: dict[str, Any] = yaml.safe_load(find_config(Path("demo/baseline.yaml")).read_text())
     config |= {"out": str(folder / "run"), "seed": seed, "epochs": EPOCHS}
     least_px = training.least_height * min_heights_px(SIZE)[-1]
-    config["data"] |= {"root": str(folder / "data"), "min_height_px": least_px}
+    config["data"] |= {"root": str(folder / "data"), "min_height_px": least_px, "augmentation": {"lens": training.lens}}
     config["optimizer"]["schedule"] = {"base": 0.003, "warmup_epochs": 1, "cosine": True}
     config["validation"]["min_heights_px"] = list(min_heights_px(SIZE))
     path = folder / "config.yaml"

@@ -17,6 +17,7 @@ Modality: TypeAlias = Literal["rgb", "depth", "rgbd"]
 Pixels: TypeAlias = NDArray[np.uint8]
 DepthMap: TypeAlias = NDArray[np.float32]
 
+MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean, which the detectors subtract
 LEAST_SCORE = 0.2  # shown, of a network whose training has not measured a better one
 
 

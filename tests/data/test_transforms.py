@@ -7,7 +7,6 @@ from scipy.ndimage import map_coordinates
 from torchvision.transforms import functional as tv
 
 from monoskd.data.transforms import (
-    MEAN_COLOUR,
     Augmentation,
     Draw,
     draw_letterbox,
@@ -19,6 +18,7 @@ from monoskd.data.transforms import (
     without_p23,
 )
 from monoskd.errors import InputError
+from monoskd.frames import MEAN_COLOUR
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import alpha_from_yaw, wrap
 from monoskd.models.lens import IMAGENET_MEAN

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from monoskd.data.transforms import MEAN_COLOUR
 from monoskd.errors import InputError
+from monoskd.frames import MEAN_COLOUR
 from monoskd.geometry.camera import Camera
 from monoskd.inference.cameras import CameraSource, check_size, read_camera
 from monoskd.inference.lens import Lens, level_rotation

@@ -1,7 +1,7 @@
 """Augmentation of one frame in original pixels, and resampling to the network's size.
 
-Order: flip; crop and zoom, which only make a `Letterbox`; colour; then image and depth are resampled once, through
-that letterbox. Numpy, OpenCV and PIL: no network.
+Order: flip; crop and zoom, which only make a `Letterbox`; colour; another lens; then image and depth are resampled
+once, through that letterbox. Numpy, OpenCV and PIL: no network.
 """
 
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from monoskd.data.other_lens import through_lens
 from monoskd.errors import InputError
-from monoskd.frames import DepthMap, Frame, Pixels, PublishedData
+from monoskd.frames import MEAN_COLOUR, DepthMap, Frame, Pixels, PublishedData
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.geometry.heading import wrap
 from monoskd.objects import Objects
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's
-MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean, which the detectors subtract
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Draw:
     """The augmentation of one sample; the default changes nothing.
 
     scale: size of the crop relative to the image; shift: of its centre, as fractions of the image's (width, height).
+    lens: focal length of the lens that it seems to be taken through, over the camera's.
     """
 
     flip: bool = False
@@ -35,6 +36,7 @@ class Draw:
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
+    lens: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Augmentation:
         brightness: brightness is multiplied by a factor in 1 -/+ this.
         contrast: the same for contrast about the picture's mean luma.
         saturation: the same for colour against luma.
+        lens: share of samples that look as if another lens had taken them, of 1/2 to 2 times the focal length (its
+            logarithm evenly). For cameras that differ from those of the recording (docs/focal.md).
     """
 
     flip_probability: float = 0.5
@@ -58,6 +62,7 @@ class Augmentation:
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
+    lens: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -70,6 +75,7 @@ class Augmentation:
         size, *shift = rng.standard_normal(3)
         spread = np.array([self.brightness, self.contrast, self.saturation])
         brightness, contrast, saturation = (1 + spread * rng.uniform(-1, 1, 3)).tolist()
+        other_lens, times = rng.uniform(), 2 ** rng.uniform(-1, 1)
         return Draw(
             flip=bool(flip),
             scale=float(np.clip(1 + size * self.scale, 1 - self.scale, 1 + self.scale)) if crop else 1.0,
@@ -77,6 +83,7 @@ class Augmentation:
             brightness=brightness,
             contrast=contrast,
             saturation=saturation,
+            lens=float(times) if other_lens < self.lens else 1.0,
         )
 
 
@@ -118,7 +125,8 @@ def view_of(
         size=frame.size, draw=draw, input_size=input_size, per_axis_decoding=published.per_axis_decoding
     )
     warp_rgb, warp_metres = (warp_published, warp_published) if published.plain_bilinear else (warp_image, warp_depth)
-    image = warp_rgb(jitter(frame.image, draw), letterbox)
+    frame = through_lens(replace(frame, image=jitter(frame.image, draw)), draw.lens)
+    image = warp_rgb(frame.image, letterbox)
     depth_m = None if frame.depth_m is None else warp_metres(frame.depth_m, letterbox)
     depth = depth_m
     if depth_m is not None and published.double_depth_scale:

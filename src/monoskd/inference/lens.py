@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from monoskd.data.transforms import MEAN_COLOUR
 from monoskd.errors import InputError
+from monoskd.frames import MEAN_COLOUR
 from monoskd.geometry.camera import Camera
 
 FloatArray = NDArray[np.float64]
