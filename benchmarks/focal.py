@@ -185,19 +185,16 @@ def look(out: Path, view: str, name: str, seed: int) -> None:
 def measured(out: Path, jobs: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
     """A row for each network, camera and way that is known."""
     said = {(*job, view): path for job in jobs for view in VIEWS if (path := answers(out, *job, view)).is_file()}
-    asked = [view for view in VIEWS if any(view == key[-1] for key in said)]
-    labels = {view: [frame.objects for frame in frames_of(out, view)] for view in asked}
+    labels = {view: [frame.objects for frame in frames_of(out, view)] for view in VIEWS}
     rows = []
-    for name, seed, view in said:
-        reference_of = "one" if name.startswith("own") else name
-        if (reference_of, seed, "training") not in said:
-            continue
+    for (name, seed, view), path in said.items():
         truth, reference = same_objects(labels, view)
-        base = numbers(reference, torch.load(said[reference_of, seed, "training"], weights_only=False)["both"])
-        for way, detections in torch.load(said[name, seed, view], weights_only=False).items():
+        base = said.get((name, seed, "training"))
+        at_training = numbers(reference, torch.load(base, weights_only=False)["both"]) if base else {}
+        for way, detections in torch.load(path, weights_only=False).items():
             own = numbers(truth, detections)
             row = {"training": name, "seed": seed, "view": view, "way": way, "objects": own.pop("objects")}
-            rows.append(row | own | {f"training {key}": value for key, value in base.items()})
+            rows.append(row | own | {f"training {key}": value for key, value in at_training.items()})
     return rows
 
 
