@@ -39,6 +39,7 @@ from monoskd.kitti.prepare import prepare
 from monoskd.synthetic import synthesize
 
 TEACHER_EPOCHS, POOL = 200, 3
+LABELLED = round(FRAMES * (1 - VAL_SHARE))
 # A step of a recipe over a step of its control, as `benchmarks/training.py` and docs/study.md (section 3) have it.
 TEACHER_COST, COSTS = 1.4, {"pseudo": 1.7, "depth": 1.7, "depth_pseudo": 1.7, "unlabelled": 2.1}
 BATCH, RATE, EMA = 16, 0.006, 0.99
@@ -105,7 +106,13 @@ def main() -> None:
     rows = known(options.out)
     print(table(rows))
     if options.report:
-        write_json(options.json, {"schema": "monoskd/gain/1", "versions": versions(), "runs": rows})
+        rows = [{"labelled": options.labelled or LABELLED, **row} for row in rows]
+        document = {
+            "schema": "monoskd/gain/1",
+            "versions": versions(),
+            "runs": [*known_before(options.json, rows), *rows],
+        }
+        write_json(options.json, document)
 
 
 @dataclass(frozen=True)
@@ -132,8 +139,8 @@ def make(study: Study, seeds: list[int], cells: list[str], *, jobs: int, minutes
     end = time.monotonic() + 60 * minutes
     torch.set_num_threads(1)
     for seed in seeds:
-        data, trained = study.out / str(seed) / "data", round(FRAMES * (1 - VAL_SHARE))
-        synthesize(data, frames=FRAMES, val=VAL_SHARE, seed=seed, size=SIZE, unlabelled=POOL * trained)
+        data = study.out / str(seed) / "data"
+        synthesize(data, frames=FRAMES, val=VAL_SHARE, seed=seed, size=SIZE, unlabelled=POOL * LABELLED)
         prepare(data)
         layout = KittiLayout(data)
         write_split(layout.split(study.split), read_split(layout.split("train"))[: study.labelled])
@@ -196,6 +203,16 @@ def configured(study: Study, name: str, seed: int) -> dict[str, Any]:
 def known(out: Path) -> list[dict[str, Any]]:
     """Every run that is done."""
     return [json.loads(path.read_text()) for path in sorted(out.glob("[0-9]*/*@*.json"))]
+
+
+def known_before(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs of a file of results that are not among these."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row.get("labelled", LABELLED), row["seed"], row["cell"]
+
+    anew = {key(row) for row in rows}
+    return [row for row in json.loads(path.read_text())["runs"] if key(row) not in anew] if path.is_file() else []
 
 
 def table(rows: list[dict[str, Any]]) -> str:
