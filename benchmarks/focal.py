@@ -30,7 +30,7 @@ from focal_report import write_focal
 
 from monoskd.demo.story import min_heights_px
 from monoskd.engine.callbacks import commit, versions
-from monoskd.engine.launch import Launch, train_side_by_side
+from monoskd.engine.launch import Launch, is_finished, train_side_by_side
 from monoskd.engine.load import find_config
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.rules import MAX_OCCLUSION, MAX_TRUNCATION
@@ -126,7 +126,7 @@ def main() -> None:
 
 def train(folder: Path, seed: int, training: Training) -> None:
     """One training, which goes on where it stopped."""
-    if (folder / "run" / "model.safetensors").is_file():
+    if is_finished(folder / "run"):
         return
     synthesize(folder / "data", frames=FRAMES, val=VAL / FRAMES, seed=seed, size=SIZE, focal_px=training.focal_px)
     prepare(folder / "data")
@@ -163,8 +163,8 @@ def answers(out: Path, name: str, seed: int, view: str) -> Path:
 def look(out: Path, view: str, name: str, seed: int) -> None:
     """Write what one network says of one camera's pictures, asked in all ways, unless that is known."""
     camera, path = VIEWS[view], answers(out, name, seed, view)
-    model = out / f"{name}_{seed}" / "run" / "model.safetensors"
-    if path.is_file() or not model.is_file():
+    run = out / f"{name}_{seed}" / "run"
+    if path.is_file() or not is_finished(run):  # a training that was stopped has a model file, too
         return
     frames, said = frames_of(out, view), {}
     for way, (fit, by_focal) in WAYS.items():
@@ -172,7 +172,7 @@ def look(out: Path, view: str, name: str, seed: int) -> None:
             continue
         if not by_focal and (name != "one" or camera.focal_px == FOCAL_PX):
             continue  # it learned with it; there it makes no difference
-        predictor = Predictor(model, fit=fit)
+        predictor = Predictor(run / "model.safetensors", fit=fit)
         if not by_focal:
             detector: Any = predictor.detector
             detector.config = replace(detector.config, reference_focal_px=camera.focal_px)
