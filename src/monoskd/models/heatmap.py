@@ -53,6 +53,20 @@ def at_cells(dense: Float[Tensor, "b k v u"], where: AtCells) -> Float[Tensor, "
     return dense[where.image, :, where.cell[:, 1], where.cell[:, 0]]
 
 
+def head_at_cells(head: nn.Module, shared: Float[Tensor, "b c v u"], where: AtCells) -> Float[Tensor, "n k"]:
+    """What a dense head says at cells, evaluated there alone: `at_cells(head(shared), where)`.
+
+    The head sees a cell's 3 x 3 neighbours at most, with zeros outside of the map. To read fifty cells of it, most of
+    a convolution over a map of stride 4 is wasted.
+    """
+    step = torch.arange(3, device=shared.device)
+    columns, rows = (where.cell[:, axis, None] + step for axis in (0, 1))
+    around = nn.functional.pad(shared, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+    patches = around[where.image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    values: Tensor = head(patches)[:, :, 1, 1]
+    return values
+
+
 def draw_heatmap(
     cell: NDArray[Any], label: NDArray[Any], size: NDArray[Any], *, height: NDArray[Any], shape: tuple[int, int, int]
 ) -> Tensor:

@@ -7,7 +7,9 @@ import torch
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.models.did_m3d.heads import boxes_at
 from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.models.heatmap import at_cells
 from monoskd.structures import Detector, Views
 
 RandomTargets = Callable[[int], DidM3DTargets]
@@ -47,6 +49,16 @@ def test_inference_looks_at_the_best_cells_of_each_image(
     output = detector.eval()(Views(images(), cameras, letterbox))
     assert output.rois.image.tolist() == [0] * 10 + [1] * 10
     assert output.scores[0] == output.heads["heatmap"][0].sigmoid().max()
+
+
+def test_boxes_at_peaks_are_those_of_the_whole_maps(detector: DidM3D, cameras: Camera, letterbox: Letterbox) -> None:
+    with torch.inference_mode():
+        output = detector.eval()(Views(images(), cameras, letterbox))
+        maps = detector.dense(output.features["neck.4"])
+    assert "size_2d" not in output.heads
+    assert torch.equal(maps["heatmap"], output.heads["heatmap"])
+    wanted = boxes_at(at_cells(maps["offset_2d"], output.rois), at_cells(maps["size_2d"], output.rois), output.rois)
+    torch.testing.assert_close(output.boxes, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_training_looks_at_the_given_cells(

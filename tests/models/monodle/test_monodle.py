@@ -15,12 +15,13 @@ from monoskd.data.transforms import Draw
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, alpha_from_yaw, wrap
+from monoskd.models.heatmap import at_cells
 from monoskd.models.monodle import MonoDLE, MonoDLEConfig
 from monoskd.models.monodle.losses import mean, size_loss, task_losses
-from monoskd.models.monodle.structures import MonoDLETargets
+from monoskd.models.monodle.structures import MonoDLEOutput, MonoDLETargets
 from monoskd.models.monodle.teaching import HeadLoss, ResponseLoss
 from monoskd.objects import Objects
-from monoskd.structures import Batch, DetectorOutput, Frame, Sample, Views
+from monoskd.structures import Batch, Frame, Sample, Views
 
 SIZE = (640, 192)
 SMALL = MonoDLEConfig(
@@ -54,7 +55,7 @@ def sample(detector: MonoDLE, found: Objects, *, focal_px: float = 700.0, draw: 
     return make_sample("", frame, draw=draw, input_size=SIZE, targets=detector.target_maker())
 
 
-def perfect(targets: MonoDLETargets) -> DetectorOutput:
+def perfect(targets: MonoDLETargets) -> MonoDLEOutput:
     """What a network without error says."""
     _, _, rows, columns = targets.heatmap.shape
     row = (targets.image, slice(None), targets.cell[:, 1], targets.cell[:, 0])
@@ -73,7 +74,7 @@ def perfect(targets: MonoDLETargets) -> DetectorOutput:
     heads = {name: torch.zeros(len(targets.labelled), value.shape[1], rows, columns) for name, value in values.items()}
     for name, value in values.items():
         heads[name][row] = value
-    return DetectorOutput({}, heads | {"heatmap": torch.where(targets.heatmap == 1, 20.0, -20.0)})
+    return MonoDLEOutput({}, heads | {"heatmap": torch.where(targets.heatmap == 1, 20.0, -20.0)})
 
 
 @given(
@@ -119,19 +120,36 @@ def test_training_tells_the_lens_once() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_says_the_same_in_float32(detector: MonoDLE, dtype: torch.dtype) -> None:
-    views = Batch.collate([sample(detector, objects())]).views("rgb")
-    views = Views(
-        torch.rand(1, 3, 192, 640, generator=torch.Generator().manual_seed(0)), views.cameras, views.letterbox
-    )
+    batch = Batch.collate([sample(detector, objects())])
+    views = replace(batch.views("rgb"), images=torch.rand(1, 3, 192, 640, generator=torch.Generator().manual_seed(0)))
     with torch.inference_mode():
-        whole = detector(views)
+        whole = detector(views, batch.targets)
         with torch.autocast("cpu", dtype=dtype):
-            half = detector(views)
+            half = detector(views, batch.targets)
+            assert {head.dtype for head in detector(views).heads.values()} == {torch.float32}
     for name, head in half.heads.items():
         assert head.dtype == torch.float32
         largest = whole.heads[name].abs().max()
         assert (head - whole.heads[name]).abs().max() < 20 * torch.finfo(dtype).eps * largest, name
     assert len(detector.decode(half, views)[0]) == len(detector.decode(whole, views)[0])
+
+
+def test_heads_say_the_same_at_peaks_alone(detector: MonoDLE) -> None:
+    batch = Batch.collate([sample(detector, objects()), sample(detector, objects(xs=(2.0,)))])
+    views = replace(batch.views("rgb"), images=torch.rand(2, 3, 192, 640, generator=torch.Generator().manual_seed(0)))
+    with torch.inference_mode():
+        everywhere, there = detector(views, batch.targets), detector(views)
+    assert there.best is not None
+    assert {*everywhere.heads} == {*there.heads}
+    for name, head in everywhere.heads.items():
+        if name != "heatmap":
+            torch.testing.assert_close(there.heads[name], at_cells(head, there.best), rtol=1e-4, atol=1e-5)
+    for one, other in zip(detector.decode(everywhere, views), detector.decode(there, views), strict=True):
+        torch.testing.assert_close(one.scores, other.scores)
+        torch.testing.assert_close(one.boxes_2d, other.boxes_2d, rtol=1e-4, atol=1e-3)
+    errors = detector.metrics(there, batch.targets, views)["depth_error_m"]
+    said = at_cells(everywhere.heads["depth"], batch.targets).squeeze(1)
+    torch.testing.assert_close(errors, (said - batch.targets.depth).abs(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_perfect_network_has_next_to_no_loss(detector: MonoDLE) -> None:
@@ -145,7 +163,7 @@ def test_a_perfect_network_has_next_to_no_loss(detector: MonoDLE) -> None:
 def test_nothing_to_supervise_gives_zeros_with_a_gradient() -> None:
     detector = MonoDLE(SMALL)
     batch = Batch.collate([sample(detector, objects(xs=()))])
-    losses = detector.loss(detector(batch.views("rgb")), batch.targets)
+    losses = detector.loss(detector(batch.views("rgb"), batch.targets), batch.targets)
     assert all(loss.item() == 0 for name, loss in losses.items() if name != "heatmap")
     torch.stack(list(losses.values())).sum().backward()
     assert all(weight.grad.isfinite().all() for weight in detector.parameters() if weight.grad is not None)
@@ -172,7 +190,7 @@ def test_a_lost_depth_keeps_finite_gradients(detector: MonoDLE, raw: float) -> N
 def test_teaching_terms_are_zero_for_equal_networks_and_positive_otherwise(detector: MonoDLE) -> None:
     batch = Batch.collate([sample(detector, objects())])
     right = perfect(batch.targets)
-    wrong = DetectorOutput({}, {name: head + 0.5 for name, head in right.heads.items()})
+    wrong = MonoDLEOutput({}, {name: head + 0.5 for name, head in right.heads.items()})
     assert HeadLoss()(student=right, teacher=right, targets=batch.targets).item() == pytest.approx(0, abs=1e-6)
     parts = HeadLoss().parts(student=wrong, teacher=right, targets=batch.targets)
     assert all(part.item() > 0 for part in parts.values())

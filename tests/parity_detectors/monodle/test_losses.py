@@ -81,7 +81,7 @@ def passed(
         batch = batch_of(frames_of(recorded(f"losses_{case}")))
         detector = new_detector().train(mode == "train")
         with torch.set_grad_enabled(mode == "train"):
-            output = detector(batch.views("rgb"))
+            output = detector(batch.views("rgb"), batch.targets)
         if mode == "train":
             torch.stack(list(detector.loss(output, batch.targets).values())).sum().backward()
         heads = {name: head.detach() for name, head in output.heads.items()}

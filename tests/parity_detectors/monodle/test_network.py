@@ -26,8 +26,9 @@ def small(detector: MonoDLE, named_weights: ModuleType, seed: int) -> DetectorOu
 @pytest.fixture(scope="module")
 def real(detector: MonoDLE, recorded: Callable[[str], Arrays], batch_of: Callable[[object], Batch]) -> DetectorOutput:
     frames = [name if "_" in name else f"{name}_plain" for name in recorded("losses_plain")["frames"].tolist()]
+    views = batch_of(frames).views("rgb")
     with torch.inference_mode():
-        return detector(batch_of(frames).views("rgb"))
+        return detector.forward_normalised(detector.normalise(views), detector.magnification(views))
 
 
 def raw(output: DetectorOutput, name: str) -> Tensor:

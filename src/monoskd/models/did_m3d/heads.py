@@ -13,6 +13,7 @@ from torchvision.ops import roi_align
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, Rois
+from monoskd.models.heatmap import head_at_cells
 from monoskd.structures import Views
 
 HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
@@ -33,6 +34,15 @@ class DenseHeads(nn.Module):
     def forward(self, shared: Float[Tensor, "b k v u"]) -> dict[str, Tensor]:
         """`heatmap` b x c x v x u, `offset_2d` and `size_2d` b x 2 x v x u."""
         return {name: _full_precision(head(shared)) for name, head in self.named_children()}
+
+    def heat(self, shared: Float[Tensor, "b k v u"]) -> Float[Tensor, "b c v u"]:
+        """`heatmap` alone."""
+        return _full_precision(self.heatmap(shared))
+
+    def boxes(self, shared: Float[Tensor, "b k v u"], rois: Rois) -> Float[Tensor, "n 4"]:
+        """2D boxes [cells] at the regions' cells, where alone the heads are evaluated."""
+        offset, size = (head_at_cells(head, shared, rois) for head in (self.offset_2d, self.size_2d))
+        return boxes_at(_full_precision(offset), _full_precision(size), rois)
 
 
 class RegionalHeads(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monoskd.models.backbone import Backbone
 from monoskd.models.did_m3d.decode import decode_regions, merge_depth
-from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads, boxes_at
+from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads
 from monoskd.models.did_m3d.losses import task_losses
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput, DidM3DTargets, Rois
 from monoskd.models.did_m3d.targets import make_targets
@@ -120,7 +120,10 @@ class DidM3D(LensDetector):
         self.register_buffer("mean_sizes", torch.tensor(sizes), persistent=False)
 
     def forward(self, views: Views, at: DidM3DTargets | None = None) -> DidM3DOutput:
-        """Run on pictures or depth maps; the regional heads at the objects of `at`, or at the heat map's peaks."""
+        """Run on pictures or depth maps, at the objects of `at` or at the heat map's peaks.
+
+        At peaks `offset_2d` and `size_2d` are evaluated there alone, and are not in the output.
+        """
         return self.forward_normalised(self.normalise(views), views, rois=None if at is None else at.rois)
 
     def forward_normalised(
@@ -129,25 +132,25 @@ class DidM3D(LensDetector):
         """`forward` for normalised inputs; of `views` only cameras and letterbox are read."""
         backbone = self.backbone(inputs)
         neck = self.neck(backbone)
-        dense = self.dense(neck[str(HEAD_STRIDE)])
-        heat = dense["heatmap"].sigmoid()
+        shared = neck[str(HEAD_STRIDE)]
         if rois is None:
-            best = peaks(heat, count=self.config.top_k)
+            dense = {"heatmap": self.dense.heat(shared)}
+            best = peaks(dense["heatmap"].sigmoid(), count=self.config.top_k)
             rois, scores = Rois(best.image, best.cell, best.label), best.heat
         else:
-            scores = at_cells(heat, rois).gather(1, rois.label[:, None]).squeeze(1)
+            dense = self.dense(shared)
+            scores = at_cells(dense["heatmap"].sigmoid(), rois).gather(1, rois.label[:, None]).squeeze(1)
         features = {f"backbone.{stride}": x for stride, x in backbone.items()}
         features |= {f"neck.{stride}": x for stride, x in neck.items()}
-        boxes, regional = self.heads_at(rois, features=features, dense=dense, views=views)
+        boxes, regional = self.heads_at(rois, shared=shared, views=views)
         return DidM3DOutput(features, dense | regional, rois, boxes, scores)
 
     def heads_at(
-        self, rois: Rois, *, features: Mapping[str, Tensor], dense: Mapping[str, Tensor], views: Views
+        self, rois: Rois, *, shared: Float[Tensor, "b k v u"], views: Views
     ) -> tuple[Float[Tensor, "n 4"], dict[str, Tensor]]:
         """The 2D boxes [cells] that the dense heads give at these regions, and the outputs of the regional heads."""
-        boxes = boxes_at(at_cells(dense["offset_2d"], rois), at_cells(dense["size_2d"], rois), rois)
+        boxes = self.dense.boxes(shared, rois)
         k = None if self.published_input else self.magnification(views)
-        shared = features[f"neck.{HEAD_STRIDE}"]
         return boxes, self.regional(shared, rois=rois, boxes=boxes, views=views, magnification=k)
 
     def loss(self, output: DidM3DOutput, targets: DidM3DTargets) -> dict[str, Tensor]:
@@ -180,6 +183,6 @@ class DidM3D(LensDetector):
 
     def metrics(self, output: DidM3DOutput, targets: DidM3DTargets, views: Views) -> dict[str, Tensor]:
         """depth_error_m: |z - true z| at the labelled objects' cells, n. Only the regional heads run again."""
-        _, heads = self.heads_at(targets.rois, features=output.features, dense=output.heads, views=views)
+        _, heads = self.heads_at(targets.rois, shared=output.features[f"neck.{HEAD_STRIDE}"], views=views)
         depth_m, _ = merge_depth(heads["depth"], heads["depth_log_variance"])
         return {"depth_error_m": (depth_m - targets.depth).abs()}

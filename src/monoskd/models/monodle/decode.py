@@ -1,35 +1,33 @@
 """Head tensors to detections: what the network says in cells becomes boxes in original pixels and metres."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, decode_heading, yaw_from_alpha
-from monoskd.models.heatmap import at_cells, peaks
+from monoskd.models.heatmap import Peaks
 from monoskd.models.monodle.structures import HEAD_STRIDE, Quirk
 from monoskd.structures import Detections, Views
 
 
-def decode_peaks(
-    heads: dict[str, Tensor],
+def decode_cells(
+    best: Peaks,
+    at: Mapping[str, Tensor],
     views: Views,
     *,
     classes: tuple[str, ...],
     mean_sizes: Float[Tensor, "c 3"],
-    top_k: int,
     quirks: Collection[Quirk],
-) -> tuple[Detections, Int64[Tensor, " n"]]:
-    """The box at each of the `top_k` best cells of each image, good or not, and the image of each.
+) -> Detections:
+    """The box at each of the n best cells, good or not. at: what the heads say there, n x outputs.
 
     mean_sizes: (h, w, l) [m] that sizes are relative to. The 3D centre (not the bottom) is what projects to
     cell + offset_3d. Score = heat times the confidence exp(-u), which stays below 1 unless `unbounded_score`.
     """
-    best = peaks(heads["heatmap"].sigmoid(), count=top_k)
-    at = {name: at_cells(head, best) for name, head in heads.items() if name != "heatmap"}
     letterbox, camera = views.letterbox[best.image], Camera(views.cameras.P[best.image])
     centre_2d, half = best.cell + at["offset_2d"], at["size_2d"] / 2
     corners = torch.stack([centre_2d - half, centre_2d + half], 1)
@@ -44,7 +42,7 @@ def decode_peaks(
     confidence = torch.exp(-at["depth_log_std"].squeeze(1))
     if "unbounded_score" not in quirks:
         confidence = confidence.clamp(max=1)
-    detections = Detections(
+    return Detections(
         classes=classes,
         labels=best.label,
         scores=best.heat * confidence,
@@ -54,4 +52,3 @@ def decode_peaks(
         heat=best.heat,
         depth_std_m=at["depth_log_std"].squeeze(1).exp(),
     )
-    return detections, best.image

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
+from monoskd.models.heatmap import AtCells, head_at_cells
 
 HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
 _DEPTH_EPSILON = 1e-6  # keeps the depth below 1e6 m
@@ -34,10 +35,29 @@ class Heads(nn.Module):
                 head[-1].bias.data.copy_(torch.tensor(biases[name]))  # type: ignore[operator]
             self.add_module(name, head)
 
-    def forward(self, shared: Float[Tensor, "b k v u"]) -> dict[str, Tensor]:
-        """The raw heads by name, b x outputs x v x u, in float32 or better: positions need more than half precision."""
-        heads = {name: head(shared) for name, head in self.named_children()}
-        return {name: head.to(torch.promote_types(head.dtype, torch.float32)) for name, head in heads.items()}
+    def forward(self, shared: Float[Tensor, "b c v u"], k: Float[Tensor, " b"]) -> dict[str, Tensor]:
+        """The heads by name, b x outputs x v x u. k: the images' magnification, depth = k exp(-raw)."""
+        raw = {name: head(shared) for name, head in self.named_children()}
+        return _said(raw, k[:, None, None, None])
+
+    def heat(self, shared: Float[Tensor, "b c v u"]) -> Float[Tensor, "b classes v u"]:
+        """`heatmap` alone."""
+        return _said({"heatmap": self.heatmap(shared)}, None)["heatmap"]
+
+    def at(self, shared: Float[Tensor, "b c v u"], k: Float[Tensor, " b"], where: AtCells) -> dict[str, Tensor]:
+        """All but the heat map at n cells, where alone they are evaluated: n x outputs."""
+        heads = {name: head for name, head in self.named_children() if name != "heatmap"}
+        raw = {name: head_at_cells(head, shared, where) for name, head in heads.items()}
+        return _said(raw, k[where.image][:, None])
+
+
+def _said(raw: dict[str, Tensor], k: Tensor | None) -> dict[str, Tensor]:
+    """In float32 or better, for positions need more than half precision; with the depth in metres."""
+    heads = {name: head.to(torch.promote_types(head.dtype, torch.float32)) for name, head in raw.items()}
+    if k is not None:
+        raw_depth, heads["depth_log_std"] = heads["depth"][:, :1], heads["depth"][:, 1:]
+        heads["depth"] = depth_m(raw_depth) * k.to(raw_depth)
+    return heads
 
 
 def depth_m(raw: Tensor) -> Tensor:

@@ -16,17 +16,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.models.backbone import Backbone
-from monoskd.models.heatmap import at_cells
+from monoskd.models.heatmap import at_cells, peaks
 from monoskd.models.lens import LensDetector
-from monoskd.models.monodle.decode import decode_peaks
-from monoskd.models.monodle.heads import Heads, depth_m
+from monoskd.models.monodle.decode import decode_cells
+from monoskd.models.monodle.heads import Heads
 from monoskd.models.monodle.losses import task_losses
-from monoskd.models.monodle.structures import HEAD_STRIDE, MonoDLETargets, Quirk
+from monoskd.models.monodle.structures import HEAD_STRIDE, MonoDLEOutput, MonoDLETargets, Quirk
 from monoskd.models.monodle.targets import make_targets
 from monoskd.models.neck import DLAUp
 from monoskd.models.settings import CELLS, COUNT, INPUT_MULTIPLE, METRES, check_settings, names_among
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
-from monoskd.structures import Detections, DetectorOutput, Modality, PublishedData, TargetMaker, Views
+from monoskd.structures import Detections, Modality, PublishedData, TargetMaker, Views
 
 
 @dataclass(frozen=True)
@@ -135,25 +135,34 @@ class MonoDLE(LensDetector):
         """Whether k is 1, whatever the lens and the zoom."""
         return "lens_blind_depth" in self.quirks
 
-    def forward(self, views: Views, at: Any = None) -> DetectorOutput:
-        """Look at pictures or depth maps."""
-        return self.forward_normalised(self.normalise(views), self.magnification(views))
+    def forward(self, views: Views, at: Any = None) -> MonoDLEOutput:
+        """Look at pictures or depth maps: with `at` at every cell, else at the heat map's peaks."""
+        inputs, k = self.normalise(views), self.magnification(views)
+        return self.forward_normalised(inputs, k, everywhere=at is not None)
 
-    def forward_normalised(self, inputs: Float[Tensor, "b 3 h w"], k: Float[Tensor, " b"]) -> DetectorOutput:
-        """`forward` for inputs that are normalised already, of this magnification. depth = k exp(-raw)."""
+    def forward_normalised(
+        self, inputs: Float[Tensor, "b 3 h w"], k: Float[Tensor, " b"], *, everywhere: bool = True
+    ) -> MonoDLEOutput:
+        """`forward` for inputs that are normalised already, of this magnification."""
         backbone = self.backbone(inputs)
         neck = self.neck(backbone)
-        heads = self.heads(neck[str(HEAD_STRIDE)])
-        raw, heads["depth_log_std"] = heads["depth"].split(1, 1)
-        heads["depth"] = depth_m(raw) * k[:, None, None, None].to(raw)
         features = {f"backbone.{stride}": x for stride, x in backbone.items()}
-        return DetectorOutput(features | {f"neck.{stride}": x for stride, x in neck.items()}, heads)
+        features |= {f"neck.{stride}": x for stride, x in neck.items()}
+        shared = neck[str(HEAD_STRIDE)]
+        if everywhere:
+            return MonoDLEOutput(features, self.heads(shared, k))
+        heatmap = self.heads.heat(shared)
+        best = peaks(heatmap.sigmoid(), count=self.config.top_k)
+        return MonoDLEOutput(features, {"heatmap": heatmap, **self.heads.at(shared, k, best)}, best)
 
-    def loss(self, output: DetectorOutput, targets: MonoDLETargets) -> dict[str, Tensor]:
-        """Task losses by name: heatmap, offset_2d, size_2d, offset_3d, depth, size_3d, heading; each weighs 1."""
+    def loss(self, output: MonoDLEOutput, targets: MonoDLETargets) -> dict[str, Tensor]:
+        """Task losses by name: heatmap, offset_2d, size_2d, offset_3d, depth, size_3d, heading; each weighs 1.
+
+        `output` is that of a forward pass at `targets`.
+        """
         return task_losses(output.heads, targets, clamped_heat="clamped_heat" in self.quirks)
 
-    def decode(self, output: DetectorOutput, views: Views) -> list[Detections]:
+    def decode(self, output: MonoDLEOutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
         found, image = self._peaks(output, views)
         if "negative_sizes" not in self.quirks:
@@ -161,21 +170,19 @@ class MonoDLE(LensDetector):
         order = found.scores.argsort(descending=True, stable=True)
         return [found[order[(image == number)[order]]] for number in range(len(views))]
 
-    def candidates(self, output: DetectorOutput, views: Views) -> Detections:
+    def candidates(self, output: MonoDLEOutput, views: Views) -> Detections:
         """The `top_k` cells of each image; those with a negative dimension are marked, unless `negative_sizes`."""
         found, _ = self._peaks(output, views)
         return found if "negative_sizes" in self.quirks else found.marked(found.is_real)
 
-    def _peaks(self, output: DetectorOutput, views: Views) -> tuple[Detections, Tensor]:
+    def _peaks(self, output: MonoDLEOutput, views: Views) -> tuple[Detections, Tensor]:
         """The box at each of the best cells, and the image of each."""
-        return decode_peaks(
-            output.heads,
-            views,
-            classes=self.classes,
-            mean_sizes=self.mean_sizes,
-            top_k=self.config.top_k,
-            quirks=self.quirks,
-        )
+        best, at = output.best, output.heads
+        if best is None:
+            best = peaks(output.heads["heatmap"].sigmoid(), count=self.config.top_k)
+            at = {name: at_cells(head, best) for name, head in output.heads.items()}
+        found = decode_cells(best, at, views, classes=self.classes, mean_sizes=self.mean_sizes, quirks=self.quirks)
+        return found, best.image
 
     def target_maker(
         self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None
@@ -191,6 +198,7 @@ class MonoDLE(LensDetector):
             published=published or PublishedData(),
         )
 
-    def metrics(self, output: DetectorOutput, targets: MonoDLETargets, views: Views) -> dict[str, Tensor]:
-        """depth_error_m: |z - true z| at the labelled objects' cells, n."""
-        return {"depth_error_m": (at_cells(output.heads["depth"], targets).squeeze(1) - targets.depth).abs()}
+    def metrics(self, output: MonoDLEOutput, targets: MonoDLETargets, views: Views) -> dict[str, Tensor]:
+        """depth_error_m: |z - true z| at the labelled objects' cells, n. Only the heads run again, and only there."""
+        said = self.heads.at(output.features[f"neck.{HEAD_STRIDE}"], self.magnification(views), targets)
+        return {"depth_error_m": (said["depth"].squeeze(1) - targets.depth).abs()}

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal, TypeAlias
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from monoskd.structures import Targets
+from monoskd.models.heatmap import Peaks
+from monoskd.structures import DetectorOutput, Targets
 
 HEAD_STRIDE = 4  # network pixels a cell
 
@@ -23,6 +24,16 @@ Quirk: TypeAlias = Literal[
     "negative_sizes",
     "small_start",
 ]
+
+
+@dataclass(frozen=True)
+class MonoDLEOutput(DetectorOutput):
+    """The output of one forward pass: heads b x outputs x v x u.
+
+    best: the cells that the heads looked at, if that was not at all: then heads but the heat map are n x outputs.
+    """
+
+    best: Peaks | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
