@@ -1,6 +1,7 @@
-"""Seconds of detectors: `python benchmarks/detector_speed.py [small | published | attention]`.
+"""Seconds of detectors: `python benchmarks/detector_speed.py [small | published | peaks | attention]`.
 
 small: DID-M3D's sizes in training and in use. published: the network of each `kitti/.../baseline.yaml`, one picture.
+peaks: dense heads at the heat map's peaks alone, as in prediction, against heads on the whole map.
 attention: multi-scale deformable attention against the usual fallback for want of a compiled operator. What is
 compared takes turns, so that other work on the machine meets all alike; ratios are what to compare between machines.
 """
@@ -10,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from monoskd.models import DidM3D, DidM3DConfig
 from monoskd.models.did_m3d.structures import ROI_CELLS, DidM3DTargets
 from monoskd.models.monodetr.deformable import DeformableAttention, Shapes, places_of
 from monoskd.models.monodetr.transformer import cell_centres
+from monoskd.models.monodle import MonoDLE, MonoDLEConfig
 from monoskd.structures import Detector, Views
 
 EIGHTH = {"channels": [4, 4, 8, 16, 32, 64]}
@@ -42,7 +45,7 @@ WIDTH, HEADS, POINTS = 256, 8, 4
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    tables = {"small": small, "published": published, "attention": attention}
+    tables = {"small": small, "published": published, "peaks": at_peaks, "attention": attention}
     parser.add_argument("table", nargs="?", choices=list(tables), help="all by default")
     parser.add_argument("--batch", type=int, default=8, help="images a step of the small sizes")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps; the median counts")
@@ -87,12 +90,29 @@ def published(*, batch: int, repeats: int) -> None:
         print(f"{name:30s} {parameters:8.2f} {row}", flush=True)
 
 
+@torch.inference_mode()
+def at_peaks(*, batch: int, repeats: int) -> None:
+    """CPU seconds of one pass at full size, a row for each detector with dense heads."""
+    print(f"{'detector':30s} {'whole map ms':>12s} {'peaks ms':>8s} {'ratio':>6s}")
+    for detector in (DidM3D(DidM3DConfig(pretrained=False)), MonoDLE(MonoDLEConfig(pretrained=False))):
+        detector.eval().to(memory_format=torch.channels_last)
+        views = random_views(1, detector.input_size, focal_px=744.0)
+        where = SimpleNamespace(rois=getattr(detector(views), "rois", None))  # as many regions in both
+        passes = {
+            "whole": lambda at=where, of=detector, v=views: of(v, at),
+            "peaks": lambda of=detector, v=views: of(v),
+        }
+        ms = {name: 1e3 * seconds for name, seconds in in_turns(passes, repeats, clock=time.process_time).items()}
+        row = f"{ms['whole']:12.0f} {ms['peaks']:8.0f} {ms['whole'] / ms['peaks']:6.2f}"
+        print(f"{type(detector).__name__:30s} {row}", flush=True)
+
+
 def full_size(folder: Path) -> Detector:
     """The network of a shipped baseline, with random weights, in evaluation mode."""
     words = ("--detector.init_args.config.pretrained", "false")
     detector = load_config(folder / "baseline.yaml", words).run().detector
     assert isinstance(detector, Detector)
-    return detector.eval()
+    return detector.eval().requires_grad_(False)  # the counter of operations follows parameters that have a gradient
 
 
 class StackedAttention(DeformableAttention):
@@ -147,15 +167,17 @@ def attention(*, batch: int, repeats: int) -> None:
         print(f"{name:30s} {row} {trained[name] / trained[last]:6.2f}", flush=True)
 
 
-def in_turns(actions: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+def in_turns(
+    actions: Mapping[str, Callable[[], Any]], repeats: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each action; they take turns, after a first turn that warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(repeats + 1):
         for name, action in actions.items():
-            start = time.perf_counter()
+            start = clock()
             action()
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
