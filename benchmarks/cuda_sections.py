@@ -24,7 +24,7 @@ from monoskd.distill import SpearmanLoss
 from monoskd.engine.callbacks import commit, versions
 from monoskd.engine.load import load_config
 from monoskd.files import write_json
-from monoskd.models.did_m3d import DidM3D
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 
 SCHEMA = "monoskd/cuda/1"
 HERE = Path(__file__).parent
