@@ -22,7 +22,7 @@ def foreground_masks(
     batch, _, rows, columns = targets.heatmap.shape
     masks = []
     for height, width in sizes:
-        x, y = targets.box_2d.unflatten(1, (2, 2)).unbind(2)
+        x, y = targets.box_2d.reshape(len(targets.box_2d), 2, 2).unbind(2)
         low, high = torch.stack([x * (width / columns), y * (height / rows)], 2).unbind(1)
         low, high = (low.trunc(), high.trunc()) if published else (low.floor(), high.ceil())
         masks.append(_rectangles(low, high, targets.image, batch=batch, height=height, width=width))
