@@ -393,12 +393,7 @@ def test_gathers_read_what_grid_sample_reads(align_corners: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {"input_focal_px": 180.0},
-        pytest.param({"input_focal_px": 180.0, "modality": "depth"}, marks=pytest.mark.slow),
-        pytest.param({"geometry": "published"}, marks=pytest.mark.slow),
-    ],
+    "settings", [{"input_focal_px": 180.0}, pytest.param({"geometry": "published"}, marks=pytest.mark.slow)]
 )
 def test_onnxruntime_finds_what_torch_finds(settings: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -413,10 +408,7 @@ def test_onnxruntime_finds_what_torch_finds(settings: dict[str, Any], tmp_path: 
     torch_, onnx = Predictor(model), OnnxPredictor(graph)
     for count, focal_px in ((1, 150.0), (3, 300.0), (1, 700.0)):
         camera = Camera.from_focal(focal_px, width=160, height=80)
-        pictures = draw.integers(0, 255, (count, 80, 160, 3), np.uint8)
-        depths = draw.uniform(0, 60, (count, 80, 160)).astype(np.float32)
-        maps = depths if detector.modality == "depth" else [None] * count
-        frames = [Frame(picture, camera, depth_m) for picture, depth_m in zip(pictures, maps, strict=True)]
+        frames = [Frame(draw.integers(0, 255, (80, 160, 3), np.uint8), camera) for _ in range(count)]
         for wanted, found in zip(torch_.batch(frames), onnx.batch(frames), strict=True):
             assert len(found) == len(wanted) > 0
             for name in ("labels", "scores", "boxes_2d", "alpha"):
