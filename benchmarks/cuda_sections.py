@@ -10,21 +10,29 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import learning
+import numpy as np
 import real
 import torch
+from learning import render
 from workload import BATCH, RECIPES, SIZE, SMALL_BATCH, SMALL_NETWORK, SMALL_SIZE, Workload
 
 from monoskd.distill import SpearmanLoss
 from monoskd.engine.callbacks import commit, versions
-from monoskd.engine.load import load_config
+from monoskd.errors import InputError
 from monoskd.files import write_json
-from monoskd.models.did_m3d import DidM3D
+from monoskd.frames import Frame
+from monoskd.geometry.camera import Camera
+from monoskd.inference.export import export
+from monoskd.inference.onnx_predictor import OnnxPredictor
+from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.models.weights import save_model
 
 SCHEMA = "monoskd/cuda/1"
 HERE = Path(__file__).parent
@@ -137,8 +145,9 @@ def _step_cost(setup: Setup, recipe: str, options: dict[str, Any]) -> dict[str, 
             workload = Workload.make(recipe, device=setup.device, small=setup.small, **options)
             ms = milliseconds(workload.step, setup, warm_up=3)
         except torch.cuda.OutOfMemoryError:
-            return {"ms": None, "peak_mib": None, "fault": "out of memory"}
-        return {"ms": ms, "peak_mib": peak_mib(setup)}
+            return {"ms": None, "peak_mib": None, "images_a_second": None, "fault": "out of memory"}
+        images = 1000 * len(workload.views) / ms
+        return {"ms": ms, "peak_mib": peak_mib(setup), "images_a_second": round(images, 1)}
 
 
 def ranks(setup: Setup) -> dict[str, Any]:
@@ -173,10 +182,14 @@ def _torchsort() -> Any:
 
 
 def inference(setup: Setup) -> dict[str, Any]:
-    """Milliseconds a picture, decoding included, of the student in float32 and float16."""
+    """Milliseconds a picture, decoding included, of the student in float32 and float16, and of the exported graph.
+
+    The graph's include the picture's way to the device, which the network's do not.
+    """
     rows: dict[str, Any] = {}
     half = torch.bfloat16 if setup.device.type == "cpu" else torch.float16
-    for batch in (1, 2) if setup.small else (1, 16):
+    batches = (1, 2) if setup.small else (1, 16)
+    for batch in batches:
         for name, dtype in (("fp32", None), ("half", half)):
             workload = Workload.make("student", device=setup.device, small=setup.small, batch=batch, autocast=dtype)
             network = workload.student.eval()
@@ -188,18 +201,44 @@ def inference(setup: Setup) -> dict[str, Any]:
                     network.decode(network(workload.views), workload.views)
 
             rows[f"batch {batch}, {name}"] = {"ms_a_picture": round(milliseconds(predict, setup) / batch, 3)}
-    return rows
+    try:
+        return rows | _graph(setup, batches)
+    except InputError as error:  # no onnx or onnxscript here
+        return rows | {"exported graph": {"fault": str(error)}}
+
+
+def _graph(setup: Setup, batches: Sequence[int]) -> dict[str, Any]:
+    """Milliseconds a picture of the exported student; on the CPU where onnxruntime cannot use the GPU."""
+    width, height = SMALL_SIZE if setup.small else SIZE
+    frame = Frame(np.zeros((height, width, 3), np.uint8), Camera.from_focal(700.0, width=width, height=height))
+    with tempfile.TemporaryDirectory() as folder:
+        model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
+        save_model(
+            Workload.make("student", device=torch.device("cpu"), small=setup.small).student, model, provenance={}
+        )
+        export(model, graph)
+        place = setup.device.type
+        try:
+            predictor = OnnxPredictor(graph, device=place)
+        except InputError:
+            place, predictor = "cpu", OnnxPredictor(graph)
+        return {
+            f"batch {batch}, exported graph on {place}": {
+                "ms_a_picture": round(milliseconds(lambda n=batch: predictor.batch([frame] * n), setup) / batch, 3)
+            }
+            for batch in batches
+        }
 
 
 def loader(setup: Setup) -> dict[str, Any]:
-    """Images a second that the loader of a run gives, by number of workers, with depth maps and targets."""
+    """Images a second of a run's loader, with depth maps and targets, by number of workers, and what steps consume."""
     from torch.utils.data import DataLoader
 
     from monoskd.engine.measure import labelled_batches
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
-        _render(root, frames=8 if setup.small else 64, size=SMALL_SIZE if setup.small else (1242, 375))
+        render(root, frames=8 if setup.small else 64, size=SMALL_SIZE if setup.small else (1242, 375))
         sizes = {"input_size": SMALL_SIZE, **SMALL_NETWORK} if setup.small else {"input_size": SIZE}
         detector = DidM3D(DidM3DConfig(pretrained=False, **sizes))
         samples = labelled_batches(detector, root, split="train", min_height_px=1).dataset
@@ -209,86 +248,12 @@ def loader(setup: Setup) -> dict[str, Any]:
             start = time.perf_counter()
             images = sum(batches)
             rows[f"{workers} workers"] = round(images / (time.perf_counter() - start), 1)
-    return {"images_a_second": rows}
+    steps = {recipe: _step_cost(setup, recipe, dict(FORMS["bf16"])) for recipe in ("student", "monoskd")}
+    return {"images_a_second": rows, "steps_consume": {recipe: row["images_a_second"] for recipe, row in steps.items()}}
 
 
 def _count(samples: list[Any]) -> int:
     return len(samples)
-
-
-def learning(setup: Setup) -> dict[str, Any]:
-    """Teacher, baseline, control and MonoSKD at real size on rendered frames, each for its share of the time left."""
-    from monoskd.engine.run import train
-    from monoskd.files import read_json
-
-    names = ("teacher", "baseline", "control", "monoskd")
-    results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root, runs = Path(folder) / "data", Path(folder) / "runs"
-        size = SMALL_SIZE if setup.small else (640, 192)
-        frames = 8 if setup.small else 2_000
-        start = time.perf_counter()
-        _render(root, frames=frames, size=size)
-        results["rendering_s"] = round(time.perf_counter() - start, 1)
-        for number, name in enumerate(names):
-            seconds = setup.left_s / (len(names) - number)
-            run = train(load_config(_recipe(Path(folder), name, size, setup, seconds, runs)))
-            manifest = read_json(run / "manifest.json")
-            keys = ("epochs", "steps", "images_per_second", "peak_memory_mb", "device")
-            results[name] = {key: manifest[key] for key in keys} | _evaluated(run, root, setup)
-    return results
-
-
-_IMAGES_A_SECOND = 200.0  # a cautious guess of one GPU at 640 x 192; it sets the number of epochs
-
-
-def _recipe(folder: Path, name: str, size: tuple[int, int], setup: Setup, seconds: float, runs: Path) -> Path:
-    """The config of one of the runs."""
-    network = {"pretrained": False, "input_size": list(size), **(SMALL_NETWORK if setup.small else {})}
-    network |= {"modality": "depth"} if name == "teacher" else {}
-    epochs = 1 if setup.small else max(int(seconds * _IMAGES_A_SECOND / 1_600 * 0.7), 2)
-    document: dict[str, Any] = {
-        "data": {"root": str(folder / "data"), "batch_size": 2 if setup.small else 16, "min_height_px": 12.0},
-        "out": str(runs / name),
-        "epochs": epochs,
-        "optimizer": {"gradient_clip": 10, "schedule": {"warmup_epochs": 1, "milestones": [epochs * 4 // 5 + 1]}},
-        "validation": {"every": 0},
-        "accelerator": "gpu" if setup.device.type == "cuda" else "cpu",
-        "precision": "32-true" if setup.small else "bf16-mixed",
-    }
-    document["data"]["workers"] = 0 if setup.small else 14
-    if name in ("teacher", "baseline"):
-        document["detector"] = {"class_path": "monoskd.models.DidM3D", "init_args": {"config": network}}
-    else:
-        document["start"] = str(runs / "baseline" / "model.safetensors")
-    if name == "monoskd":
-        shipped = load_config(Path("kitti/monoskd.yaml"), ["--start", "none"]).namespace.as_dict()["distillation"]
-        document["distillation"] = json.loads(json.dumps(shipped, default=str))
-        document["distillation"]["teacher"] = str(runs / "teacher" / "model.safetensors")
-    path = folder / f"{name}.yaml"
-    path.write_text(json.dumps(document))
-    return path
-
-
-def _evaluated(run: Path, root: Path, setup: Setup) -> dict[str, Any]:
-    """Car, moderate, on the held-out frames."""
-    from monoskd.engine.measure import Measurement, labelled_batches, measure
-    from monoskd.evaluation.evaluator import KittiEvaluator
-    from monoskd.models.weights import load_model
-
-    detector = load_model(run / "model.safetensors").to(setup.device)
-    measurement = Measurement(KittiEvaluator(("Car",), (20.0, 12.5, 12.5)))
-    measure(detector, labelled_batches(detector, root, split="val", min_height_px=12.5), measurement)
-    return measurement.summary()
-
-
-def _render(root: Path, *, frames: int, size: tuple[int, int]) -> None:
-    from monoskd.kitti.prepare import prepare
-    from monoskd.synthetic import synthesize
-
-    workers = 1 if frames < 20 else None
-    synthesize(root, frames=frames, val=0.25, seed=0, size=size, workers=workers)
-    prepare(root, workers=workers)
 
 
 def milliseconds(action: Callable[[], object], setup: Setup, *, warm_up: int = 1) -> float:
@@ -339,7 +304,7 @@ SECTIONS: dict[str, Callable[[Setup], dict[str, Any]]] = {
     "ranks": ranks,
     "inference": inference,
     "loader": loader,
-    "learning": learning,
+    "learning": lambda setup: learning.section(device=setup.device, minutes=setup.left_s / 60, small=setup.small),
     "real": lambda setup: real.section(setup.drives, minutes=setup.left_s / 60, small=setup.small),
 }
 

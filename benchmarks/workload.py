@@ -11,11 +11,13 @@ from detector_speed import random_targets
 from torch import Tensor, nn
 
 from monoskd.distill import Distilled, Distiller
+from monoskd.engine.config import OptimizerConfig
 from monoskd.engine.load import load_config
+from monoskd.engine.training import Training
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.did_m3d.structures import DidM3DTargets
-from monoskd.structures import Views
+from monoskd.structures import Batch, Views
 
 SIZE, BATCH = (1280, 384), 16
 SMALL_SIZE, SMALL_BATCH = (128, 64), 2
@@ -99,6 +101,22 @@ class Workload:
             output = out.student if isinstance(out, Distilled) else out
             losses = self.student.loss(output, self.targets)
         return losses | ({"distillation": out.total} if isinstance(out, Distilled) else {})
+
+    def training(self) -> tuple[Training, Batch]:
+        """The module and the batch with which `monoskd train` takes this step; its `log_dict` needs a trainer."""
+        training = Training(self.student, optimizer=OptimizerConfig(), epochs=1, distiller=self.distiller)
+        count = len(self.views)
+        return training, Batch(
+            frames=[""] * count,
+            image=self.views.images,
+            cameras=self.views.cameras,
+            letterbox=self.views.letterbox,
+            sizes=[self.student.input_size] * count,
+            depth=self.depth.images,
+            targets=self.targets,
+            objects=[None] * count,
+            all_labelled=True,
+        )
 
     def step(self, scaler: torch.amp.GradScaler | None = None) -> Tensor:
         """One step of the optimiser; the loss before it, still on the device."""

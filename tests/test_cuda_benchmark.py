@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import cuda_sections
+import learning
 import pytest
 import torch
 from workload import RECIPES, Workload
@@ -27,13 +28,15 @@ def test_results_are_written_after_each_section(
         raise RuntimeError("no such kernel")
 
     monkeypatch.setitem(cuda_sections.SECTIONS, "broken", broken)
-    cuda_sections.run_sections(["broken", "ranks", "inference"], setup, tmp_path / "cuda.json")
+    cuda_sections.run_sections(["broken", "ranks", "loader"], setup, tmp_path / "cuda.json")
     document = json.loads((tmp_path / "cuda.json").read_text())
     assert document["schema"] == "monoskd/cuda/1"
     assert {"torch", "python"} <= document["versions"].keys()
     assert document["sections"]["broken"]["error"] == "RuntimeError: no such kernel"
     assert all(value > 0 for value in document["sections"]["ranks"]["result"]["480"].values())
-    assert document["sections"]["inference"]["result"]["batch 1, fp32"]["ms_a_picture"] > 0
+    loader = document["sections"]["loader"]["result"]
+    assert loader["images_a_second"]["0 workers"] > 0
+    assert loader["steps_consume"]["student"] > 0
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -70,4 +73,10 @@ def test_all_sections_run_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [*sections] == [*cuda_sections.SECTIONS]
     assert sections["right"]["result"]["failed"] == {}
     assert sections["right"]["result"]["tests"] > 20
-    assert sections["learning"]["result"]["monoskd"]["steps"] > 0
+    inference = sections["inference"]["result"]
+    assert [*inference] == [
+        *(f"batch {batch}, {kind}" for batch in (1, 2) for kind in ("fp32", "half")),
+        *(f"batch {batch}, exported graph on cpu" for batch in (1, 2)),
+    ]
+    assert all(row["ms_a_picture"] > 0 for row in inference.values())
+    assert all(sections["learning"]["result"][recipe]["steps"] > 0 for recipe in learning.RECIPES)

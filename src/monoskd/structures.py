@@ -164,7 +164,10 @@ class Sample(_Movable):
 
 @dataclass(frozen=True)
 class Batch(_Movable):
-    """b samples; fields as in `Sample`. depth and targets: None unless every sample has them."""
+    """b samples; fields as in `Sample`. depth and targets: None unless every sample has them.
+
+    all_labelled: `targets.labelled.all()`, known without a question to the device.
+    """
 
     frames: list[str]
     image: Float[Tensor, "b 3 h w"]
@@ -174,6 +177,7 @@ class Batch(_Movable):
     depth: Float[Tensor, "b 1 h w"] | None
     targets: Targets | None
     objects: list[Objects | None]
+    all_labelled: bool
 
     def views(self, modality: Modality) -> Views:
         """The input of a network of this modality. Raises ValueError where the batch has no depth maps."""
@@ -201,6 +205,7 @@ class Batch(_Movable):
             depth=torch.stack(depths) if len(depths) == len(samples) else None,
             targets=type(targets[0]).collate(targets) if targets and len(targets) == len(samples) else None,
             objects=[sample.objects for sample in samples],
+            all_labelled=all(bool(part.labelled.all()) for part in targets),
         )
 
 

@@ -56,7 +56,7 @@ class Training(pl.LightningModule):
         """One step's loss; every term is logged by name."""
         assert batch.targets is not None, "training frames have labels or pseudo-labels"
         output, distilled = self.outputs(batch)
-        tasks = self.student.loss(*labelled(output, batch.targets))
+        tasks = self.student.loss(*labelled(output, batch.targets, all_labelled=batch.all_labelled))
         if self.task_weights is not None:
             self.task_weights.check(tasks)
         task_loss = torch.stack([self.weights.get(name, 1.0) * loss for name, loss in tasks.items()]).sum()
@@ -187,8 +187,8 @@ class Training(pl.LightningModule):
         return {"loss": loss, **tasks, **terms}
 
 
-def labelled(output: DetectorOutput, targets: Targets) -> tuple[DetectorOutput, Targets]:
-    """Output and targets of the labelled images of a batch."""
-    if targets.labelled.all():
+def labelled(output: DetectorOutput, targets: Targets, *, all_labelled: bool) -> tuple[DetectorOutput, Targets]:
+    """Output and targets of the labelled images of a batch. Only to choose some does the host wait for the device."""
+    if all_labelled:
         return output, targets
     return output.of(targets.labelled), targets.of(targets.labelled)

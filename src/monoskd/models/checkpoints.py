@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -35,7 +36,8 @@ _ZIP_END, _ZIP_END_BYTES = b"PK\x05\x06", 22  # its last two bytes are the lengt
 def read_checkpoint(source: str | Path) -> dict[str, Any]:
     """The dictionary in a PyTorch checkpoint or a safetensors file.
 
-    A pickle that asks for anything but tensors and plain data is refused. Raises InputError, also for what is damaged.
+    A pickle that asks for anything but tensors, plain data and NumPy's numbers (as plain ones) is refused. Raises
+    InputError, also for what is damaged.
     """
     path = Path(source)
     if not path.is_file():
@@ -52,7 +54,8 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
             f"{path}: expected a PyTorch checkpoint, got another format or a damaged file; download it again"
         )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_OF_NUMPY):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted:
@@ -64,6 +67,33 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: expected a dictionary of tensors by name, got {type(checkpoint).__name__}")
     return checkpoint
+
+
+class _NumberType:
+    """Stands for `numpy.dtype` in a pickle: the kind, size and byte order of a number."""
+
+    def __init__(self, code: str, *options: bool) -> None:
+        self.code = code
+        self.order = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = {"|": "="}.get(state[1], state[1])
+
+
+def _number(kind: _NumberType, content: bytes) -> bool | int | float:
+    """Stands for NumPy's `scalar` in a pickle: the plain number, such as the best result of a training."""
+    if not re.fullmatch("b1|[iuf][1248]", kind.code):
+        raise pickle.UnpicklingError(f"GLOBAL numpy.{kind.code}")  # as torch.load says it
+    (number,) = np.frombuffer(content, np.dtype(kind.order + kind.code)).tolist()
+    plain: bool | int | float = number
+    return plain
+
+
+# By the names in a pickle, which torch.load looks up: the second is that of NumPy before 2.
+_OF_NUMPY: list[Any] = [
+    (_NumberType, "numpy.dtype"),
+    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
+]
 
 
 def sealed(content: bytes) -> bytes:

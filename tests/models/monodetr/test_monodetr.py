@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -391,9 +392,12 @@ def test_gathers_read_what_grid_sample_reads(align_corners: bool) -> None:
     torch.testing.assert_close(gathered(maps, grid, align_corners=align_corners), wanted)
 
 
-def test_onnxruntime_finds_what_torch_finds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"input_focal_px": 180.0}, pytest.param({"geometry": "published"}, marks=pytest.mark.slow)]
+)
+def test_onnxruntime_finds_what_torch_finds(settings: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    detector = MonoDETR(replace(SMALL, width=64, input_focal_px=180.0)).eval()
+    detector = MonoDETR(replace(SMALL, width=64, **settings)).eval()
     model, graph = tmp_path / "model.safetensors", tmp_path / "model.onnx"
     save_model(detector, model, provenance={})
     export(model, graph)

@@ -22,9 +22,8 @@ def foreground_masks(
     batch, _, rows, columns = targets.heatmap.shape
     masks = []
     for height, width in sizes:
-        scale = targets.box_2d.new_tensor([width / columns, height / rows] * 2)
-        box = targets.box_2d * scale
-        low, high = box[:, :2], box[:, 2:]
+        x, y = targets.box_2d.reshape(len(targets.box_2d), 2, 2).unbind(2)
+        low, high = torch.stack([x * (width / columns), y * (height / rows)], 2).unbind(1)
         low, high = (low.trunc(), high.trunc()) if published else (low.floor(), high.ceil())
         masks.append(_rectangles(low, high, targets.image, batch=batch, height=height, width=width))
     return masks
