@@ -34,6 +34,8 @@ def _parse_together(texts: Sequence[str], *, scored: bool | None) -> list[Object
     words = list(chain.from_iterable(chain.from_iterable(lines)))
     names = words[::width]
     del words[::width]
+    if not (together := "".join(words)).isascii() or "_" in together:  # the careful parser takes such words for none
+        return None
     try:
         table = np.fromiter(map(float, words), np.float64, len(words)).reshape(len(names), width - 1)
     except ValueError:

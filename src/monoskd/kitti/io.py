@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import read_text, write_atomically, write_text
+from monoskd.files import as_number, read_text, write_atomically, write_text
 from monoskd.geometry.camera import Camera
 from monoskd.images import read_pixels
 from monoskd.kitti.layout import is_frame
@@ -113,10 +113,7 @@ def parse_matrix(words: Sequence[str], *, shape: tuple[int, int], where: str) ->
 
 
 def _number(word: str, *, where: str, largest: float = LARGEST_NUMBER) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = float("nan")
+    value = as_number(word)
     if not abs(value) <= largest:
         raise InputError(f"{where}: expected a finite number, got '{word[:40]}': correct or remove the line")
     return value
