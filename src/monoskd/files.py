@@ -17,6 +17,8 @@ from monoskd.errors import InputError
 MOST_TEXT_BYTES = 64 * 2**20  # of a text file; all 7481 KITTI labels together have 4 MiB
 MOST_BYTES = 2**30  # of any other file that is read into memory
 
+LARGEST_NUMBER = 1e9  # in a text file, whatever its unit; a larger one is damage. Scores may be any finite number
+
 _PARTIAL = ".partial"
 _MOST_DIGITS = 18  # of a number that fits into 64 bits
 _BYTE_ORDER_MARKS = {  # the longer first: one begins as another
@@ -91,6 +93,14 @@ def as_number(word: str) -> float:
         return float(word) if word.isascii() and "_" not in word else math.nan
     except ValueError:
         return math.nan
+
+
+def finite_number(word: str, *, where: str, largest: float = LARGEST_NUMBER) -> float:
+    """As `as_number`. Raises InputError, which calls the place `where`, for a word that is none or is larger."""
+    value = as_number(word)
+    if not abs(value) <= largest:
+        raise InputError(f"{where}: expected a finite number, got '{word[:40]}': correct or remove the line")
+    return value
 
 
 def is_whole_number(word: str) -> bool:
