@@ -87,6 +87,20 @@ def test_no_encoding_breaks_the_output(here: Path, environment: dict[str, str]) 
     assert "KITTI average precision" in done.stdout
 
 
+def test_names_in_files_are_utf8_whatever_the_locale(here: Path) -> None:
+    for folder in ("label_2", "results"):
+        Path(folder, "000000.txt").rename(Path(folder, "Straße 日.txt"))
+    Path("split.txt").write_text("Straße 日\n", encoding="utf-8")
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = shell(f"{EVALUATE} --split split.txt", **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "KITTI average precision [%], 1 frames" in done.stdout
+    Path("results", "Straße 日.txt").unlink()
+    done = shell(f"{EVALUATE} --split split.txt", **environment)
+    assert done.returncode == 2
+    assert done.stderr.isascii()  # the output keeps its encoding
+
+
 @pytest.mark.parametrize(("redirected", "code"), [(">/dev/full", 2), ("| true", 141), (">&-", 0)])
 def test_help_that_cannot_be_shown_is_no_success(redirected: str, code: int) -> None:
     done = shell("--help", redirected)
