@@ -192,9 +192,7 @@ def test_a_killed_process_is_one_line_within_ten_seconds(folder: Path, start: St
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent has ended")
-def test_the_processes_of_a_killed_torchrun_stop_and_go_on_as_one_process(
-    folder: Path, one: Path, start: Start
-) -> None:
+def test_the_processes_of_a_killed_torchrun_stop(folder: Path, start: Start) -> None:
     under = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = start("--devices", "2", "--out", "orphans", under=under)
     wait_for(folder / "orphans" / "checkpoints" / "last.ckpt", process)
@@ -202,10 +200,7 @@ def test_the_processes_of_a_killed_torchrun_stop_and_go_on_as_one_process(
     _, err = process.communicate(timeout=60)  # the pipe is open as long as one of its processes lives
     assert err.count("interrupted; what was done is kept") == 1
     assert "Traceback" not in err
-    process = start("--devices", "2", "--out", "orphans", "--resume", "orphans", under=under)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    check_same(one, folder / "orphans")
+    assert read_checkpoint(folder / "orphans" / "checkpoints" / "last.ckpt")["global_step"] >= 2  # it is whole
 
 
 def test_a_fault_of_one_process_is_said_by_the_first(folder: Path, start: Start) -> None:
