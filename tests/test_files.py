@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 
 from monoskd.errors import InputError
 from monoskd.files import (
+    as_number,
     atomic_path,
+    is_whole_number,
     read_bytes,
     read_json,
     read_text,
@@ -125,3 +128,22 @@ def test_a_pipe_among_files_is_refused_and_not_waited_for(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="zeros: expected a file, got a device or pipe"):
         read_bytes(tmp_path / "zeros")
     assert read_bytes("/dev/null") == b""
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("1", 1.0), ("-1.5e3", -1500.0), ("+.5", 0.5), ("inf", math.inf), ("000012", 12.0)]
+)
+def test_a_number_is_written_in_ascii(word: str, value: float) -> None:
+    assert as_number(word) == value
+
+
+@pytest.mark.parametrize("word", ["1_0", "\u0661\u0660", "\uff11", "1,5", "0x10", "", "\u22121", "nan"])
+def test_what_python_alone_would_take_for_a_number_is_none(word: str) -> None:
+    assert math.isnan(as_number(word))
+    assert not is_whole_number(word)
+
+
+def test_a_whole_number_fits_into_64_bits() -> None:
+    assert is_whole_number("0" * 18)
+    assert not is_whole_number("0" * 19)
+    assert not is_whole_number("-1")

@@ -100,12 +100,13 @@ def test_size_and_pixels_refuse_the_same_depth_maps(tmp_path: Path) -> None:
         read_image_size(tmp_path / "d.png")
 
 
-def test_a_huge_sparse_png_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    path = saved(tmp_path / "i.png", "PNG")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_huge_sparse_picture_is_refused_before_it_is_read(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path / "i.any", kind)
     with path.open("r+b") as file:
-        file.truncate(3 * 2**30)
+        file.truncate(300 * 2**20)
     for read in (lambda: read_pixels(path, mode="RGB"), lambda: read_image_size(path)):
-        with pytest.raises(InputError, match=r"i\.png: expected a file of at most 1024 MiB, got 3072 MiB"):
+        with pytest.raises(InputError, match=r"i\.any: expected a file of at most 256 MiB, got 300 MiB"):
             read()
 
 
@@ -144,3 +145,14 @@ def test_a_pipe_that_is_called_a_picture_is_refused(tmp_path: Path) -> None:
     for read in (read_pixels, read_image_size):
         with pytest.raises(InputError, match=r"pipe\.jpg: expected a file, got a device or pipe"):
             read(tmp_path / "pipe.jpg", mode="RGB")
+
+
+@pytest.mark.parametrize("before", [2**20 - 1, 2**20, 2**20 + 1])
+def test_the_end_of_a_jpeg_is_found_wherever_a_long_trailer_begins(tmp_path: Path, before: int) -> None:
+    start, end = saved(tmp_path / "i.jpg", "JPEG").read_bytes().split(b"\xff\xda")
+    whole = start + b"\xff\xda" + end[:-2].ljust(before, b"\0") + end[-2:] + bytes(10_000)
+    (tmp_path / "i.jpg").write_bytes(whole)
+    assert read_image_size(tmp_path / "i.jpg") == (60, 40)
+    (tmp_path / "i.jpg").write_bytes(whole.replace(end[-2:] + bytes(10_000), bytes(10_000)))
+    with pytest.raises(InputError, match="cut off"):
+        read_image_size(tmp_path / "i.jpg")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import secrets
 import stat
@@ -16,7 +17,10 @@ from monoskd.errors import InputError
 MOST_TEXT_BYTES = 64 * 2**20  # of a text file; all 7481 KITTI labels together have 4 MiB
 MOST_BYTES = 2**30  # of any other file that is read into memory
 
+LARGEST_NUMBER = 1e9  # in a text file, whatever its unit; a larger one is damage. Scores may be any finite number
+
 _PARTIAL = ".partial"
+_MOST_DIGITS = 18  # of a number that fits into 64 bits
 _BYTE_ORDER_MARKS = {  # the longer first: one begins as another
     b"\xff\xfe\x00\x00": "UTF-32",
     b"\x00\x00\xfe\xff": "UTF-32",
@@ -81,6 +85,27 @@ def read_json(path: str | Path, *, at_most: int = MOST_TEXT_BYTES) -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: expected JSON, got something else ({error}): replace the file") from error
+
+
+def as_number(word: str) -> float:
+    """The number that a word is; NaN for one that is none. Python alone takes `1_0` for 10, and any script's digits."""
+    try:
+        return float(word) if word.isascii() and "_" not in word else math.nan
+    except ValueError:
+        return math.nan
+
+
+def finite_number(word: str, *, where: str, largest: float = LARGEST_NUMBER) -> float:
+    """As `as_number`. Raises InputError, which calls the place `where`, for a word that is none or is larger."""
+    value = as_number(word)
+    if not abs(value) <= largest:
+        raise InputError(f"{where}: expected a finite number, got '{word[:40]}': correct or remove the line")
+    return value
+
+
+def is_whole_number(word: str) -> bool:
+    """Whether a word consists of the digits 0 to 9, at most 18 of them."""
+    return word.isascii() and word.isdecimal() and len(word) <= _MOST_DIGITS
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import MOST_BYTES, check_regular, read_bytes
+from monoskd.files import check_regular, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
+
+MOST_BYTES = 2**28  # of a picture's file
+MOST_PIXELS = 2**27  # phones take 108 million
 
 Mode: TypeAlias = Literal["RGB", "I;16"]  # Pillow's names: 8 bits of red, green and blue; 16 bits of grey
 
@@ -26,6 +29,7 @@ _PNG_START, _JPEG_START, _JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x
 _JPEG_SCAN = b"\xff\xda"  # what follows are the pixels
 _PNG_WORDS = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}  # chunks that may hold an orientation
 _TAIL = 4096  # [bytes] a JPEG's end is looked for here first
+_BLOCK = 2**20  # [bytes] and then from its pixels on, so many at a time
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # grey of more than 8 bits, which Pillow would clip to white
 
 
@@ -34,7 +38,7 @@ def read_pixels(path: str | Path, *, mode: Mode) -> NDArray[Any]:
 
     Raises InputError for what is not a picture, not whole, too large, or of another depth than `mode`.
     """
-    return decode_pixels(read_bytes(path), mode=mode, where=path)
+    return decode_pixels(read_bytes(path, at_most=MOST_BYTES), mode=mode, where=path)
 
 
 def decode_pixels(
@@ -45,7 +49,7 @@ def decode_pixels(
 
     path, file = where, BytesIO(data)
     _check_end(path, file)
-    with _opened(path, file, formats) as image:
+    with opened(file, where=path, formats=formats) as image:
         _check_mode(path, image, mode)
         image.load()
         upright = ImageOps.exif_transpose(image)
@@ -61,9 +65,9 @@ def read_image_size(path: str | Path, *, mode: Mode = "RGB") -> tuple[int, int]:
     try:
         with Path(path).open("rb") as file:
             if file.seek(0, 2) > MOST_BYTES:
-                read_bytes(path)  # says so
+                read_bytes(path, at_most=MOST_BYTES)  # says so
             words = _check_end(path, file)
-            with _opened(path, file) as image:
+            with opened(file, where=path) as image:
                 _check_mode(path, image, mode)
                 return _upright_size(image) if words else image.size
     except OSError as error:
@@ -97,25 +101,30 @@ def _check_mode(path: str | Path, image: "Image", mode: Mode) -> None:
 
 
 @contextmanager
-def _opened(path: str | Path, file: IO[bytes], formats: tuple[str, ...] | None = None) -> Iterator["Image"]:
-    """The picture in `file`. Pillow's errors, now or when the caller reads the pixels, become one line."""
+def opened(file: Path | IO[bytes], *, where: str | Path, formats: tuple[str, ...] | None = None) -> Iterator["Image"]:
+    """The picture in `file`, whose pixels are not read yet.
+
+    Pillow's errors, now or when the caller reads the pixels, become one line. Raises InputError for too many pixels.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of what is refused
             with Image.open(file, formats=formats) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise Image.DecompressionBombError
                 yield image
     except InputError:
         raise
     except UnidentifiedImageError as error:
         kinds = "an image" if formats is None else f"an image ({', '.join(formats)})"
-        raise InputError(f"{path}: expected {kinds}, got bytes that are none: replace the file") from error
+        raise InputError(f"{where}: expected {kinds}, got bytes that are none: replace the file") from error
     except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InputError(f"{path}: expected at most {most} pixels, got a larger picture: scale it down") from error
+        most = min(MOST_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MOST_PIXELS))
+        raise InputError(f"{where}: expected at most {most} pixels, got a larger picture: scale it down") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: expected a whole image, got a damaged one ({error}): replace the file") from error
+        raise InputError(f"{where}: expected a whole image, got a damaged one ({error}): replace the file") from error
 
 
 def _check_end(path: str | Path, file: IO[bytes]) -> bool:
@@ -161,8 +170,13 @@ def _jpeg_ends(file: IO[bytes]) -> bool:
         if head[:2] == _JPEG_SCAN or head[0] != 0xFF:
             break
         offset += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
-    for begin in (max(offset, size - _TAIL), offset):
-        file.seek(begin)
-        if _JPEG_END in file.read():
+    file.seek(max(offset, size - _TAIL))
+    if _JPEG_END in file.read():
+        return True
+    file.seek(offset)
+    last = b""
+    while block := file.read(_BLOCK):
+        if _JPEG_END in last + block:
             return True
+        last = block[-1:]
     return False

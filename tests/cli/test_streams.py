@@ -47,19 +47,26 @@ def test_reports_are_written_whatever_stdout_is(here: Path, redirected: str, cod
     assert Path("out.html").read_text().endswith("</html>\n")
 
 
-def test_a_report_that_cannot_be_written_leaves_the_table(here: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit_kib", "words", "table"),
+    [(8, EVALUATE, "KITTI average precision"), (4, "doctor {scenes} --html out.html", "fit to use")],
+)
+def test_a_report_that_cannot_be_written_leaves_the_table(
+    here: Path, scenes: Path, limit_kib: int, words: str, table: str
+) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"ulimit -f 8; {sys.executable} -m monoskd {EVALUATE}"],
+        ["bash", "-c", f"ulimit -f {limit_kib}; {sys.executable} -m monoskd {words.format(scenes=scenes)}"],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("monoskd: ")
-    assert "out.html: expected to write here, got 'File too large': free some space" in done.stderr
-    assert "KITTI average precision" in done.stdout
-    assert Path("out.json").is_file()
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("monoskd: ")]
+    assert len(complaints) == 1
+    assert "out.html: expected to write here, got 'File too large': free some space" in complaints[0]
+    assert table in done.stdout
+    assert not Path("out.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,20 @@ def test_no_encoding_breaks_the_output(here: Path, environment: dict[str, str]) 
     done = shell(EVALUATE.replace("results", folder), **environment)
     assert done.returncode == 0, done.stderr
     assert "KITTI average precision" in done.stdout
+
+
+def test_names_in_files_are_utf8_whatever_the_locale(here: Path) -> None:
+    for folder in ("label_2", "results"):
+        Path(folder, "000000.txt").rename(Path(folder, "Straße 日.txt"))
+    Path("split.txt").write_text("Straße 日\n", encoding="utf-8")
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = shell(f"{EVALUATE} --split split.txt", **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "KITTI average precision [%], 1 frames" in done.stdout
+    Path("results", "Straße 日.txt").unlink()
+    done = shell(f"{EVALUATE} --split split.txt", **environment)
+    assert done.returncode == 2
+    assert done.stderr.isascii()  # the output keeps its encoding
 
 
 @pytest.mark.parametrize(("redirected", "code"), [(">/dev/full", 2), ("| true", 141), (">&-", 0)])

@@ -191,6 +191,18 @@ def test_a_killed_process_is_one_line_within_ten_seconds(folder: Path, start: St
     assert "Traceback" not in err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent has ended")
+def test_the_processes_of_a_killed_torchrun_stop(folder: Path, start: Start) -> None:
+    under = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start("--devices", "2", "--out", "orphans", under=under)
+    wait_for(folder / "orphans" / "checkpoints" / "last.ckpt", process)
+    process.kill()
+    _, err = process.communicate(timeout=60)  # the pipe is open as long as one of its processes lives
+    assert err.count("interrupted; what was done is kept") == 1
+    assert "Traceback" not in err
+    assert read_checkpoint(folder / "orphans" / "checkpoints" / "last.ckpt")["global_step"] >= 2  # it is whole
+
+
 def test_a_fault_of_one_process_is_said_by_the_first(folder: Path, start: Start) -> None:
     frame = (folder / "data" / "ImageSets" / "train.txt").read_text().split()[0]
     path = folder / "data" / "training" / "image_2" / f"{frame}.png"

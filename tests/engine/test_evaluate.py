@@ -44,6 +44,20 @@ def test_objects_labelled_in_2d_alone_are_said(folders: tuple[Path, Path]) -> No
     assert evaluate_folders(labels, predictions).notes == (OTHERS_ABSENT, said)
 
 
+def test_results_of_unknown_classes_and_angles_in_degrees_are_said(folders: tuple[Path, Path]) -> None:
+    labels, predictions = folders
+    (predictions / "000000.txt").write_text(
+        f"{CAR} 0.5\n".replace("Car", "0") * 2 + f"{CAR} 0.5\n".replace("Car", "bus")
+    )
+    (predictions / "000001.txt").write_text(f"{CAR} 0.5\n".replace("20.00 0.00", "20.00 90.00"))
+    assert evaluate_folders(labels, predictions).notes[1:] == (
+        "detections of classes that are neither KITTI's nor labelled are left out: 2 of 0, 1 of bus",
+        "1 detections have a rotation_y beyond 10: it is expected in radians, not degrees",
+    )
+    (labels / "000000.txt").write_text(f"{CAR}\n{CAR}\n".replace("Car", "Bus"))
+    assert evaluate_folders(labels, predictions).notes[1].endswith("are left out: 2 of 0")
+
+
 def test_a_missing_result_is_an_empty_one_and_is_said(folders: tuple[Path, Path]) -> None:
     labels, predictions = folders
     (predictions / "000001.txt").unlink()

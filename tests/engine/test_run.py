@@ -142,6 +142,21 @@ def test_a_resumed_average_is_the_one_that_was_never_stopped(run: Run, tmp_path:
     assert_same_weights(straight, resumed)
 
 
+def test_a_resumed_running_mean_is_the_one_that_was_never_stopped(run: Run, tmp_path: Path) -> None:
+    teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher"), epochs=1)
+    loss = {"class_path": "monoskd.distill.SpearmanLoss", "init_args": {"center": "running"}}
+    recipe = {
+        "teacher": str(teacher / "model.safetensors"),
+        "taps": [{"student": "neck.4", "adapter": "conv"}],
+        "terms": {"rank": {"loss": loss}},
+    }
+    straight = run(out=str(tmp_path / "straight"), epochs=3, distillation=recipe)
+    stopped = run(out=str(tmp_path / "stopped"), epochs=2, distillation=recipe)
+    resumed = run(out=str(stopped), epochs=3, resume=stopped, distillation=recipe)
+    assert losses(resumed) == losses(straight)
+    assert_same_weights(straight, resumed)
+
+
 @pytest.mark.parametrize("where", ["on_train_batch_end", "on_validation_batch_end"])
 def test_an_interrupted_run_keeps_the_average(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str

@@ -58,6 +58,8 @@ def test_files_of_labels_and_of_results_may_mix(tmp_path: Path) -> None:
         (LABEL.replace("20.25", "nan"), r"000001.txt, line 2, field 6 \(top\): expected a finite number, got 'nan'"),
         (LABEL.replace("20.25", "inf"), r"000001.txt, line 2, field 6"),
         (LABEL.replace("20.25", "1,5"), r"000001.txt, line 2, field 6"),
+        (LABEL.replace("20.25", "2_0"), r"000001.txt, line 2, field 6 \(top\): expected a finite number, got '2_0'"),
+        (LABEL.replace("20.25", "\u0662\u0660"), r"000001.txt, line 2, field 6"),
         (LABEL.replace(" 1 ", " 0.5 "), r"000001.txt, line 2, field 3 \(occluded\): expected a whole number"),
         (LABEL[:-6], r"000001.txt, line 2: expected .* got 14"),
         (f"{LABEL} 1 2", r"000001.txt, line 2: expected .* got 17"),

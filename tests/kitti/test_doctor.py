@@ -120,7 +120,7 @@ def assert_found(layout: KittiLayout, severity: str, check: str, text: str) -> N
         (14, "-3", "warning", "2D only", "expected 3D boxes, got none for 1 of 7 objects"),
         (7, "900", "warning", "impossible box", "a 2D box inside the 120 x 60 image"),
         (7, "0", "error", "impossible box", "expected left < right and top < bottom"),
-        (15, "90", "warning", "impossible box", "rotation_y in radians, got 90"),
+        (15, "90", "error", "damaged label", "expected at most 10 radians, got '90'"),
         (2, "7", "warning", "impossible box", "truncation within 0 and 1, got 7"),
         (3, "9", "warning", "impossible box", "occlusion 0, 1, 2 or 3, got 9"),
     ],

@@ -95,11 +95,11 @@ def test_objects_survive_a_round_trip(columns, scored, data):
         names=np.array(names, np.str_),
         truncation=columns[:, 0],
         occlusion=columns[:, 1].round().astype(np.int64),
-        alpha=columns[:, 2],
+        alpha=columns[:, 2] / 1e3,
         boxes_2d=columns[:, 3:7],
-        dimensions=columns[:, 7:10],
-        bottom=columns[:, 10:13],
-        yaw=columns[:, 13],
+        dimensions=columns[:, 7:10] / 1e2,
+        bottom=columns[:, 10:13] / 1e1,
+        yaw=columns[:, 13] / 1e3,
         scores=columns[:, 14] if scored else None,
     )
     again = parse_objects(format_objects(objects, decimals=4), source="here", scored=scored)
@@ -122,6 +122,17 @@ def test_objects_survive_a_round_trip(columns, scored, data):
         (CAR.replace("58.49", "nan"), None, r"line 1, field 14 \(z\): expected a finite number, got 'nan'"),
         (CAR.replace("1.67", "inf"), None, r"field 9 \(height\): expected a finite number, got 'inf'"),
         (CAR.replace("387.63", "3B7.63"), None, r"field 5 \(left\): expected a finite number, got '3B7.63'"),
+        (CAR.replace("58.49", "5_8.49"), None, r"field 14 \(z\): expected a finite number, got '5_8\.49'"),
+        (CAR.replace("58.49", "\u0665\u0668"), None, r"field 14 \(z\): expected a finite number"),
+        (
+            CAR.replace(" 1.57", " 90"),
+            None,
+            r"field 15 \(rotation_y\): expected at most 10 radians, got '90'",
+        ),
+        (CAR.replace("58.49", "58490"), None, r"field 14 \(z\): expected at most 1000 metres, got '58490'"),
+        (CAR.replace("1.67", "1670") + " 0.5", False, r"field 9 \(height\): expected at most 1000 metres"),
+        (CAR.replace(" ", ","), None, r"got 1: fields are separated by spaces, convert the file"),
+        (CAR.replace("Car", "Car\u200b"), None, r"line 1: expected a class name, got 'Car.u200b'"),
         (CAR.replace(" 0 ", " 0.5 "), None, r"field 3 \(occluded\): expected a whole number, got '0.5'"),
     ],
 )
@@ -173,6 +184,7 @@ def test_tracking_files_spell_keys_otherwise(tmp_path):
         ("", r"expected a line 'P2: <12 numbers>', got no matrix"),
         (f"\n{P2[:-6]}", r"line 2, P2: expected 12 numbers, got 11: .*cut off"),
         (P2.replace("600", "six"), r"line 1, P2: expected a finite number, got 'six'"),
+        (P2.replace("600", "6_00"), r"line 1, P2: expected a finite number, got '6_00'"),
         (P2.replace("600", "nan"), r"line 1, P2: expected a finite number, got 'nan'"),
         (P2.replace("700", "0", 1), r"line 1, P2: expected a rectified camera .*, got 0 0 600 45 .*: correct the line"),
         (P2.replace("0 0 1", "0 0 0"), r"line 1, P2: expected a rectified camera"),
@@ -308,7 +320,8 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (png(30_000, 30_000), "expected at most 178956970 pixels, got a larger picture: scale it down"),
+        (png(12_000, 12_000), "expected at most 134217728 pixels, got a larger picture: scale it down"),
+        (png(30_000, 30_000), "expected at most 134217728 pixels, got a larger picture: scale it down"),
         (
             png(4, 4, (b"zTXt", b"words\0\0" + zlib.compress(bytes(2_000_000)))),
             r"expected a whole image, got a damaged one \((?i:decompressed data too large)",

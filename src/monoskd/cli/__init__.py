@@ -11,7 +11,7 @@ from monoskd import __version__
 from monoskd.cli import convert, demo, doctor, evaluate, export, import_, predict, prepare, serve, submit, synth, train
 from monoskd.cli.parser import Parser
 from monoskd.cli.signals import ignore_stops, interrupt_on_stop
-from monoskd.cli.terminal import BROKEN_PIPE, USAGE_ERROR, close_stdout, open_streams, warn
+from monoskd.cli.terminal import BROKEN_PIPE, USAGE_ERROR, close_stdout, open_streams, use_utf8_names, warn
 from monoskd.errors import InputError
 
 COMMANDS = (demo, synth, import_, prepare, doctor, train, evaluate, predict, serve, submit, export, convert)
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return _run(argv)
+    use_utf8_names()
     open_streams()
     interrupt_on_stop()
     try:

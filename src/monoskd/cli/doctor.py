@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from monoskd.cli.parser import Commands, add_command
-from monoskd.cli.reports import add_reports, check_reports
-from monoskd.cli.terminal import progress_of, say
+from monoskd.cli.reports import add_reports, check_reports, write_reports
+from monoskd.cli.terminal import progress_of
 from monoskd.errors import InputError
 
 
@@ -29,10 +29,6 @@ def run(options: argparse.Namespace) -> None:
     check_reports(options)
     with progress_of("examining") as progress:
         report = examine(options.root, progress=progress)
-    if options.json:
-        report.write_json(options.json)
-    if options.html:
-        report.write_html(options.html)
-    say(report.to_text())
+    write_reports(options, json=report.write_json, html=report.write_html, text=report.to_text())
     if not report.ok:
         raise InputError(f"{options.root}: {report.verdict}; the findings are listed above")

@@ -1,12 +1,13 @@
 """`monoskd evaluate`: KITTI average precision of result files or of a model."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monoskd.cli.parser import Commands, add_command, count, heights, names
-from monoskd.cli.reports import add_reports, check_reports
-from monoskd.cli.terminal import progress_of, say
+from monoskd.cli.reports import add_reports, check_reports, write_reports
+from monoskd.cli.terminal import progress_of
 from monoskd.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,13 +57,9 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("evaluate: expected --dataset with --model and --data alone, got it with folders")
     check_reports(options)
     evaluation = _evaluation(options)
-    try:
-        if options.json:
-            write_json(evaluation, options.json)
-        if options.html:
-            write_html(evaluation, options.html)
-    finally:  # the table is not lost with a file
-        say(text(evaluation))
+    write_reports(
+        options, json=partial(write_json, evaluation), html=partial(write_html, evaluation), text=text(evaluation)
+    )
 
 
 def _evaluation(options: argparse.Namespace) -> "Evaluation":

@@ -9,6 +9,7 @@ import shtab
 
 from monoskd.cli.terminal import say
 from monoskd.errors import InputError
+from monoskd.files import as_number, is_whole_number
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,17 +63,22 @@ def add_command(
 
 def count(text: str) -> int:
     """A positive whole number."""
-    if not text.isdecimal() or int(text) < 1:
+    if not is_whole_number(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
+def number(text: str) -> float:
+    """A finite number."""
+    value = as_number(text)
+    if not abs(value) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return value
+
+
 def share(text: str) -> float:
     """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = as_number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
@@ -81,7 +87,7 @@ def share(text: str) -> float:
 def size(text: str) -> tuple[int, int]:
     """`WIDTHxHEIGHT`."""
     width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+    if not all(is_whole_number(side) and int(side) for side in (width, height)):
         raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT such as 416x128, got {text!r}")
     return int(width), int(height)
 
@@ -96,10 +102,7 @@ def names(text: str) -> tuple[str, ...]:
 
 def heights(text: str) -> tuple[float, ...]:
     """Three heights above 0."""
-    try:
-        values = tuple(float(height) for height in text.split(","))
-    except ValueError:
-        values = ()
+    values = tuple(as_number(height) for height in text.split(","))
     if len(values) != 3 or not all(0 < value < float("inf") for value in values):
         raise argparse.ArgumentTypeError(f"expected three heights above 0 px such as 40,25,25, got {text!r}")
     return values
@@ -107,10 +110,7 @@ def heights(text: str) -> tuple[float, ...]:
 
 def focals(text: str) -> tuple[float, float]:
     """`LOW,HIGH`, above 0."""
-    try:
-        low, high = (float(focal) for focal in text.split(","))
-    except ValueError:
-        low = high = -1.0
+    low, high = (as_number(focal) for focal in text.split(",")) if text.count(",") == 1 else (-1.0, -1.0)
     if not 0 < low <= high < float("inf"):
         raise argparse.ArgumentTypeError(f"expected two focal lengths [px] such as 300,900, got {text!r}")
     return low, high

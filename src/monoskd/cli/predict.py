@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monoskd.cli.parser import Commands, add_command, count, share
+from monoskd.cli.parser import Commands, add_command, count, number, share
 from monoskd.cli.terminal import progress_of, say
 from monoskd.errors import InputError
 
@@ -30,10 +30,10 @@ def add(commands: Commands) -> None:
     add("--model", type=Path, required=True, help="model file, or .onnx file of `monoskd export`")
     add("--calib", type=Path, default=None, help="KITTI calibration file, or folder with one for each image")
     add("--camera", type=Path, default=None, metavar="FILE", help="camera file (JSON or YAML), with lens distortion")
-    add("--focal", type=float, default=None, metavar="PX", help="focal length [px] of a camera without calibration")
-    add("--hfov", type=float, default=None, metavar="DEG", help="or its horizontal field of view [degrees]")
-    add("--pitch", type=float, default=0.0, metavar="DEG", help="how far the camera looks down [degrees]")
-    add("--roll", type=float, default=0.0, metavar="DEG", help="how far it is turned clockwise [degrees]")
+    add("--focal", type=number, default=None, metavar="PX", help="focal length [px] of a camera without calibration")
+    add("--hfov", type=number, default=None, metavar="DEG", help="or its horizontal field of view [degrees]")
+    add("--pitch", type=number, default=0.0, metavar="DEG", help="how far the camera looks down [degrees]")
+    add("--roll", type=number, default=0.0, metavar="DEG", help="how far it is turned clockwise [degrees]")
     fit = "bring pictures to the focal length of training, or only to its size"
     add("--fit", choices=("focal", "size"), default="focal", help=fit)
     add("--out", type=Path, default=Path("predictions"), help="folder to write")

@@ -1,9 +1,11 @@
 """The options `--json` and `--html` of the commands that write their results as files too."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from monoskd.cli.parser import Parser
+from monoskd.cli.terminal import say
 from monoskd.errors import InputError
 from monoskd.files import check_report
 
@@ -24,3 +26,16 @@ def check_reports(options: argparse.Namespace) -> None:
             check_report(path, suffix=suffix)
     if options.json is not None and options.json == options.html:
         raise InputError(f"{options.command}: expected --json and --html to differ, got {options.json} for both")
+
+
+def write_reports(
+    options: argparse.Namespace, *, json: Callable[[Path], None], html: Callable[[Path], None], text: str
+) -> None:
+    """Write the files that were asked for, then print the text, which is not lost where a file cannot be written."""
+    try:
+        if options.json:
+            json(options.json)
+        if options.html:
+            html(options.html)
+    finally:
+        say(text)

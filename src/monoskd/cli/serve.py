@@ -7,6 +7,7 @@ from pathlib import Path
 from monoskd.cli.parser import Commands, add_command, count
 from monoskd.cli.terminal import say
 from monoskd.errors import InputError
+from monoskd.files import is_whole_number
 
 
 def add(commands: Commands) -> None:
@@ -30,7 +31,7 @@ def add(commands: Commands) -> None:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+    if not (is_whole_number(text) and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
     return int(text)
 

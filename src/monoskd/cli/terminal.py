@@ -12,6 +12,18 @@ USAGE_ERROR, BROKEN_PIPE = 2, 141
 """Exit codes; the second is what a shell reports for a command that SIGPIPE ends."""
 
 
+def use_utf8_names() -> None:
+    """Start this process anew in Python's UTF-8 mode where the locale encodes the names of files otherwise.
+
+    Configs and splits are UTF-8, and so are the names in them. The output keeps the locale's encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1" or not sys.executable:
+        return
+    encoding = {"PYTHONIOENCODING": sys.stdout.encoding} if sys.stdout else {}
+    environment = {**encoding, **os.environ, "PYTHONUTF8": "1"}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
 def open_streams() -> None:
     """Make stdout and stderr usable: a closed one goes nowhere, and no character is one too many for an encoding."""
     for number in range(3):  # else the next file that is opened takes the place of a closed stream

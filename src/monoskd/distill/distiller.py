@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from monoskd.distill.adapters import Adapter, make_adapter
+from monoskd.distill.center import RunningMean
 from monoskd.distill.checks import check_terms, named_taps, teacher_names
 from monoskd.distill.config import parts_from_config
 from monoskd.distill.maps import MapLoss, static_prior
@@ -169,7 +170,7 @@ class Distiller(nn.Module):
             hints = {"targets": targets, "teacher_inputs": teacher_inputs}
             seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints=hints)
             for name, loss in self.losses.items():
-                if any(is_lazy(p) for p in loss.parameters()):
+                if _takes_shapes(loss):
                     self._evaluate(name, self.terms[name], seen)
         finally:
             restore(modes)
@@ -354,3 +355,8 @@ class Distiller(nn.Module):
             missing.extend(start + key for key in keys.missing_keys)
             lists[0].extend(start + key for key in keys.unexpected_keys)
         super()._load_from_state_dict(own, prefix, metadata, strict, missing, *lists)
+
+
+def _takes_shapes(loss: nn.Module) -> bool:
+    """Whether a loss has parameters or running means that take their shapes from the first maps that it sees."""
+    return any(map(is_lazy, loss.parameters())) or any(isinstance(part, RunningMean) for part in loss.modules())

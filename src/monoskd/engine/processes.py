@@ -4,10 +4,12 @@ Lightning starts the processes of one machine, torchrun or Slurm those of severa
 prints. Any other one that fails leaves a note in the run folder, which process 0 reads.
 """
 
+import ctypes
 import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ T = TypeVar("T")
 _POLL_S = 0.5  # between two looks at the processes
 _GRACE_S = 3.0  # for this process to notice that another has ended, and to end in order
 _USAGE_ERROR, _INTERRUPTED = 2, 130
+_TELL_OF_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 _LOST = re.compile("[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|[Ss]ocket (closed|Timeout)|NCCL|gloo")
 
 
@@ -41,6 +44,7 @@ def join(config: RunConfig) -> None:
     environment: ClusterEnvironment
     if TorchElasticEnvironment.detect():
         environment = TorchElasticEnvironment()
+        _end_with_parent()
     elif SLURMEnvironment.detect() and config.processes > 1:
         environment = SLURMEnvironment(auto_requeue=False)
     else:
@@ -63,6 +67,12 @@ def join(config: RunConfig) -> None:
             rank=environment.global_rank(),
             world_size=environment.world_size(),
         )
+
+
+def _end_with_parent() -> None:
+    """Be told to stop (SIGTERM) when torchrun is killed, which leaves its processes behind. Only Linux can do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_TELL_OF_PARENT, signal.SIGTERM)
 
 
 def agreed(task: Callable[[], T]) -> T:

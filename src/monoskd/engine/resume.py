@@ -1,7 +1,6 @@
 """What a run has done so far, and whether it can go on from there."""
 
 import csv
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from monoskd.engine.callbacks import MANIFEST, SCHEMA
 from monoskd.engine.load import PRETRAINED, load_config
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
-from monoskd.files import read_json, read_text
+from monoskd.files import is_whole_number, read_json, read_text
 from monoskd.models.checkpoints import check_seal, read_checkpoint
 
 CHECKPOINT, LOG = Path("checkpoints", "last.ckpt"), "metrics.csv"
@@ -141,7 +140,7 @@ def _rows(path: Path) -> tuple[list[dict[str, str]], str | None]:
         is_cut = bool(rest) or bool(rows and None in rows[-1].values())
         if is_cut and not rest:
             rows.pop()
-        is_whole = all(None not in row and re.fullmatch("[0-9]{1,18}", row.get("step") or "") for row in rows)
+        is_whole = all(None not in row and is_whole_number(row.get("step") or "") for row in rows)
     except csv.Error:
         is_whole = False
     if not is_whole:

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_bytes, read_text, visible
+from monoskd.files import as_number, is_whole_number, read_bytes, read_text, visible
 from monoskd.images import IMAGE_SUFFIXES, read_image_size
 from monoskd.importers.boxes import Floats, OrientedBoxes, label, tilt_deg
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
@@ -159,10 +159,7 @@ def read_tracklets(path: str | Path) -> dict[int, list[Tracklet]]:
 
 def _number(element: ElementTree.Element, key: str, *, where: str) -> float:
     text = element.findtext(key)
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = float("nan")
+    value = as_number(text or "")
     if not np.isfinite(value):
         raise InputError(f"{where}, {key}: expected a finite number, got {text!r}: correct the file")
     return value
@@ -179,7 +176,7 @@ def read_frame_list(path: Path) -> dict[str, int]:
     numbers = {}
     for line, text in enumerate(read_text(path).splitlines(), start=1):
         number, _, name = text.strip().partition(" ")
-        if text.strip() and not (number.isdecimal() and name):
+        if text.strip() and not (is_whole_number(number) and name):
             raise InputError(
                 f"{path}, line {line}: expected a number and a frame's name, got '{text}': correct the file"
             )
@@ -220,7 +217,7 @@ def _images(drive: Path) -> dict[tuple[str, str], Path]:
         (path.stem, camera): path
         for camera in CAMERAS
         for path in visible((drive / camera / "data").glob("*.*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdecimal()
+        if path.suffix.lower() in IMAGE_SUFFIXES and is_whole_number(path.stem)
     }
 
 

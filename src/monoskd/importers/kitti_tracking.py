@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_text, visible
+from monoskd.files import is_whole_number, read_text, visible
 from monoskd.geometry.camera import Camera
 from monoskd.images import IMAGE_SUFFIXES, read_image_size
 from monoskd.importers.boxes import Floats, OrientedBoxes, outlines
@@ -80,7 +80,7 @@ def _pictures(root: Path, sequence: str) -> list[TrackingPicture]:
     calibration = read_calibration(root / "calib" / f"{sequence}.txt", require=("R0_rect", "Tr_velo_to_cam"))
     images = [path for path in visible((root / CAMERA / sequence).glob("*.*")) if path.suffix.lower() in IMAGE_SUFFIXES]
     pictures = []
-    for image in sorted(path for path in images if path.stem.isdecimal()):
+    for image in sorted(path for path in images if is_whole_number(path.stem)):
         sweep = root / "velodyne" / sequence / f"{image.stem}.bin"
         pictures.append(
             TrackingPicture(
@@ -105,7 +105,7 @@ def _lines(path: Path) -> dict[int, list[str]]:
         words = line.split()
         if not words:
             continue
-        if len(words) != _FIELDS or not words[0].isdecimal():
+        if len(words) != _FIELDS or not is_whole_number(words[0]):
             raise InputError(
                 f"{path}, line {number}: expected {_FIELDS} fields that begin with a frame's number, got '{line}': the "
                 "line is damaged or cut off"

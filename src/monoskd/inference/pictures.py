@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import read_text, visible
-from monoskd.images import IMAGE_SUFFIXES
+from monoskd.files import is_whole_number, read_text, visible
+from monoskd.images import IMAGE_SUFFIXES, opened
 from monoskd.inference.containers import is_cut_off
 from monoskd.kitti.io import read_image
 
@@ -67,7 +67,7 @@ def open_source(source: str | Path) -> Pictures:
             raise InputError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), got none")
         return _of_files(paths, source)
     if not path.exists():
-        if str(source).isdecimal():
+        if is_whole_number(str(source)):
             return _video(source, int(str(source)))
         if not has_magic(str(source)):
             raise InputError(f"{source}: no such image, folder or video")
@@ -120,10 +120,8 @@ def focal_35mm(file: Path | IO[bytes], *, formats: tuple[str, ...] | None = None
 
     formats: as in `monoskd.images.decode_pixels`.
     """
-    from PIL import Image
-
     try:
-        with Image.open(file, formats=formats) as image:
+        with opened(file, where="", formats=formats) as image:
             value = float(image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_35MM, 0))
     except Exception:  # damaged EXIF, in any of many ways, is none
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.files import read_text
-from monoskd.kitti.io import LARGEST_NUMBER, LARGEST_SCORE, objects_from_table, parse_objects
+from monoskd.kitti.labels import largest_numbers, objects_from_table, parse_objects
 from monoskd.objects import Objects
 
 
@@ -34,14 +34,21 @@ def _parse_together(texts: Sequence[str], *, scored: bool | None) -> list[Object
     words = list(chain.from_iterable(chain.from_iterable(lines)))
     names = words[::width]
     del words[::width]
+    if not (together := "".join(words)).isascii() or "_" in together:  # the careful parser takes such words for none
+        return None
     try:
         table = np.fromiter(map(float, words), np.float64, len(words)).reshape(len(names), width - 1)
     except ValueError:
         return None
     occlusion = table[:, 1]
-    largest = np.array([LARGEST_NUMBER] * 14 + [LARGEST_SCORE])[: width - 1]
-    if not (np.abs(table) <= largest).all() or (occlusion != np.rint(occlusion)).any():
+    is_scored = width == 16 and scored is not False
+    largest = np.array(largest_numbers(labels=not is_scored))[: width - 1]
+    if (
+        not "".join(names).isprintable()
+        or not (np.abs(table) <= largest).all()
+        or (occlusion != np.rint(occlusion)).any()
+    ):
         return None
-    objects = objects_from_table(names, table, scored=width == 16 and scored is not False)
+    objects = objects_from_table(names, table, scored=is_scored)
     ends = np.cumsum([0, *map(len, lines)]).tolist()
     return [objects[start:end] for start, end in pairwise(ends)]

@@ -144,8 +144,6 @@ def _impossible(one: Objects, image_size: tuple[int, int] | None) -> Iterator[tu
         yield "warning", f"expected truncation within 0 and 1, got {one.truncation[0]}", "correct the line"
     if one.occlusion[0] not in (0, 1, 2, 3):
         yield "warning", f"expected occlusion 0, 1, 2 or 3, got {one.occlusion[0]}", "correct the line"
-    if has_3d_box(one)[0] and abs(one.yaw[0]) > 2 * np.pi:
-        yield "warning", f"expected rotation_y in radians, got {one.yaw[0]}", "convert from degrees"
 
 
 def _compare(path: Path, objects: Objects, camera: Camera, facts: FrameFacts) -> None:

@@ -5,7 +5,7 @@ file is written whole or not at all. Nothing here imports torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,19 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import read_text, write_atomically, write_text
+from monoskd.files import finite_number, read_text, write_atomically, write_text
 from monoskd.geometry.camera import Camera
 from monoskd.images import read_pixels
+from monoskd.kitti.labels import OBJECT_FIELDS as OBJECT_FIELDS
+from monoskd.kitti.labels import format_objects as format_objects
+from monoskd.kitti.labels import parse_objects as parse_objects
+from monoskd.kitti.labels import read_objects as read_objects
+from monoskd.kitti.labels import write_objects as write_objects
 from monoskd.kitti.layout import is_frame
 from monoskd.kitti.sweeps import read_velodyne as read_velodyne
 from monoskd.kitti.sweeps import write_velodyne as write_velodyne
-from monoskd.objects import Objects, canonical_name
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
 DEPTH_SCALE = 256  # a depth map stores metres * 256
 MAX_DEPTH_M = 65535 / DEPTH_SCALE
-LARGEST_NUMBER = 1e9  # in a file, whatever its unit; a larger one is damage. Scores may be any finite number
 _LEAST_SKEW = 1e-3  # of a camera that is not rectified, in pixels
 
 
@@ -109,17 +112,7 @@ def parse_matrix(words: Sequence[str], *, shape: tuple[int, int], where: str) ->
     size = shape[0] * shape[1]
     if len(words) != size:
         raise InputError(f"{where}: expected {size} numbers, got {len(words)}: the line is damaged or cut off")
-    return np.array([_number(word, where=where) for word in words]).reshape(shape)
-
-
-def _number(word: str, *, where: str, largest: float = LARGEST_NUMBER) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = float("nan")
-    if not abs(value) <= largest:
-        raise InputError(f"{where}: expected a finite number, got '{word[:40]}': correct or remove the line")
-    return value
+    return np.array([finite_number(word, where=where) for word in words]).reshape(shape)
 
 
 def format_calibration(calibration: Calibration) -> str:
@@ -136,127 +129,6 @@ def format_calibration(calibration: Calibration) -> str:
 def write_calibration(path: str | Path, calibration: Calibration) -> None:
     """The inverse of `read_calibration`; see `format_calibration`."""
     write_text(path, format_calibration(calibration))
-
-
-# --- objects ----------------------------------------------------------------------------------------------------------
-
-OBJECT_FIELDS = (
-    *("type", "truncated", "occluded", "alpha", "left", "top", "right", "bottom"),
-    *("height", "width", "length", "x", "y", "z", "rotation_y", "score"),
-)
-
-
-_LABEL_FIELDS, _RESULT_FIELDS = 15, 16
-LARGEST_SCORE = float(np.finfo(np.float64).max)
-
-
-def read_objects(path: str | Path, *, scored: bool | None = None) -> Objects:
-    """The objects of a label file (15 fields a line) or a result file (16: the last is the score).
-
-    scored: True asks for results; False for labels, whose 16th field, if there is one, is not used; None takes the
-    file for what its first line is. An empty file holds no objects of either kind. Class names are read in any case.
-    """
-    return parse_objects(read_text(path), source=str(path), scored=scored)
-
-
-def parse_objects(text: str, *, source: str, scored: bool | None = None) -> Objects:
-    """As `read_objects`, from text; `source` is what errors call it."""
-    names: list[str] = []
-    rows: list[list[float]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        where = f"{source}, line {number}"
-        widths = (_RESULT_FIELDS,) if scored else (_LABEL_FIELDS, _RESULT_FIELDS)
-        if rows and scored is None:
-            widths = (len(rows[0]) + 1,)
-        if len(words) not in widths:
-            raise InputError(f"{where}: {_wrong_width(len(words), widths, scored=scored)}")
-        names.append(words[0])
-        rows.append(_object_numbers(words, where=where))
-    if not rows:
-        return Objects.empty(scored=bool(scored))
-    if scored is None:
-        scored = len(rows[0]) + 1 == _RESULT_FIELDS
-    numbers = rows if scored else [row[: _LABEL_FIELDS - 1] for row in rows]
-    return objects_from_table(names, np.array(numbers), scored=scored)
-
-
-def _wrong_width(width: int, widths: Sequence[int], *, scored: bool | None) -> str:
-    """The error about a line with a wrong number of fields."""
-    if widths == (_RESULT_FIELDS,):
-        expected = "16 fields (a result)"
-    elif scored is None and len(widths) == 2:
-        expected = "15 or 16 fields"
-    else:
-        expected = "15 fields (a label)"
-    if width == _LABEL_FIELDS:
-        advice = "a result needs a score as its last field, add it"
-    elif width < _LABEL_FIELDS:
-        advice = "the line is damaged or cut off"
-    elif width == _RESULT_FIELDS:
-        advice = "all lines of a file must be alike, remove the score"
-    else:
-        advice = "these are more fields than KITTI's object labels have, convert the file"
-    return f"expected {expected}, got {width}: {advice}"
-
-
-def _object_numbers(words: Sequence[str], *, where: str) -> list[float]:
-    numbers = [
-        _number(
-            word,
-            where=f"{where}, field {index} ({OBJECT_FIELDS[index - 1]})",
-            largest=LARGEST_SCORE if index == _RESULT_FIELDS else LARGEST_NUMBER,
-        )
-        for index, word in enumerate(words[1:], start=2)
-    ]
-    if not numbers[1].is_integer():
-        raise InputError(f"{where}, field 3 (occluded): expected a whole number, got '{words[2]}': correct the line")
-    return numbers
-
-
-def objects_from_table(names: Sequence[str], rows: FloatArray, *, scored: bool) -> Objects:
-    """Objects from the fields of their lines: names, and a row of the 14 (with scores 15) numbers that follow."""
-    return Objects(
-        names=np.array([canonical_name(name) for name in names], np.str_),
-        truncation=rows[:, 0],
-        occlusion=rows[:, 1].astype(np.int64),
-        alpha=rows[:, 2],
-        boxes_2d=rows[:, 3:7],
-        dimensions=rows[:, 7:10],
-        bottom=rows[:, 10:13],
-        yaw=rows[:, 13],
-        scores=rows[:, 14] if scored else None,
-    )
-
-
-def format_objects(objects: Objects, *, decimals: int | None = None) -> str:
-    """Objects as lines of a label file (2 decimals, as KITTI's) or, with scores, of a result file (6 decimals)."""
-    if decimals is None:
-        decimals = 2 if objects.scores is None else 6
-    columns = [getattr(objects, field.name) for field in fields(objects)]
-    rows = zip(*(column for column in columns if column is not None), strict=True)
-    return "".join(_object_line(str(name), row, decimals=decimals) + "\n" for name, *row in rows)
-
-
-def _object_line(name: str, row: Sequence[Any], *, decimals: int) -> str:
-    if len(name.split()) != 1:
-        raise ValueError(f"object name: expected one word, got '{name}'")
-    truncation, occlusion, alpha, box_2d, *rest = row
-    numbers = np.concatenate([np.atleast_1d(column) for column in rest])
-
-    def text(value: float) -> str:
-        return f"{value:g}" if name == "DontCare" else f"{value:.{decimals}f}"
-
-    share = "-1" if truncation == -1 else text(truncation)
-    corners = [f"{value:.{decimals}f}" for value in box_2d]
-    return " ".join([name, share, f"{occlusion:d}", text(alpha), *corners, *map(text, numbers)])
-
-
-def write_objects(path: str | Path, objects: Objects, *, decimals: int | None = None) -> None:
-    """The inverse of `read_objects`; see `format_objects`."""
-    write_text(path, format_objects(objects, decimals=decimals))
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from monoskd.files import as_number, is_whole_number
 from monoskd.serve.limits import Limits
 from monoskd.serve.question import Question
 
@@ -114,10 +115,7 @@ def _question(options: Options, *, name: str, data: bytes) -> Question:
 
 def _projection(text: str) -> tuple[float, ...]:
     """12 numbers of a rectified camera: focal lengths of 1 px or more, no skew, last row 0 0 1."""
-    try:
-        numbers = tuple(float(word) for word in text.replace(",", " ").split())
-    except ValueError:
-        numbers = ()
+    numbers = tuple(as_number(word) for word in text.replace(",", " ").split())
     if len(numbers) != 12 or not all(abs(number) < 1e6 for number in numbers):
         raise RefusedError(422, f"projection: expected 12 numbers below 1e6, got '{text[:40]}': correct it")
     if min(numbers[0], numbers[5]) < 1 or (numbers[1], numbers[4], *numbers[8:11]) != (0, 0, 0, 0, 1):
@@ -136,7 +134,7 @@ def _stem(name: str) -> str:
 async def _limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
     """The body, as far as it is within the limit."""
     declared = request.headers.get("content-length", "")
-    size = int(declared) if declared.isdecimal() else 0
+    size = int(declared) if is_whole_number(declared) else 0
     if size <= most:
         size = 0
         async for chunk in request.stream():
