@@ -13,10 +13,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+_AVAILABLE = torch.distributed.is_available()  # whether torch was built with it
+
 
 def processes() -> int:
     """How many processes train together; 1 where no gradients are recorded."""
-    together = torch.distributed.is_available() and torch.distributed.is_initialized() and torch.is_grad_enabled()
+    together = _AVAILABLE and torch.distributed.is_initialized() and torch.is_grad_enabled()
     return torch.distributed.get_world_size() if together else 1
 
 

@@ -11,7 +11,7 @@ from monoskd.errors import InputError
 
 def fitted(kind: str, *, channels_in: int, channels: int) -> Adapter:
     adapter = Adapter(kind)
-    adapter.fit(torch.zeros(2, channels_in, 4, 4), channels=channels, grid=True, where="tap")
+    adapter.bring(torch.zeros(2, channels_in, 4, 4), channels=channels, grid=True, where="tap")
     return adapter
 
 
@@ -61,7 +61,7 @@ def test_weights_start_as_those_of_a_convolution() -> None:
 def test_an_optimiser_made_before_first_use_trains_the_weights(make) -> None:
     adapter = Adapter("auto")
     optimiser = make(adapter.parameters())
-    adapter.fit(torch.zeros(1, 3, 2, 2), channels=5, grid=True, where="tap")
+    adapter.bring(torch.zeros(1, 3, 2, 2), channels=5, grid=True, where="tap")
     before = adapter.layers.weight.clone()
     adapter(torch.ones(1, 3, 2, 2)).sum().backward()
     optimiser.step()
@@ -70,11 +70,11 @@ def test_an_optimiser_made_before_first_use_trains_the_weights(make) -> None:
 
 def test_weights_take_the_precision_of_the_map_but_not_that_of_autocast() -> None:
     adapter = Adapter("linear")
-    adapter.fit(torch.zeros(1, 3, 2, 2, dtype=torch.float64), channels=5, grid=True, where="tap")
+    adapter.bring(torch.zeros(1, 3, 2, 2, dtype=torch.float64), channels=5, grid=True, where="tap")
     assert adapter.layers.weight.dtype == torch.float64
     adapter = Adapter("linear")
     with torch.autocast("cpu", torch.bfloat16):
-        adapter.fit(torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16), channels=5, grid=True, where="tap")
+        adapter.bring(torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16), channels=5, grid=True, where="tap")
     assert adapter.layers.weight.dtype == torch.float32
 
 
@@ -90,7 +90,7 @@ def test_state_dicts_go_between_used_and_unused_adapters() -> None:
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 def test_copies_of_unused_adapters_can_be_used(copied) -> None:
     adapter = copied(Adapter("conv")).double()
-    adapter.fit(torch.zeros(1, 3, 2, 2), channels=5, grid=True, where="tap")
+    adapter.bring(torch.zeros(1, 3, 2, 2), channels=5, grid=True, where="tap")
     assert adapter(torch.zeros(1, 3, 2, 2)).shape == (1, 5, 2, 2)
 
 
@@ -98,7 +98,7 @@ def test_a_use_that_makes_no_sense_is_an_error() -> None:
     with pytest.raises(InputError, match="tap: the student has 3 channels and the teacher 5"):
         fitted("identity", channels_in=3, channels=5)
     with pytest.raises(InputError, match='adapter="conv" mixes neighbours and got tokens or vectors'):
-        Adapter("conv").fit(torch.zeros(1, 3, 7, 1), channels=3, grid=False, where="tap")
+        Adapter("conv").bring(torch.zeros(1, 3, 7, 1), channels=3, grid=False, where="tap")
     with pytest.raises(InputError, match="adapter='cnov': expected auto, conv, linear, identity, none or a module"):
         Adapter("cnov")
 
@@ -110,6 +110,6 @@ def test_what_it_will_be_is_shown() -> None:
 def test_weights_that_were_made_in_inference_mode_learn_later() -> None:
     adapter = Adapter("conv")
     with torch.inference_mode():
-        adapter.fit(torch.zeros(2, 3, 4, 4), channels=5, grid=True, where="tap")
+        adapter.bring(torch.zeros(2, 3, 4, 4), channels=5, grid=True, where="tap")
     adapter(torch.randn(2, 3, 4, 4)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in adapter.parameters())

@@ -3,8 +3,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from monoskd.distill.probes import Probe, Watched, as_map, find_module
+from monoskd.distill.probes import Probe, as_map, find_module
 from monoskd.distill.taps import Outlet, Tap, TokensAsMap, channels_first
+from monoskd.distill.teachers import Inputs, called
 from monoskd.errors import InputError
 
 
@@ -17,8 +18,7 @@ class Branches(nn.Module):
 
 def caught(network: nn.Module, outlet: Outlet, x: Tensor) -> Tensor:
     probe = Probe(outlet, role="student")
-    with Watched(network, [probe], role="student"):
-        network(x)
+    called(network, Inputs((x,), {}), role="student", probes=[probe])
     return probe.take().map
 
 
@@ -134,8 +134,7 @@ def test_a_view_inside_a_checkpoint_saves_what_it_likes(x: Tensor) -> None:
     network, plain = Checkpointed(reentrant=False), Checkpointed(reentrant=False)
     plain.load_state_dict(network.state_dict())
     probe = Probe(Outlet("body.0", view=torch.square), role="student")
-    with Watched(network, [probe], role="student"):
-        out = network(x)
+    out = called(network, Inputs((x,), {}), role="student", probes=[probe])
     (out.sum() + probe.take().map.sum()).backward()
     inner = plain.body[0](x)
     (inner.tanh().sum() + inner.square().sum()).backward()
@@ -156,16 +155,16 @@ def test_a_script_module_takes_no_hooks() -> None:
 
 
 def test_hooks_are_gone_when_the_call_is_over_even_if_it_fails(x: Tensor) -> None:
-    network = nn.Sequential(nn.Conv2d(1, 1, 1))
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Identity())
+    network[0].register_forward_pre_hook(lambda *_: seen.append(hooks(network)))
+    seen: list[int] = []
     probe = Probe(Outlet("0"), role="student")
-
-    def fail() -> None:
-        with Watched(network, [probe], role="student"):
-            assert hooks(network) == 1
-            network(x[:, :, :, None])
-
     with pytest.raises(RuntimeError):
-        fail()
+        called(network, Inputs((x[:, :, :, None],), {}), role="student", probes=[probe])
+    assert seen == [1]
+    assert hooks(network) == 0
+    with pytest.raises(InputError, match='has no module "2"'):
+        called(network, Inputs((x,), {}), role="student", probes=[probe, Probe(Outlet("2"), role="student")])
     assert hooks(network) == 0
     network(x)
     assert not probe.caught

@@ -83,8 +83,10 @@ class Adapter(nn.Module):
         elif kind not in ("identity", "none"):
             raise InputError(f"adapter={kind!r}: expected auto, conv, linear, identity, none or a module")
 
-    def fit(self, student: Float[Tensor, "b c h w"], *, channels: int, grid: bool, where: str) -> None:
-        """Build on first use the layers that bring the student's map to the teacher's `channels`."""
+    def bring(
+        self, student: Float[Tensor, "b c h w"], *, channels: int, grid: bool, where: str
+    ) -> Float[Tensor, "b k h w"]:
+        """The student's map in the teacher's `channels`; the layers for it are built on first use."""
         if self.kind == "conv" and not grid:
             raise InputError(
                 f'{where}: adapter="conv" mixes neighbours and got tokens or vectors: use "linear", or make '
@@ -95,8 +97,12 @@ class Adapter(nn.Module):
                 f"{where}: the student has {student.shape[1]} channels and the teacher {channels}; "
                 'expected the same with adapter="identity": use "auto", "linear" or "conv"'
             )
-        if self._built:
-            return
+        if not self._built:
+            self._build(student, channels)
+        return student if type(self._modules["layers"]) is nn.Identity else self(student)
+
+    def _build(self, student: Tensor, channels: int) -> None:
+        """Give the layers their channels."""
         if self.kind == "auto" and student.shape[1] == channels and any(is_lazy(p) for p in self.parameters()):
             self.layers = nn.Identity()
         channels_in = student.shape[1]
@@ -110,8 +116,3 @@ class Adapter(nn.Module):
         """The student's map in the teacher's channels."""
         adapted: Tensor = self.layers(student)
         return adapted
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether maps pass as they are."""
-        return type(self._modules["layers"]) is nn.Identity

@@ -6,6 +6,7 @@ loss = cross_entropy(out.student, labels) + out.total
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -18,7 +19,7 @@ from monoskd.distill.center import RunningMean
 from monoskd.distill.checks import check_terms, named_taps, teacher_names
 from monoskd.distill.config import parts_from_config
 from monoskd.distill.maps import MapLoss, static_prior
-from monoskd.distill.probes import Probe, Watched, bare, find_module
+from monoskd.distill.probes import Caught, Probe, bare, find_module
 from monoskd.distill.seen import Distilled as Distilled
 from monoskd.distill.seen import Seen, mean, modes_of, restore
 from monoskd.distill.taps import Tap
@@ -74,18 +75,17 @@ class Distiller(nn.Module):
         self.taps = named_taps(taps)
         self.terms = {name: term if isinstance(term, Term) else Term(term) for name, term in terms.items()}
         check_terms(self.terms, self.taps, list(networks))
+        self._taps_of_term = {name: self._make_taps_of(term) for name, term in self.terms.items()}
         self._teachers_of_tap = {name: teacher_names(tap.of, list(networks)) for name, tap in self.taps.items()}
+        self._teachers_of_term = {name: self._make_teachers_of(name, term) for name, term in self.terms.items()}
         self.fusion = fusion
-        self.adapters = nn.ModuleList(
-            make_adapter(tap.adapter, used=name in self._read()) for name, tap in self.taps.items()
-        )
+        read = {tap for taps in self._taps_of_term.values() for tap in taps}  # the others need no adapter
+        self.adapters = nn.ModuleList(make_adapter(tap.adapter, used=name in read) for name, tap in self.taps.items())
         losses = {name: term.loss for name, term in self.terms.items()}
         self.losses = nn.ModuleDict({name: loss for name, loss in losses.items() if isinstance(loss, nn.Module)})
         self.balance = Balance(self.terms)
+        self._asked: dict[str, list[Probe]] = {name: [] for name in self._make_asked()}
         self._student_probes, self._teacher_probes = self._make_probes()
-        self._probes = [*self._student_probes, *(probe for of in self._teacher_probes for probe in of.values())]
-        self._asked = self._make_asked()
-        self._teachers_of_term = {name: self._make_teachers_of(term) for name, term in self.terms.items()}
         self._progress = 0.0
 
     @classmethod
@@ -148,14 +148,15 @@ class Distiller(nn.Module):
         """
         if mask is not None and not any(term.takes_mask for term in self.terms.values()):
             raise InputError(f"a mask was given and none of the terms takes one: {', '.join(self.terms)}")
-        if self.training and torch.is_grad_enabled():
-            self.balance.check_readings()
+        balance = self.balance
+        if balance.shares and self.training and torch.is_grad_enabled():
+            balance.check_readings()
         hints = {"mask": mask, "targets": targets, "teacher_inputs": teacher_inputs}
         seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints=hints)
         terms = self._evaluated(seen)
-        weights = self.balance.weights(self._progress)
-        total = weighted_sum(terms, weights, self.balance.penalty(self._progress))
-        return Distilled(**vars(seen), terms=terms, weights=weights, total=total)
+        weights = balance.weights(self._progress)
+        total = weighted_sum(terms, weights, balance.penalty(self._progress))
+        return Distilled(seen.student, seen.teacher, seen.maps, seen.hints, terms, weights, total)
 
     @torch.no_grad()
     def materialize(self, *inputs: Any, teacher_inputs: Any = None, targets: Any = None, **keywords: Any) -> Self:
@@ -204,59 +205,57 @@ class Distiller(nn.Module):
 
     def maps(self, name: str, seen: Seen) -> tuple[list[Tensor], list[Tensor]]:
         """The student's and the teacher's maps as the term of that name compares them: adapted and resized."""
-        term = self.terms[name]
-        return resized([seen.maps[tap] for tap in self._taps_of(term)], policy=term.resize, where=f'term "{name}"')
+        tapped = [seen.maps[tap] for tap in self._taps_of_term[name]]
+        return resized(tapped, policy=self.terms[name].resize, where=f'term "{name}"')
 
     def _forward(self, inputs: Inputs, teacher_inputs: Any, *, hints: dict[str, Any]) -> Seen:
         """One pass of the student and of the teachers that a term asks for."""
         self._teachers.freeze()
-        asked = self._asked
         outputs: dict[str, Any] = {}
         try:
-            if asked:
+            if self._asked:
                 inputs_by_teacher = self._teachers.inputs(inputs, teacher_inputs)
-            for name in asked:
-                probes = [probes[name] for probes in self._teacher_probes if name in probes]
+            for name, probes in self._asked.items():
                 outputs[name] = self._teachers.ask(name, inputs_by_teacher, student=inputs, probes=probes)
-            with Watched(self.student, self._student_probes, role="student"):
-                student = called(self.student, inputs, role="student")
-            teacher = outputs.get(ONLY) if ONLY in self.teachers else outputs
-            return Seen(student, teacher, self._tapped(asked), hints)
-        finally:
-            for probe in self._probes:
-                probe.caught = []  # after an error, too: it would keep the graph
+            student = called(self.student, inputs, role="student", probes=self._student_probes)
+            teacher = outputs.get(ONLY) if ONLY in self._teachers.networks else outputs
+            return Seen(student, teacher, self._tapped(), hints)
+        except BaseException:
+            for probe in (*self._student_probes, *chain.from_iterable(self._teacher_probes)):
+                probe.caught = []  # which would keep the graph
+            raise
 
-    def _make_asked(self) -> list[str]:
-        """The teachers that a term looks at; the pass of any other is saved."""
-        asked = {name for tap in self._read() for name in self._teachers_of_tap[tap]}
-        for term in self.terms.values():
-            if term.between == "output":
-                asked.update(teacher_names(term.of, list(self.teachers)))
-        return [name for name in self.teachers if name in asked]
-
-    def _tapped(self, asked: Sequence[str]) -> dict[str, Tapped]:
+    def _tapped(self) -> dict[str, Tapped]:
         """The maps of this pass, the student's fused and adapted."""
         caught = [probe.take() for probe in self._student_probes]
         maps: list[Tensor] = [own.map for own in caught]
-        if asked and self.fusion is not None:
+        if self.fusion is not None and self._asked:
             maps = list(self.fusion(maps))
             if len(maps) != len(caught):
                 raise InputError(f"fusion: expected a map for each of the {len(caught)} taps, got {len(maps)}")
         tapped: dict[str, Tapped] = {}
         taps = zip(self.taps, caught, maps, self.adapters, self._teacher_probes, strict=True)
         for name, own, x, adapter, probes in taps:
-            if any(teacher not in asked for teacher in self._teachers_of_tap[name]):
-                tapped[name] = Tapped(own.origins, own.map, own.map.new_empty(0), grid=own.grid)
+            if not probes:  # no term asks
+                tapped[name] = Tapped(own.origins, own.map, own.map.new_empty(0), own.grid)
                 continue
-            goals = [probes[teacher].take() for teacher in self._teachers_of_tap[name]]
-            goal = mean([target.map.to(x.device) for target in goals], where=f'tap "{name}"')
+            target = self._target(probes, x.device, where=f'tap "{name}"')
             if isinstance(adapter, Adapter):
-                adapter.fit(x, channels=goal.shape[1], grid=own.grid, where=f'tap "{name}"')
-                x = x if adapter.changes_nothing else adapter(x)
+                x = adapter.bring(x, channels=target.map.shape[1], grid=own.grid, where=f'tap "{name}"')
             else:
                 x = adapter(x)
-            tapped[name] = Tapped(own.origins, x, goal, grid=own.grid and all(target.grid for target in goals))
+            tapped[name] = Tapped(own.origins, x, target.map, own.grid and target.grid)
         return tapped
+
+    def _target(self, probes: Sequence[Probe], device: torch.device, *, where: str) -> Caught:
+        """The map that a teacher gives, or the mean of several teachers' maps, on the student's device."""
+        targets = [probe.take() for probe in probes]
+        for target in targets:
+            target.map = target.map.to(device)
+        if len(targets) == 1:
+            return targets[0]
+        average = mean([target.map for target in targets], where=where)
+        return Caught((), average, all(target.grid for target in targets))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing
     def _evaluated(self, seen: Seen) -> dict[str, Tensor]:
@@ -265,7 +264,7 @@ class Distiller(nn.Module):
 
     def _evaluate(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's value."""
-        hints = self._hints(name, seen)
+        hints = self._hints(name, seen) if term.asks else {}
         if term.between == "taps":
             students, goals = self.maps(name, seen)
             return term.value(name, student=students, teacher=goals, hints=hints)
@@ -275,25 +274,17 @@ class Distiller(nn.Module):
 
     def _answer(self, name: str, term: Term, seen: Seen) -> Any:
         """The output of the term's teacher, or the mean of its teachers' outputs."""
-        answers = [
-            term.picked(
-                name, seen.teacher if teacher == ONLY else seen.teacher[teacher], role=self._teachers.role(teacher)
-            )
-            for teacher in self._teachers_of_term[name]
-        ]
+        answers = []
+        for teacher in self._teachers_of_term[name]:
+            output = seen.teacher if teacher == ONLY else seen.teacher[teacher]
+            answers.append(term.picked(name, output, role=self._teachers.roles[teacher]))
         return mean(answers, where=f'term "{name}"')
 
     def _hints(self, name: str, seen: Seen) -> dict[str, Any]:
         """Mask, targets, and the output of the term's teacher; of its teachers by name where it has several."""
         chosen = self._teachers_of_term[name]
-        output = seen.teacher[chosen[0]] if ONLY not in self.teachers and len(chosen) == 1 else seen.teacher
+        output = seen.teacher[chosen[0]] if ONLY not in self._teachers.networks and len(chosen) == 1 else seen.teacher
         return {**seen.hints, "teacher_output": output}
-
-    def _make_teachers_of(self, term: Term) -> list[str]:
-        """The teachers that a term looks at, those of its taps among them."""
-        if term.between != "taps":
-            return teacher_names(term.of, list(self.teachers))
-        return list({name: None for tap in self._taps_of(term) for name in self._teachers_of_tap[tap]})
 
     def _floor(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's floor: as its loss defines it, else the loss with the mean maps for a student."""
@@ -304,25 +295,43 @@ class Distiller(nn.Module):
         priors = [static_prior(goal) for goal in teachers]
         return term.value(name, student=priors, teacher=teachers, hints=hints)
 
-    def _taps_of(self, term: Term) -> list[str]:
-        return list(self.taps) if term.taps is None else list(term.taps)
+    def _make_taps_of(self, term: Term) -> list[str]:
+        """The taps that a term looks at."""
+        if term.between != "taps":
+            return []
+        return list(self.taps if term.taps is None else term.taps)
 
-    def _read(self) -> set[str]:
-        """Taps that some term looks at; the others need no adapter."""
-        return {tap for term in self.terms.values() if term.between == "taps" for tap in self._taps_of(term)}
+    def _make_teachers_of(self, name: str, term: Term) -> list[str]:
+        """The teachers that a term looks at, those of its taps among them."""
+        if term.between != "taps":
+            return teacher_names(term.of, list(self.teachers))
+        return list({name: None for tap in self._taps_of_term[name] for name in self._teachers_of_tap[tap]})
 
-    def _make_probes(self) -> tuple[list[Probe], list[dict[str, Probe]]]:
-        """Hooks for each tap: one for the student, one for each of its teachers by name. Unknown paths are an error."""
+    def _make_asked(self) -> list[str]:
+        """The teachers that a term looks at; the pass of any other is saved."""
+        looking = [name for name, term in self.terms.items() if term.between != "targets"]
+        asked = {teacher for name in looking for teacher in self._teachers_of_term[name]}
+        return [name for name in self.teachers if name in asked]
+
+    def _make_probes(self) -> tuple[list[Probe], list[list[Probe]]]:
+        """Hooks for each tap: one for the student, and those for its teachers, if terms ask for all of them.
+
+        Unknown paths are an error, also where nobody asks.
+        """
         of_student, of_teachers = [], []
         for name, tap in self.taps.items():
             find_module(self.student, tap.student_outlet.module, role="student")
             of_student.append(Probe(tap.student_outlet, role="student"))
             probes = {}
             for teacher in self._teachers_of_tap[name]:
-                role = self._teachers.role(teacher)
+                role = self._teachers.roles[teacher]
                 find_module(self.teachers[teacher], tap.teacher_outlet.module, role=role)
                 probes[teacher] = Probe(tap.teacher_outlet, role=role)
-            of_teachers.append(probes)
+            if not set(probes).issubset(self._asked):
+                probes = {}
+            for teacher, probe in probes.items():
+                self._asked[teacher].append(probe)
+            of_teachers.append(list(probes.values()))
         return of_student, of_teachers
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -49,7 +50,7 @@ class MapLoss(nn.Module, ABC):
 
     def forward(self, *, student: Maps, teacher: Maps, mask: Maps | None = None) -> Float[Tensor, ""]:
         """The loss, summed over levels."""
-        students, teachers = as_levels(student), [level.detach() for level in as_levels(teacher)]
+        students, teachers = as_levels(student), [constant(level) for level in as_levels(teacher)]
         _check_shapes(type(self).__name__, students, teachers, same_channels=self.same_channels)
         if self.student_mean is not None and self.teacher_mean is not None:
             students, teachers = self.student_mean(students), self.teacher_mean(teachers)
@@ -62,7 +63,7 @@ class MapLoss(nn.Module, ABC):
         something about images only as far as its loss lies below this one. At least two images; with a running centre
         both sides deviate from the teacher's mean, and no mean is updated.
         """
-        teachers = [level.detach() for level in as_levels(teacher)]
+        teachers = [constant(level) for level in as_levels(teacher)]
         priors = [static_prior(level) for level in teachers]
         if self.teacher_mean is not None:
             teachers, priors = self.teacher_mean.deviations(teachers), self.teacher_mean.deviations(priors)
@@ -70,7 +71,7 @@ class MapLoss(nn.Module, ABC):
 
     def _sum(self, students: list[Tensor], teachers: list[Tensor], mask: Maps | None) -> Tensor:
         masks = _masks(type(self).__name__, mask, students)
-        with torch.autocast(students[0].device.type, enabled=False):
+        with _no_autocast(students[0].device.type):
             levels = [
                 self.compare(student, teacher, weight) if student.numel() else student.sum()
                 for student, teacher, weight in zip(students, teachers, masks, strict=True)
@@ -95,6 +96,16 @@ def as_levels(maps: Maps) -> list[Tensor]:
 def wide(x: Tensor) -> Tensor:
     """In float32 at least."""
     return x if x.dtype == torch.float32 else x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def constant(x: Tensor) -> Tensor:
+    """Without gradient."""
+    return x.detach() if x.requires_grad else x
+
+
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    """Autocast switched off; to do so where it is off already costs as much as a small loss."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _masks(name: str, mask: Maps | None, levels: Sequence[Tensor]) -> list[Tensor | None]:

@@ -8,47 +8,39 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
+from torch.autograd.graph import GradientEdge, Node, saved_tensors_hooks
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.hooks import RemovableHandle
 
 from monoskd.distill.ema import EmaTeacher
 from monoskd.distill.taps import Outlet
 from monoskd.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Origin:
     """A tensor of the network's graph from which a map was made.
 
-    A later module may write into `tensor`; `edge` is its place in the graph before that. None outside a graph.
+    A later module may write into `tensor`; `node` and `output` are its place in the graph before that. No node outside
+    a graph, and for a leaf, which nobody may write into.
     """
 
     tensor: Tensor
-    edge: GradientEdge | None
+    node: Node | None = None
+    output: int = 0
+
+    @property
+    def edge(self) -> GradientEdge | None:
+        """The place in the graph."""
+        return None if self.node is None else GradientEdge(self.node, self.output)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Caught:
-    """One map: where it comes from, and `seen` as the view made it.
-
-    version: torch's count of writes to `seen`; None where there is no count, and then `seen` is a copy.
-    """
+    """The map of one outlet, where it comes from, and whether rows and columns are places (not so for tokens)."""
 
     origins: tuple[Origin, ...]
-    seen: Tensor
-    version: int | None
-    where: str
-
-    @property
-    def map(self) -> Float[Tensor, "b c h w"]:
-        """What was seen, as a map."""
-        return as_map(self.seen, where=self.where)
-
-    @property
-    def grid(self) -> bool:
-        """Whether rows and columns are places; not so for tokens and vectors."""
-        return self.seen.ndim == 4
+    map: Float[Tensor, "b c h w"]
+    grid: bool
 
 
 class Probe:
@@ -60,18 +52,39 @@ class Probe:
     def __init__(self, outlet: Outlet, *, role: str) -> None:
         self.outlet = outlet
         self.path, self.keys = outlet.module, outlet.keys
+        self.names = self.path.split(".") if self.path else []
         what = f'"{outlet.path}" of the {role}'
         self.where = what if outlet.side == "output" else f"the input of {what}"
         self.role = role
         self.open = False
-        self.learns = False  # whether the watched call is made with gradients
-        self.caught: list[Caught] = []
+        self.learns = False  # whether the watched call is made with gradients, which the module should have, too
+        # of each call: where the map comes from, what was seen, and torch's count of the writes to that; None: a copy
+        self.caught: list[tuple[Origin, Tensor, int | None]] = []
+        self.tables: tuple[dict[Any, Any], ...] = ()  # torch's, in which the hook is while a call is watched
+
+    def attach(self, network: nn.Module, *, learns: bool) -> None:
+        """Become a hook of the module at the path; torch's `get_submodule` and handles take ten times as long."""
+        self.open, self.learns, self.caught = True, learns and self.role == "student", []
+        module: Any = self._module(network)
+        if self.outlet.side == "input":
+            self.tables = (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+        else:
+            self.tables = (module._forward_hooks,)
+        for table in self.tables:
+            table[self] = self
+
+    def detach(self) -> None:
+        """Be a hook no longer."""
+        for table in self.tables:
+            if self in table:
+                del table[self]
+        self.open, self.tables = False, ()
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], last: Any) -> None:
         """The hook. last: the module's output, or its keyword arguments where its input is tapped."""
         if not self.open:
             return
-        if self.role == "student" and self.learns and not torch.is_grad_enabled():
+        if self.learns and not torch.is_grad_enabled():
             raise InputError(
                 f"{self.where} runs without gradients inside a call with them: expected a module that learns; call "
                 "torch.utils.checkpoint.checkpoint with use_reentrant=False, or tap a module outside torch.no_grad"
@@ -81,36 +94,64 @@ class Probe:
             source, keys = self._argument(args, last)
         for key in keys:
             source = pick(source, key, where=self.where)
-        compiling = torch.compiler.is_compiling()
-        source = _kept(source, compiling)
-        seen = _viewed(source, self.outlet.view) if self.outlet.view else source
+        seen = source
+        if self.outlet.view:
+            seen = _viewed(source, self.outlet.view)
+            source = source if isinstance(source, Tensor) else seen
         if not isinstance(seen, Tensor):
             raise InputError(f"{self.where} is {describe(seen)}, not a tensor: {_advice(self.outlet, seen)}")
-        if not isinstance(source, Tensor):
-            source = seen = _kept(seen, compiling)
-        version = None if compiling or seen.is_inference() else seen._version
-        edge = get_gradient_edge(source) if source.requires_grad and not compiling else None
-        self.caught.append(Caught((Origin(source, edge),), seen, version, self.where))
+        if seen.is_inference() or torch.compiler.is_dynamo_compiling():  # torch does not count the writes to it
+            copy = seen.clone()
+            self.caught.append((Origin(copy if seen is source else source), copy, None))
+        else:
+            self.caught.append((Origin(source, source.grad_fn, source.output_nr), seen, seen._version))
 
     def take(self) -> Caught:
         """The map of the call that was watched. Raises InputError: none, several, or one that was overwritten."""
-        caught, self.caught = self.caught, []
-        if not caught:
+        calls, self.caught = self.caught, []
+        if len(calls) != 1 or self.outlet.call is not None:
+            calls = self._chosen(calls)
+        for _, seen, version in calls:
+            if version is not None and seen._version != version:
+                raise InputError(
+                    f"{self.where} is overwritten in place by a module after it: tap that module instead, or keep a "
+                    f'copy with Outlet("{self.outlet.path}", view=torch.clone)'
+                )
+        if self.outlet.call == "all":
+            origins, seen = tuple(call[0] for call in calls), self._stacked([call[1] for call in calls])
+        else:
+            origins, seen = (calls[0][0],), calls[0][1]
+        grid = seen.ndim == 4 and not seen.is_nested
+        return Caught(origins, seen if grid else as_map(seen, where=self.where), grid)
+
+    def _module(self, network: nn.Module) -> nn.Module:
+        """The module at the path."""
+        module: Any = network
+        try:
+            for name in self.names:
+                module = module._modules[name]
+        except (AttributeError, KeyError):
+            module = None
+        return find_module(network, self.path, role=self.role) if module is None else module
+
+    def _chosen(self, calls: list[Any]) -> list[Any]:
+        """The calls that the outlet asks for."""
+        if not calls:
             raise InputError(
                 f"{self.where} did not run in this forward pass: tap a module whose forward is called "
                 "(not a ModuleList); where the network itself is compiled, compile the distiller instead"
             )
-        if len(caught) > 1 and self.outlet.call is None:
+        call, count = self.outlet.call, len(calls)
+        if call == "all":
+            return calls
+        if call is None:
             raise InputError(
-                f"{self.where} ran {len(caught)} times in one forward pass: say which call is meant, "
+                f"{self.where} ran {count} times in one forward pass: say which call is meant, "
                 f'as in Outlet("{self.outlet.path}", call=-1) for the last, or call="all"'
             )
-        if self.outlet.call == "all":
-            return self._stacked([self._intact(output) for output in caught])
-        call = self.outlet.call or 0
-        if not -len(caught) <= call < len(caught):
-            raise InputError(f"{self.where} ran {len(caught)} times in one forward pass: there is no call {call}")
-        return self._intact(caught[call])
+        if not -count <= call < count:
+            raise InputError(f"{self.where} ran {count} times in one forward pass: there is no call {call}")
+        return [calls[call]]
 
     def _argument(self, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """What the module is called with, and the keys that are left to pick from it."""
@@ -123,61 +164,15 @@ class Probe:
         key, *others = self.outlet.keys
         return pick(args if key.lstrip("-").isdigit() else keywords, key, where=self.where), others
 
-    def _intact(self, caught: Caught) -> Caught:
-        """The same. Raises InputError where a later module has written into it."""
-        if caught.version is not None and caught.seen._version != caught.version:
-            raise InputError(
-                f"{self.where} is overwritten in place by a module after it: tap that module instead, or keep a copy "
-                f'with Outlet("{self.outlet.path}", view=torch.clone)'
-            )
-        return caught
-
-    def _stacked(self, caught: Sequence[Caught]) -> Caught:
+    def _stacked(self, maps: list[Tensor]) -> Tensor:
         """The maps of all calls, one after the other along the batch axis."""
-        shapes = [tuple(output.seen.shape[1:]) for output in caught]
+        shapes = [tuple(seen.shape[1:]) for seen in maps]
         if len(set(shapes)) > 1:
             raise InputError(
                 f'{self.where}: call="all": expected maps of one shape, got {", ".join(map(str, shapes))}: give each '
                 "call a tap of its own, with call=0, call=1, ..."
             )
-        stacked = torch.cat([output.seen for output in caught])
-        return Caught(tuple(origin for output in caught for origin in output.origins), stacked, None, self.where)
-
-
-class Watched:
-    """Hooks on the modules of a network for the length of one call; all are removed at its end, also after an error."""
-
-    def __init__(self, network: nn.Module, probes: Sequence[Probe], *, role: str) -> None:
-        self.network, self.probes, self.role = bare(network), probes, role
-        self.hooks: list[RemovableHandle] = []
-
-    def __enter__(self) -> None:
-        """Register the hooks."""
-        learns = torch.is_grad_enabled()
-        try:
-            for probe in self.probes:
-                probe.open, probe.learns, probe.caught = True, learns, []
-                module = self._module(probe.path)
-                if probe.outlet.side == "input":
-                    self.hooks.append(module.register_forward_pre_hook(probe, with_kwargs=True))
-                else:
-                    self.hooks.append(module.register_forward_hook(probe))
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def _module(self, path: str) -> nn.Module:
-        try:
-            return self.network.get_submodule(path)
-        except AttributeError:
-            return find_module(self.network, path, role=self.role)  # says what is nearest
-
-    def __exit__(self, *_: object) -> None:
-        """Remove them."""
-        for hook in self.hooks:
-            hook.remove()
-        for probe in self.probes:
-            probe.open = False
+        return torch.cat(maps)
 
 
 def find_module(network: nn.Module, path: str, *, role: str) -> nn.Module:
@@ -219,7 +214,7 @@ def as_map(x: Tensor, *, where: str) -> Float[Tensor, "b c h w"]:
 def bare(network: nn.Module) -> nn.Module:
     """The network inside the wrappers that change its paths."""
     while True:
-        if isinstance(network, DistributedDataParallel):
+        if "module" in network._modules and isinstance(network, DistributedDataParallel):
             network = network.module
         elif isinstance(network, EmaTeacher):
             network = network.network
@@ -260,11 +255,6 @@ def _advice(outlet: Outlet, output: Any) -> str:
     if isinstance(output, Sequence) and output:
         return f'choose one, as in "{outlet.path}:0"'
     return "choose a part with a key after a colon, or make a tensor of it with Outlet(path, view=...)"
-
-
-def _kept(x: Any, compiling: bool) -> Any:
-    """`x`, or a copy of it where torch does not count the writes to it."""
-    return x.clone() if isinstance(x, Tensor) and (compiling or x.is_inference()) else x
 
 
 def _viewed(x: Any, view: Callable[[Any], Tensor]) -> Tensor:

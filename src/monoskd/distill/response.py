@@ -1,13 +1,11 @@
 """Losses on what networks return instead of on features: logits and regressed values."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from monoskd.distill.maps import wide
+from monoskd.distill.maps import constant, wide
 from monoskd.errors import InputError
 from monoskd.parallel import average, normaliser
 
@@ -34,8 +32,8 @@ class LogitLoss(nn.Module):
         student, teacher, weights = _comparable("LogitLoss", student, teacher, mask)
         log_s = (student / self.temperature).log_softmax(1)
         p = (teacher / self.temperature).softmax(1)
-        # -inf would make NaN of a class of probability 0
-        divergence = kl_div(log_s.clamp(min=torch.finfo(log_s.dtype).min), p, reduction="none")
+        lowest = torch.finfo(log_s.dtype).min  # -inf would make NaN of a class of probability 0
+        divergence = kl_div(torch.threshold(log_s, lowest, lowest), p, reduction="none")
         return _weighted_mean(divergence, weights, factor=self.temperature**2)
 
 
@@ -69,7 +67,7 @@ def _weighted_mean(
 ) -> Float[Tensor, ""]:
     """The mean of the sums over axis 1, times `factor`; 0, with a gradient of 0, where there are no values."""
     if weights is None:
-        return values.sum() * (factor / normaliser(math.prod(values.shape) // max(values.shape[1], 1), like=values))
+        return values.sum() * (factor / normaliser(values.numel() // max(values.shape[1], 1), like=values))
     total = average({"weights": weights.sum()})["weights"]
     return (values.sum(1) * weights).sum() * (factor / torch.where(total > 0, total, 1))
 
@@ -83,7 +81,7 @@ def _comparable(
             f"{name}: expected student and teacher of one shape n x k x ..., got {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}"
         )
-    student, teacher = wide(student), wide(teacher.detach())
+    student, teacher = wide(student), wide(constant(teacher))
     if mask is None:
         return student, teacher, None
     places = (len(student), *student.shape[2:])

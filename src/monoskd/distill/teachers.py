@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from monoskd.distill.ema import EmaTeacher
-from monoskd.distill.probes import Probe, Watched, bare
+from monoskd.distill.probes import Probe, bare
 from monoskd.distill.traps import copied, tensors
 from monoskd.errors import InputError
 
@@ -47,6 +46,7 @@ class Teachers:
         batch_statistics: bool = False,
     ) -> None:
         self.networks = dict(networks)
+        self.roles = {name: "teacher" if name == ONLY else f'teacher "{name}"' for name in networks}  # for errors
         self.dtypes = _by_name("teacher_dtype", dtypes, self.networks)
         self.devices = {
             name: torch.device(device)  # type: ignore[call-overload]
@@ -96,21 +96,21 @@ class Teachers:
 
     def ask(self, name: str, inputs: Mapping[str, Inputs], *, student: Inputs, probes: Sequence[Probe]) -> Any:
         """One teacher's pass, without gradient, its maps left in `probes`; on another device, the output comes back."""
-        network, role = self.networks[name], self.role(name)
-        device, dtype = self.devices.get(name), self.dtypes.get(name)
-        cast: AbstractContextManager[Any] = nullcontext()
-        if dtype is not None:
-            cast = torch.autocast((device or _device(network)).type, dtype=dtype, enabled=dtype != torch.float32)
+        network, device, role = self.networks[name], self.devices.get(name), self.roles[name]
         with torch.no_grad():
-            args, keywords = moved(inputs[name], device)
-            own = Inputs(tuple(map(copied, args)), {key: copied(value) for key, value in keywords.items()})
-            with cast, Watched(network, probes, role=role):
-                output = called(network, own, role=role)
+            args, keywords = inputs[name] if device is None else moved(inputs[name], device)
+            own = Inputs(tuple(map(copied, args)), {key: copied(keywords[key]) for key in keywords})
+            if name in self.dtypes:
+                with self._autocast(name):
+                    output = called(network, own, role=role, probes=probes)
+            else:
+                output = called(network, own, role=role, probes=probes)
         return output if device is None else moved(output, home(student))
 
-    def role(self, name: str) -> str:
-        """What errors call a teacher."""
-        return "teacher" if name == ONLY else f'teacher "{name}"'
+    def _autocast(self, name: str) -> torch.autocast:
+        """Autocast in the type that the teacher has of its own; float32 switches it off."""
+        device, dtype = self.devices.get(name) or _device(self.networks[name]), self.dtypes[name]
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def teachers_by_name(teacher: nn.Module | None, teachers: Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:
@@ -164,9 +164,15 @@ def as_inputs(given: Any) -> Inputs:
     return Inputs(given if isinstance(given, tuple) else (given,), {})
 
 
-def called(network: nn.Module, inputs: Inputs, *, role: str) -> Any:
-    """What the network returns. Raises InputError where it does not take these inputs."""
+def called(network: nn.Module, inputs: Inputs, *, role: str, probes: Sequence[Probe] = ()) -> Any:
+    """What the network returns, its maps left in `probes`. Raises InputError where it does not take these inputs.
+
+    The probes are hooks of the network for the length of the call, also where that ends in an error.
+    """
+    inner, learns = bare(network), torch.is_grad_enabled()
     try:
+        for probe in probes:
+            probe.attach(inner, learns=learns)
         return network(*inputs.args, **inputs.keywords)
     except TypeError as error:
         signature = _signature(network)
@@ -178,6 +184,9 @@ def called(network: nn.Module, inputs: Inputs, *, role: str) -> Any:
             f"{', '.join(signature.parameters)}, got {', '.join(given)}: drop keys from the batch, give the teacher "
             "inputs of its own with teacher_inputs=..., or write (batch,) where the dict itself is the one input"
         ) from error
+    finally:
+        for probe in probes:
+            probe.detach()
 
 
 def _signature(network: nn.Module) -> inspect.Signature | None:

@@ -130,24 +130,26 @@ class Term:
 
     def picked(self, name: str, output: Any, *, role: str) -> Any:
         """What the loss sees of a network's output."""
-        for key in self.key.split(":") if self.key else ():
+        if not self.key:
+            return output
+        for key in self.key.split(":"):
             output = pick(output, key, where=f'term "{name}": output of the {role}')
         return output
 
     @property
     def takes_mask(self) -> bool:
         """Whether a mask would reach the loss."""
-        return self.masked and "mask" in self._asked
+        return self.masked and "mask" in self.asks
 
     @cached_property
-    def _asked(self) -> dict[str, bool]:
+    def asks(self) -> dict[str, bool]:
         """The hints that the loss names, and whether it cannot do without."""
         parameters = _parameters(self.loss)
         return {hint: parameters[hint].default is inspect.Parameter.empty for hint in HINTS if hint in parameters}
 
     def value(self, name: str, *, student: Any, teacher: Any, hints: Mapping[str, Any]) -> Float[Tensor, ""]:
         """The loss of two outputs, of two lists of maps, or of the student's output alone."""
-        wanted = self.hints(name, hints)
+        wanted = self.hints(name, hints) if self.asks else {}
         if self.between == "targets":
             values = [self._of_outputs(name, student=student, **wanted)]
         elif self.between == "output":
@@ -178,7 +180,7 @@ class Term:
     def hints(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The mask, targets and so on that the loss asks for. Raises InputError where a required one is missing."""
         chosen = {}
-        for hint, required in self._asked.items():
+        for hint, required in self.asks.items():
             if given.get(hint) is not None and (hint != "mask" or self.masked):
                 chosen[hint] = given[hint]
             elif required:
@@ -186,7 +188,7 @@ class Term:
         return chosen
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Tapped:
     """What one tap gave.
 
@@ -209,7 +211,7 @@ class Tapped:
 def resized(seen: Sequence[Tapped], *, policy: Resize, where: str) -> tuple[list[Tensor], list[Tensor]]:
     """Student and teacher maps at the sizes that the policy asks for (see `Term`)."""
     students, teachers = [tapped.student for tapped in seen], [tapped.teacher for tapped in seen]
-    if policy == "none":
+    if policy == "none" or len({x.shape[2:] for x in students + teachers}) == 1:
         return students, teachers
     coarsest = min((x.shape[2:] for x in students + teachers), key=lambda size: size.numel())
     sizes = {

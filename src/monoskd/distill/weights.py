@@ -43,9 +43,8 @@ class Balance(nn.Module):
         self.shares = {name: term.share for name, term in terms.items() if term.share is not None}
         if sum(self.shares.values()) >= 1:
             raise InputError(f"shares: expected a sum below 1, since the task has the rest, got {self.shares}")
-        self.log_variance = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(1)) for name, term in terms.items() if term.uncertainty}
-        )
+        self.uncertain = [name for name, term in terms.items() if term.uncertainty]
+        self.log_variance = nn.ParameterDict({name: nn.Parameter(torch.zeros(1)) for name in self.uncertain})
         self._norms = dict.fromkeys(self.shares, 1.0)
         self._share_weights = dict.fromkeys(self.shares, 1.0)
         self._rest = 0.0
@@ -59,11 +58,18 @@ class Balance(nn.Module):
 
     def weights(self, progress: float) -> dict[str, Weight]:
         """The factor of each term at this share of the training."""
-        return {name: self._weight(name, term, progress) for name, term in self.terms.items()}
+        weights: dict[str, Weight] = {name: term.factor(progress) for name, term in self.terms.items()}
+        for name in self.shares:
+            weights[name] *= self._share_weights[name]
+        for name in self.uncertain:
+            weights[name] = weights[name] / 2 * torch.exp(-self.log_variance[name]).squeeze()
+        return weights
 
     def penalty(self, progress: float) -> list[Tensor]:
         """What each uncertain term adds to the total besides its weighted loss."""
-        return [self.terms[name].factor(progress) / 2 * s.squeeze() for name, s in self.log_variance.items()]
+        if not self.uncertain:
+            return []
+        return [self.terms[name].factor(progress) / 2 * self.log_variance[name].squeeze() for name in self.uncertain]
 
     def check_readings(self) -> None:
         """Raise InputError where training goes on and nothing measures the gradients that shares ask for."""
@@ -107,15 +113,6 @@ class Balance(nn.Module):
         self._readings = int(readings)
         self._norms = dict(zip(self.shares, values[: len(self.shares)], strict=True))
         self._share_weights = dict(zip(self.shares, values[len(self.shares) :], strict=True))
-
-    def _weight(self, name: str, term: Term, progress: float) -> Weight:
-        factor = term.factor(progress)
-        if name in self.shares:
-            return self._share_weights[name] * factor
-        if name in self.log_variance:
-            s: Tensor = self.log_variance[name]
-            return factor / 2 * torch.exp(-s).squeeze()
-        return factor
 
     def _set_weights(self) -> None:
         unit = self._rest / (1 - sum(self.shares.values()))
