@@ -23,6 +23,7 @@ def write_focal(rows: Rows, record: Mapping[str, Any]) -> None:
     blocks = {
         "ap": ap_table(rows, "one", WAYS, own=True),
         "depth": depth_table(rows, "one", WAYS),
+        "made": ap_table(rows, "made", ("both", "no fit")),
         "several": ap_table(rows, "several", ("both", "no fit")),
         "several_depth": depth_table(rows, "several", ("both", "no fit")),
     }

@@ -142,6 +142,14 @@ def test_a_resumed_average_is_the_one_that_was_never_stopped(run: Run, tmp_path:
     assert_same_weights(straight, resumed)
 
 
+def test_a_resumed_run_in_float64_is_the_one_that_was_never_stopped(run: Run, tmp_path: Path) -> None:
+    straight = run(out=str(tmp_path / "straight"), epochs=3, precision="64-true")
+    stopped = run(out=str(tmp_path / "stopped"), epochs=2, precision="64-true")
+    resumed = run(out=str(stopped), epochs=3, resume=stopped, precision="64-true")
+    assert losses(resumed) == losses(straight)
+    assert_same_weights(straight, resumed)
+
+
 def test_a_resumed_running_mean_is_the_one_that_was_never_stopped(run: Run, tmp_path: Path) -> None:
     teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher"), epochs=1)
     loss = {"class_path": "monoskd.distill.SpearmanLoss", "init_args": {"center": "running"}}

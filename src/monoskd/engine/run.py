@@ -104,6 +104,8 @@ def build(plan: Plan) -> Run:
     training.shape_adapters(Batch.collate([frames.train[0]]))
     if plan.past is not None:
         plan.past.check(training, epochs=config.epochs)
+    if config.precision == "64-true":
+        training.double()  # Lightning does so too, but after it has read the weights of a checkpoint into float32
     return Run(config, plan.loaded.text, training, frames, plan.past)
 
 
