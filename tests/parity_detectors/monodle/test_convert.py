@@ -1,6 +1,7 @@
 """Import of MonoDLE's published checkpoint, and everything that can be wrong with one."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,21 @@ def test_the_command_finds_the_detector_by_the_tensors(
     assert main(["convert", str(tmp_path / "other.pth"), str(tmp_path / "no.safetensors")]) == 2
     assert "or of MonoDLE, got tensors of other names" in capsys.readouterr().err
     assert not (tmp_path / "no.safetensors").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tmp_path: Path,
+    state: State,
+    largest_file: Callable[[int], AbstractContextManager[None]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    published, out = tmp_path / "published.pth", tmp_path / "student.safetensors"
+    torch.save({"epoch": 140, "model_state": state, "optimizer_state": None}, published)
+    out.write_bytes(b"the model that was there before")
+    with largest_file(1_000_000):
+        assert main(["convert", str(published), str(out)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "student.safetensors" in said
+    assert "\n" not in said
+    assert {*tmp_path.iterdir()} == {published, out}
+    assert out.read_bytes() == b"the model that was there before"
