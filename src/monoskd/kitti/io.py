@@ -18,6 +18,7 @@ from monoskd.geometry.camera import Camera
 from monoskd.images import read_pixels
 from monoskd.kitti.labels import OBJECT_FIELDS as OBJECT_FIELDS
 from monoskd.kitti.labels import format_objects as format_objects
+from monoskd.kitti.labels import objects_from_table as objects_from_table
 from monoskd.kitti.labels import parse_objects as parse_objects
 from monoskd.kitti.labels import read_objects as read_objects
 from monoskd.kitti.labels import write_objects as write_objects
