@@ -71,11 +71,13 @@ def _views() -> Iterator[tuple[str, View]]:
 
 
 VIEWS = dict(_views())
+WAYS = {"both": ("focal", True), "no fit": ("size", True), "no depth": ("focal", False), "neither": ("size", False)}
+"""How a network is asked: the fit, and whether depths go by the focal length."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a student learns from: streets through focal lengths of a range [px] (None: `FOCAL_PX`), and who asks it.
+    """What a student learns from: streets through focal lengths of a range [px] (None: `FOCAL_PX`), and what it is asked.
 
     least_height: of the objects that it is taught, as a multiple of what it is through the training's camera; the same
     cars have other heights through another lens. lens: `augmentation.lens`.
@@ -83,22 +85,21 @@ class Training:
 
     focal_px: tuple[float, float] | None
     views: tuple[str, ...] = tuple(VIEWS)
+    ways: tuple[str, ...] = ("both", "no fit")
     least_height: float = 1.0
     lens: float = 0.0
 
 
 TRAININGS = {
-    "one": Training(None),
+    "one": Training(None, ways=tuple(WAYS)),
     "made": Training(None, lens=0.5),
     "several": Training((0.5 * FOCAL_PX, 2.7 * FOCAL_PX)),
     **{
-        f"own {times:g}x": Training((times * FOCAL_PX, times * FOCAL_PX), (f"lens {times:g}x",), times)
+        f"own {times:g}x": Training((times * FOCAL_PX, times * FOCAL_PX), (f"lens {times:g}x",), ("both",), times)
         for times in LENSES
         if times <= 2
     },
 }
-WAYS = {"both": ("focal", True), "no fit": ("size", True), "no depth": ("focal", False), "neither": ("size", False)}
-"""How a network is asked: the fit, and whether depths go by the focal length."""
 
 
 def main() -> None:
@@ -168,10 +169,8 @@ def look(out: Path, view: str, name: str, seed: int) -> None:
         return
     frames, said = frames_of(out, view), {}
     for way, (fit, by_focal) in WAYS.items():
-        if way != "both" and name.startswith("own"):
-            continue
-        if not by_focal and (name != "one" or camera.focal_px == FOCAL_PX):
-            continue  # it learned with it; there it makes no difference
+        if way not in TRAININGS[name].ways or (not by_focal and camera.focal_px == FOCAL_PX):
+            continue  # through the training's lens it makes no difference
         predictor = Predictor(run / "model.safetensors", fit=fit)
         if not by_focal:
             detector: Any = predictor.detector

@@ -22,6 +22,7 @@ MIN_HEIGHT_PX = 25.0
 MAX_TRUNCATION = 0.5
 MAX_OCCLUSION = 2
 MIN_DEPTH_M = 2
+MOST_ANGLE_RAD = 10.0  # of alpha and rotation_y; more are degrees. DontCare objects have -10
 
 KITTI_CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
 _SPELLING = {name.lower(): name for name in KITTI_CLASSES}

@@ -17,14 +17,13 @@ from monoskd.evaluation.curves import RECALLS, Tally, average_precision
 from monoskd.evaluation.pairs import Int, PairedFrames
 from monoskd.evaluation.results import Evaluation, Result
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS, Contest, Scope, contests, known_classes, tallies
-from monoskd.objects import KITTI_CLASSES, Objects, has_3d_box
+from monoskd.objects import KITTI_CLASSES, MOST_ANGLE_RAD, Objects, has_3d_box
 
 __all__ = ["Evaluation", "evaluate_kitti"]
 
 DISTANCES_M = {"0-20 m": (-np.inf, 20.0), "20-40 m": (20.0, 40.0), "40+ m": (40.0, np.inf)}
 
 _NAMED = 3  # classes in a note
-_MOST_YAW_RAD = 10.0  # as in labels
 
 NO_ALPHA = -10
 """Written by detectors that do not estimate the observation angle."""
@@ -90,9 +89,9 @@ def _notes(paired: PairedFrames, classes: Sequence[str], min_heights: Sequence[f
     if detected:
         others = ", ".join(f"{count} of {name}" for name, count in detected.most_common(_NAMED))
         yield f"detections of classes that are neither KITTI's nor labelled are left out: {others}"
-    turned = int((np.abs(paired.detections.objects.yaw) > _MOST_YAW_RAD).sum())
+    turned = int((np.abs(paired.detections.objects.yaw) > MOST_ANGLE_RAD).sum())
     if turned:
-        yield f"{turned} detections have a rotation_y beyond {_MOST_YAW_RAD:g}: it is expected in radians, not degrees"
+        yield f"{turned} detections have a rotation_y beyond {MOST_ANGLE_RAD:g}: it is expected in radians, not degrees"
 
 
 def _heights(min_heights: Sequence[float]) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from monoskd.errors import InputError
 from monoskd.files import LARGEST_NUMBER, finite_number, read_text, write_text
-from monoskd.objects import Objects, canonical_name
+from monoskd.objects import MOST_ANGLE_RAD, Objects, canonical_name
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ OBJECT_FIELDS = (
 _LABEL_FIELDS, _RESULT_FIELDS = 15, 16
 LARGEST_SCORE = float(np.finfo(np.float64).max)
 _LABEL_UNITS = {
-    **dict.fromkeys(("alpha", "rotation_y"), (10.0, "radians")),  # DontCare objects have -10
+    **dict.fromkeys(("alpha", "rotation_y"), (MOST_ANGLE_RAD, "radians")),
     **dict.fromkeys(("height", "width", "length", "x", "y", "z"), (1000.0, "metres")),  # and -1000
 }
 """The largest numbers of labels in the right unit. Results may hold anything, as KITTI's server takes it."""

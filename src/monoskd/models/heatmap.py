@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from monoskd.errors import InputError
 from monoskd.geometry.heatmap import gaussian_radius
 from monoskd.parallel import normaliser
 
@@ -50,6 +51,10 @@ def peaks(heat: Float[Tensor, "b c v u"], *, count: int) -> Peaks:
 
 def at_cells(dense: Float[Tensor, "b k v u"], where: AtCells) -> Float[Tensor, "n k"]:
     """The values of a dense head at the objects' cells."""
+    if dense.ndim != 4:  # a prediction's heads, which were evaluated at the peaks alone
+        raise InputError(
+            f"heads: expected whole maps, b x k x v x u, got {tuple(dense.shape)}: call the network with at=targets"
+        )
     return dense[where.image, :, where.cell[:, 1], where.cell[:, 0]]
 
 

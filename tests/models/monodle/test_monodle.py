@@ -147,6 +147,8 @@ def test_heads_say_the_same_at_peaks_alone(detector: MonoDLE) -> None:
     for one, other in zip(detector.decode(everywhere, views), detector.decode(there, views), strict=True):
         torch.testing.assert_close(one.scores, other.scores)
         torch.testing.assert_close(one.boxes_2d, other.boxes_2d, rtol=1e-4, atol=1e-3)
+    with pytest.raises(InputError, match=r"expected whole maps, .*: call the network with at=targets"):
+        detector.loss(there, batch.targets)
     errors = detector.metrics(there, batch.targets, views)["depth_error_m"]
     said = at_cells(everywhere.heads["depth"], batch.targets).squeeze(1)
     torch.testing.assert_close(errors, (said - batch.targets.depth).abs(), rtol=1e-4, atol=1e-4)

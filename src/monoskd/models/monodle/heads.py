@@ -42,7 +42,7 @@ class Heads(nn.Module):
 
     def heat(self, shared: Float[Tensor, "b c v u"]) -> Float[Tensor, "b classes v u"]:
         """`heatmap` alone."""
-        return _said({"heatmap": self.heatmap(shared)}, None)["heatmap"]
+        return _full_precision(self.heatmap(shared))
 
     def at(self, shared: Float[Tensor, "b c v u"], k: Float[Tensor, " b"], where: AtCells) -> dict[str, Tensor]:
         """All but the heat map at n cells, where alone they are evaluated: n x outputs."""
@@ -51,13 +51,16 @@ class Heads(nn.Module):
         return _said(raw, k[where.image][:, None])
 
 
-def _said(raw: dict[str, Tensor], k: Tensor | None) -> dict[str, Tensor]:
-    """In float32 or better, for positions need more than half precision; with the depth in metres."""
-    heads = {name: head.to(torch.promote_types(head.dtype, torch.float32)) for name, head in raw.items()}
-    if k is not None:
-        raw_depth, heads["depth_log_std"] = heads["depth"][:, :1], heads["depth"][:, 1:]
-        heads["depth"] = depth_m(raw_depth) * k.to(raw_depth)
-    return heads
+def _said(raw: dict[str, Tensor], k: Tensor) -> dict[str, Tensor]:
+    """The heads in float32 or better, with the depth in metres."""
+    heads = {name: _full_precision(head) for name, head in raw.items()}
+    raw_depth, heads["depth_log_std"] = heads["depth"][:, :1], heads["depth"][:, 1:]
+    return heads | {"depth": depth_m(raw_depth) * k.to(raw_depth)}
+
+
+def _full_precision(head: Tensor) -> Tensor:
+    """Float32 or better: positions need more than half precision."""
+    return head.to(torch.promote_types(head.dtype, torch.float32))
 
 
 def depth_m(raw: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ Quirk: TypeAlias = Literal[
 class MonoDLEOutput(DetectorOutput):
     """The output of one forward pass: heads b x outputs x v x u.
 
-    best: the cells that the heads looked at, if that was not at all: then heads but the heat map are n x outputs.
+    best: the n cells at which alone the heads were evaluated; all but the heat map are then n x outputs. None: at all.
     """
 
     best: Peaks | None = None
