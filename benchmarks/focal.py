@@ -77,7 +77,7 @@ WAYS = {"both": ("focal", True), "no fit": ("size", True), "no depth": ("focal",
 
 @dataclass(frozen=True)
 class Training:
-    """What a student learns from: streets through focal lengths of a range [px] (None: `FOCAL_PX`), and what it is asked.
+    """The range of focal lengths [px] that a student learns from (None: `FOCAL_PX` alone), and what it is asked.
 
     least_height: of the objects that it is taught, as a multiple of what it is through the training's camera; the same
     cars have other heights through another lens. lens: `augmentation.lens`.
