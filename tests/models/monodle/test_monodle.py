@@ -147,11 +147,18 @@ def test_heads_say_the_same_at_peaks_alone(detector: MonoDLE) -> None:
     for one, other in zip(detector.decode(everywhere, views), detector.decode(there, views), strict=True):
         torch.testing.assert_close(one.scores, other.scores)
         torch.testing.assert_close(one.boxes_2d, other.boxes_2d, rtol=1e-4, atol=1e-3)
-    with pytest.raises(InputError, match=r"expected whole maps, .*: call the network with at=targets"):
-        detector.loss(there, batch.targets)
     errors = detector.metrics(there, batch.targets, views)["depth_error_m"]
     said = at_cells(everywhere.heads["depth"], batch.targets).squeeze(1)
     torch.testing.assert_close(errors, (said - batch.targets.depth).abs(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.wrong_shapes
+def test_a_loss_refuses_heads_said_at_the_peaks_alone(detector: MonoDLE) -> None:
+    batch = Batch.collate([sample(detector, objects())])
+    with torch.inference_mode():
+        there = detector(batch.views("rgb"))
+    with pytest.raises(InputError, match=r"expected whole maps, .*: call the network with at=targets"):
+        detector.loss(there, batch.targets)
 
 
 def test_a_perfect_network_has_next_to_no_loss(detector: MonoDLE) -> None:
