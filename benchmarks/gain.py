@@ -41,8 +41,10 @@ from monoskd.synthetic import synthesize
 TEACHER_EPOCHS, POOL = 200, 3
 LABELLED = round(FRAMES * (1 - VAL_SHARE))
 # A step of a recipe over a step of its control, as `benchmarks/training.py` and docs/study.md (section 3) have it.
-TEACHER_COST, COSTS = 1.4, {"pseudo": 1.7, "depth": 1.7, "depth_pseudo": 1.7, "unlabelled": 2.1}
+TEACHER_COST = 1.4
+COSTS = {"pseudo": 1.7, "depth": 1.7, "depth_pseudo": 1.7, "unlabelled": 2.1, "mixed": 1.0, "mixed_depth": 1.0}
 BATCH, RATE, EMA = 16, 0.006, 0.99
+BATCHES = {"mixed": BATCH // 2, "mixed_depth": BATCH // 2}  # labelled frames a step, so that all its frames are BATCH
 DEPTH = {
     "loss": {"class_path": "monoskd.models.DepthMapLoss"},
     "between": "targets",
@@ -65,13 +67,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     "pseudo": {"response": RESPONSE},
     "depth": {"depth_map": {**DEPTH, "share": 0.5}},
     "depth_pseudo": {"depth_map": {**DEPTH, "share": 0.5}, "response": RESPONSE},
+    "mixed": {"response": RESPONSE},
+    "mixed_depth": {"depth_map": {**DEPTH, "share": 0.5}, "response": RESPONSE},
 }
 CURVE = (60, 120, 240)
 
 
+def equal_steps(recipe: str, epochs: int) -> int:
+    """The epochs in which the control makes as many steps as a recipe in so many."""
+    return epochs * BATCH // BATCHES.get(recipe, BATCH)
+
+
 def equal_time(recipe: str, epochs: int) -> int:
     """The epochs that the control has time for while a recipe trains for so many."""
-    return round(COSTS.get(recipe, TEACHER_COST) * epochs)
+    return round(COSTS.get(recipe, TEACHER_COST) * equal_steps(recipe, epochs))
 
 
 CELLS = [
@@ -172,7 +181,8 @@ def configured(study: Study, name: str, seed: int) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load(find_config(Path(f"demo/{base}.yaml")).read_text())
     heights = min_heights_px(SIZE)
     config |= {"out": str(folder / name), "seed": seed, "epochs": int(epochs)}
-    config["data"] |= {"root": str(folder / "data"), "min_height_px": heights[-1], "batch_size": BATCH}
+    config["data"] |= {"root": str(folder / "data"), "min_height_px": heights[-1]}
+    config["data"]["batch_size"] = BATCHES.get(recipe, BATCH)
     config["data"]["train"] = study.split
     config["validation"]["min_heights_px"] = list(heights)
     if study.labelled is not None:  # so short epochs need no more than four validations in all
@@ -225,7 +235,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         runs, (recipe, epochs) = by_cell[name], name.split("@")
         gains = ["", ""]
         if RECIPES.get(recipe):
-            controls = (f"control@{epochs}", f"control@{equal_time(recipe, int(epochs))}")
+            controls = [f"control@{same(recipe, int(epochs))}" for same in (equal_steps, equal_time)]
             gains = [gain(runs, by_cell.get(control, {})) for control in controls]
         points = statistics.mean(run["Car 3d 0.5"] for run in runs.values())
         depth = statistics.mean(run["depth median"] for run in runs.values())
