@@ -1,7 +1,7 @@
-"""Seconds of detectors: `python benchmarks/detector_speed.py [small | published | peaks | attention]`.
+"""Seconds of detectors: `python benchmarks/detector_speed.py [small | published | cells | attention]`.
 
 small: DID-M3D's sizes in training and in use. published: the network of each `kitti/.../baseline.yaml`, one picture.
-peaks: dense heads at the heat map's peaks alone, as in prediction, against heads on the whole map.
+cells: dense heads at single cells, as DID-M3D's run in prediction and MonoDLE's always, against heads on the whole map.
 attention: multi-scale deformable attention against the usual fallback for want of a compiled operator. What is
 compared takes turns, so that other work on the machine meets all alike; ratios are what to compare between machines.
 """
@@ -10,8 +10,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from monoskd.engine.load import load_config
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.models import DidM3D, DidM3DConfig
 from monoskd.models.did_m3d.structures import ROI_CELLS, DidM3DTargets
+from monoskd.models.heatmap import at_cells
 from monoskd.models.monodetr.deformable import DeformableAttention, Shapes, places_of
 from monoskd.models.monodetr.transformer import cell_centres
 from monoskd.models.monodle import MonoDLE, MonoDLEConfig
@@ -45,7 +46,7 @@ WIDTH, HEADS, POINTS = 256, 8, 4
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    tables = {"small": small, "published": published, "peaks": at_peaks, "attention": attention}
+    tables = {"small": small, "published": published, "cells": at_single_cells, "attention": attention}
     parser.add_argument("table", nargs="?", choices=list(tables), help="all by default")
     parser.add_argument("--batch", type=int, default=8, help="images a step of the small sizes")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps; the median counts")
@@ -90,21 +91,35 @@ def published(*, batch: int, repeats: int) -> None:
         print(f"{name:30s} {parameters:8.2f} {row}", flush=True)
 
 
-@torch.inference_mode()
-def at_peaks(*, batch: int, repeats: int) -> None:
-    """CPU seconds of one pass at full size, a row for each detector with dense heads."""
-    print(f"{'detector':30s} {'whole map ms':>12s} {'peaks ms':>8s} {'ratio':>6s}")
-    for detector in (DidM3D(DidM3DConfig(pretrained=False)), MonoDLE(MonoDLEConfig(pretrained=False))):
-        detector.eval().to(memory_format=torch.channels_last)
-        views = random_views(1, detector.input_size, focal_px=744.0)
-        where = SimpleNamespace(rois=getattr(detector(views), "rois", None))  # as many regions in both
-        passes = {
-            "whole": lambda at=where, of=detector, v=views: of(v, at),
-            "peaks": lambda of=detector, v=views: of(v),
-        }
-        ms = {name: 1e3 * seconds for name, seconds in in_turns(passes, repeats, clock=time.process_time).items()}
-        row = f"{ms['whole']:12.0f} {ms['peaks']:8.0f} {ms['whole'] / ms['peaks']:6.2f}"
-        print(f"{type(detector).__name__:30s} {row}", flush=True)
+def at_single_cells(*, batch: int, repeats: int) -> None:
+    """CPU seconds at full size of a pass of one picture, and of one of MonoDLE with its gradient."""
+    did_m3d, monodle = DidM3D(DidM3DConfig(pretrained=False)).eval(), MonoDLE(MonoDLEConfig(pretrained=False)).eval()
+    views = random_views(1, did_m3d.input_size, focal_px=744.0)
+    with torch.no_grad():
+        found = did_m3d(views)  # as many regions in both forms
+    objects = found.rois
+
+    def said(at: Any, *, whole: bool) -> list[Tensor]:
+        """What MonoDLE says at cells; whole: read from whole maps, as if its heads knew nothing else."""
+        output = monodle(views, at)
+        if not whole:
+            return [*output.heads.values()]
+        maps = monodle.heads(output.features["neck.4"], monodle.magnification(views))
+        return [maps.pop("heatmap"), *(at_cells(dense, output.where) for dense in maps.values())]
+
+    def step(*, whole: bool) -> None:
+        torch.stack([head.sum() for head in said(objects, whole=whole)]).sum().backward()
+
+    passes: dict[str, Callable[[bool], Any]] = {
+        "DID-M3D, prediction": torch.inference_mode()(lambda whole: did_m3d(views, found if whole else None)),
+        "MonoDLE, prediction": torch.inference_mode()(lambda whole: said(None, whole=whole)),
+        "MonoDLE, training": lambda whole: step(whole=whole),
+    }
+    print(f"{'pass':30s} {'whole map ms':>12s} {'cells ms':>8s} {'ratio':>6s}")
+    for name, run in passes.items():
+        forms = {"whole": partial(run, True), "cells": partial(run, False)}
+        ms = {form: 1e3 * seconds for form, seconds in in_turns(forms, repeats, clock=time.process_time).items()}
+        print(f"{name:30s} {ms['whole']:12.0f} {ms['cells']:8.0f} {ms['whole'] / ms['cells']:6.2f}", flush=True)
 
 
 def full_size(folder: Path) -> Detector:

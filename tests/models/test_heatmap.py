@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from monoskd.models.heatmap import at_cells, head_at_cells
+from monoskd.models.heatmap import at_cells, heads_at_cells
 
 
 @dataclass
@@ -19,7 +19,7 @@ def test_a_head_at_cells_is_its_map_read_there() -> None:
     every = Cells(
         torch.arange(2).repeat_interleave(24), torch.stack([torch.arange(48) % 6, torch.arange(48) // 6 % 4], 1)
     )
-    there, read = head_at_cells(head, shared, every), at_cells(head(shared), every)
+    there, read = heads_at_cells({"one": head}, shared, every)["one"], at_cells(head(shared), every)
     torch.testing.assert_close(there, read)
     factors = torch.randn_like(read)
     one, other = (
@@ -32,7 +32,7 @@ def test_a_head_at_cells_is_its_map_read_there() -> None:
 def test_a_head_at_no_cell_has_a_gradient_of_zero() -> None:
     head = nn.Sequential(nn.Conv2d(5, 2, 3, padding=1))
     none = Cells(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64))
-    values = head_at_cells(head, torch.randn(2, 5, 4, 6), none)
+    values = heads_at_cells({"one": head}, torch.randn(2, 5, 4, 6), none)["one"]
     assert values.shape == (0, 2)
     values.sum().backward()
     assert head[0].weight.grad is not None

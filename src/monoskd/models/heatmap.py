@@ -1,5 +1,6 @@
 """Heat maps of object centres: drawing them, their losses, and reading their peaks. Shared by detectors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monoskd.errors import InputError
 from monoskd.geometry.heatmap import gaussian_radius
 from monoskd.parallel import normaliser
 
@@ -27,9 +27,17 @@ class AtCells(Protocol):
         """n x 2."""
 
 
+class LabelledCells(AtCells, Protocol):
+    """Those with a class, as a channel of the heat map."""
+
+    @property
+    def label(self) -> Tensor:
+        """n."""
+
+
 @dataclass(frozen=True)
 class Peaks:
-    """The best cells of b heat maps, laid flat: image after image, best first."""
+    """Cells of b heat maps, laid flat over the images, each with a class and the heat of that class there."""
 
     image: Int64[Tensor, " n"]
     cell: Int64[Tensor, "n 2"]  # (column, row)
@@ -38,7 +46,7 @@ class Peaks:
 
 
 def peaks(heat: Float[Tensor, "b c v u"], *, count: int) -> Peaks:
-    """The `count` highest local maxima of each image (3 x 3 neighbours, same class)."""
+    """The `count` highest local maxima of each image (3 x 3 neighbours, same class), image after image, best first."""
     images, _, rows, columns = heat.shape
     highest = nn.functional.max_pool2d(heat, 3, stride=1, padding=1)
     maxima = torch.where(heat == highest, heat, 0).flatten(1)
@@ -51,25 +59,27 @@ def peaks(heat: Float[Tensor, "b c v u"], *, count: int) -> Peaks:
 
 def at_cells(dense: Float[Tensor, "b k v u"], where: AtCells) -> Float[Tensor, "n k"]:
     """The values of a dense head at the objects' cells."""
-    if dense.ndim != 4:  # a prediction's heads, which were evaluated at the peaks alone
-        raise InputError(
-            f"heads: expected whole maps, b x k x v x u, got {tuple(dense.shape)}: call the network with at=targets"
-        )
     return dense[where.image, :, where.cell[:, 1], where.cell[:, 0]]
 
 
-def head_at_cells(head: nn.Module, shared: Float[Tensor, "b c v u"], where: AtCells) -> Float[Tensor, "n k"]:
-    """What a dense head says at cells, evaluated there alone: `at_cells(head(shared), where)`.
+def heat_at(heat: Float[Tensor, "b c v u"], where: LabelledCells) -> Float[Tensor, " n"]:
+    """The heat of each object's class at its cell."""
+    return heat[where.image, where.label, where.cell[:, 1], where.cell[:, 0]]
 
-    The head sees a cell's 3 x 3 neighbours at most, with zeros outside of the map. To read fifty cells of it, most of
+
+def heads_at_cells(
+    heads: Mapping[str, nn.Module], shared: Float[Tensor, "b c v u"], where: AtCells
+) -> dict[str, Float[Tensor, "n _k"]]:
+    """What dense heads say at cells, evaluated there alone: `at_cells(head(shared), where)` for each.
+
+    A head sees a cell's 3 x 3 neighbours at most, with zeros outside of the map. To read fifty cells of it, most of
     a convolution over a map of stride 4 is wasted.
     """
     step = torch.arange(3, device=shared.device)
     columns, rows = (where.cell[:, axis, None] + step for axis in (0, 1))
     around = nn.functional.pad(shared, (1, 1, 1, 1)).permute(0, 2, 3, 1)
     patches = around[where.image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    values: Tensor = head(patches)[:, :, 1, 1]
-    return values
+    return {name: head(patches)[:, :, 1, 1] for name, head in heads.items()}
 
 
 def draw_heatmap(

@@ -15,7 +15,7 @@ from monoskd.data.transforms import Draw
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, alpha_from_yaw, wrap
-from monoskd.models.heatmap import at_cells
+from monoskd.models.heatmap import Peaks, at_cells, peaks
 from monoskd.models.monodle import MonoDLE, MonoDLEConfig
 from monoskd.models.monodle.losses import mean, size_loss, task_losses
 from monoskd.models.monodle.structures import MonoDLEOutput, MonoDLETargets
@@ -57,8 +57,6 @@ def sample(detector: MonoDLE, found: Objects, *, focal_px: float = 700.0, draw: 
 
 def perfect(targets: MonoDLETargets) -> MonoDLEOutput:
     """What a network without error says."""
-    _, _, rows, columns = targets.heatmap.shape
-    row = (targets.image, slice(None), targets.cell[:, 1], targets.cell[:, 0])
     heading = torch.zeros(len(targets.image), 2 * BINS)
     heading[range(len(heading)), targets.heading_bin] = 100
     heading[range(len(heading)), BINS + targets.heading_bin] = targets.heading_residual
@@ -71,10 +69,8 @@ def perfect(targets: MonoDLETargets) -> MonoDLEOutput:
         "size_3d": targets.dimensions - targets.mean_size,
         "heading": heading,
     }
-    heads = {name: torch.zeros(len(targets.labelled), value.shape[1], rows, columns) for name, value in values.items()}
-    for name, value in values.items():
-        heads[name][row] = value
-    return MonoDLEOutput({}, heads | {"heatmap": torch.where(targets.heatmap == 1, 20.0, -20.0)})
+    where = Peaks(targets.image, targets.cell, targets.label, torch.ones(len(heading)))
+    return MonoDLEOutput({}, values | {"heatmap": torch.where(targets.heatmap == 1, 20.0, -20.0)}, where)
 
 
 @given(
@@ -134,30 +130,37 @@ def test_half_precision_says_the_same_in_float32(detector: MonoDLE, dtype: torch
     assert len(detector.decode(half, views)[0]) == len(detector.decode(whole, views)[0])
 
 
-def test_heads_say_the_same_at_peaks_alone(detector: MonoDLE) -> None:
+@pytest.mark.parametrize("at_targets", [True, False])
+def test_heads_say_at_their_cells_what_whole_maps_say_there(detector: MonoDLE, at_targets: bool) -> None:
     batch = Batch.collate([sample(detector, objects()), sample(detector, objects(xs=(2.0,)))])
     views = replace(batch.views("rgb"), images=torch.rand(2, 3, 192, 640, generator=torch.Generator().manual_seed(0)))
     with torch.inference_mode():
-        everywhere, there = detector(views, batch.targets), detector(views)
-    assert there.best is not None
-    assert {*everywhere.heads} == {*there.heads}
-    for name, head in everywhere.heads.items():
-        if name != "heatmap":
-            torch.testing.assert_close(there.heads[name], at_cells(head, there.best), rtol=1e-4, atol=1e-5)
-    for one, other in zip(detector.decode(everywhere, views), detector.decode(there, views), strict=True):
-        torch.testing.assert_close(one.scores, other.scores)
-        torch.testing.assert_close(one.boxes_2d, other.boxes_2d, rtol=1e-4, atol=1e-3)
+        there = detector(views, batch.targets if at_targets else None)
+        everywhere = detector.heads(there.features["neck.4"], detector.magnification(views))
+    assert {*everywhere} == {*there.heads}
+    for name, head in everywhere.items():
+        wanted = head if name == "heatmap" else at_cells(head, there.where)
+        torch.testing.assert_close(there.heads[name], wanted, rtol=1e-4, atol=1e-5)
+    where = batch.targets if at_targets else peaks(everywhere["heatmap"].sigmoid(), count=SMALL.top_k)
+    assert torch.equal(there.where.cell, where.cell)
     errors = detector.metrics(there, batch.targets, views)["depth_error_m"]
-    said = at_cells(everywhere.heads["depth"], batch.targets).squeeze(1)
+    said = at_cells(everywhere["depth"], batch.targets).squeeze(1)
     torch.testing.assert_close(errors, (said - batch.targets.depth).abs(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.wrong_shapes
+def test_the_output_for_chosen_images_is_that_of_them_alone(detector: MonoDLE) -> None:
+    batch = Batch.collate([sample(detector, objects()), sample(detector, objects(xs=(2.0,)))])
+    second = torch.tensor([False, True])
+    right, alone = perfect(batch.targets).of(second), perfect(batch.targets.of(second))
+    torch.testing.assert_close(right.heads, alone.heads)
+    torch.testing.assert_close(vars(right.where), vars(alone.where))
+
+
 def test_a_loss_refuses_heads_said_at_the_peaks_alone(detector: MonoDLE) -> None:
     batch = Batch.collate([sample(detector, objects())])
     with torch.inference_mode():
         there = detector(batch.views("rgb"))
-    with pytest.raises(InputError, match=r"expected whole maps, .*: call the network with at=targets"):
+    with pytest.raises(InputError, match=r"expected a row for each of the 3 objects, got 50: call the network with at=targets"):
         detector.loss(there, batch.targets)
 
 
@@ -199,7 +202,7 @@ def test_a_lost_depth_keeps_finite_gradients(detector: MonoDLE, raw: float) -> N
 def test_teaching_terms_are_zero_for_equal_networks_and_positive_otherwise(detector: MonoDLE) -> None:
     batch = Batch.collate([sample(detector, objects())])
     right = perfect(batch.targets)
-    wrong = MonoDLEOutput({}, {name: head + 0.5 for name, head in right.heads.items()})
+    wrong = replace(right, heads={name: head + 0.5 for name, head in right.heads.items()})
     assert HeadLoss()(student=right, teacher=right, targets=batch.targets).item() == pytest.approx(0, abs=1e-6)
     parts = HeadLoss().parts(student=wrong, teacher=right, targets=batch.targets)
     assert all(part.item() > 0 for part in parts.values())

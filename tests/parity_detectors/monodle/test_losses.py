@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from monoskd.models.heatmap import at_cells
 from monoskd.models.monodle import MonoDLE
 from monoskd.models.monodle.heads import depth_m
 from monoskd.models.monodle.losses import task_losses
-from monoskd.models.monodle.structures import MonoDLETargets
-from monoskd.structures import Batch, DetectorOutput
+from monoskd.models.monodle.structures import MonoDLEOutput, MonoDLETargets
+from monoskd.structures import Batch
 
 pytestmark = pytest.mark.kitti
 
@@ -32,6 +33,11 @@ CASES = ("plain", "mixed")
 def with_depth(raw: dict[str, Tensor]) -> dict[str, Tensor]:
     depth, log_std = raw["depth"].split(1, 1)
     return raw | {"depth": depth_m(depth), "depth_log_std": log_std}
+
+
+def said_at(maps: dict[str, Tensor], targets: MonoDLETargets) -> dict[str, Tensor]:
+    """Whole maps as the heads of a pass at the targets."""
+    return {name: head if name == "heatmap" else at_cells(head, targets) for name, head in maps.items()}
 
 
 def frames_of(arrays: Arrays) -> list[str]:
@@ -61,7 +67,7 @@ def test_losses_and_gradients_of_given_heads(
     arrays = recorded(f"losses_named_{case}")
     raw = {name: head.detach().to(dtype).requires_grad_() for name, head in named_heads().items()}
     targets = batch_of(frames_of(arrays)).targets
-    losses = task_losses(with_depth(raw), targets, clamped_heat=True)
+    losses = task_losses(said_at(with_depth(raw), targets), targets, clamped_heat=True)
     torch.stack(list(losses.values())).sum().backward()
     suffix = "_f64" if dtype == torch.float64 else ""
     for name, theirs in LOSSES.items():
@@ -73,19 +79,18 @@ def test_losses_and_gradients_of_given_heads(
 @pytest.fixture(scope="module")
 def passed(
     new_detector: Callable[[], MonoDLE], recorded: Callable[[str], Arrays], batch_of: Callable[[object], Batch]
-) -> Callable[[str, str], tuple[MonoDLE, DetectorOutput, MonoDLETargets]]:
+) -> Callable[[str, str], tuple[MonoDLE, MonoDLEOutput, MonoDLETargets]]:
     """`passed(case, mode)`: one pass of the network over a recorded batch; in training mode with its gradients."""
 
     @cache
-    def run(case: str, mode: str) -> tuple[MonoDLE, DetectorOutput, MonoDLETargets]:
+    def run(case: str, mode: str) -> tuple[MonoDLE, MonoDLEOutput, MonoDLETargets]:
         batch = batch_of(frames_of(recorded(f"losses_{case}")))
         detector = new_detector().train(mode == "train")
         with torch.set_grad_enabled(mode == "train"):
             output = detector(batch.views("rgb"), batch.targets)
         if mode == "train":
             torch.stack(list(detector.loss(output, batch.targets).values())).sum().backward()
-        heads = {name: head.detach() for name, head in output.heads.items()}
-        return detector, DetectorOutput({}, heads), batch.targets
+        return detector, output, batch.targets
 
     return run
 
@@ -97,12 +102,13 @@ def test_losses_of_the_network(
     case: str,
     mode: str,
     recorded: Callable[[str], Arrays],
-    passed: Callable[[str, str], tuple[MonoDLE, DetectorOutput, MonoDLETargets]],
+    passed: Callable[[str, str], tuple[MonoDLE, MonoDLEOutput, MonoDLETargets]],
 ) -> None:
     detector, output, targets = passed(case, mode)
     arrays = recorded(f"losses_{case}")
-    for prefix, chosen in ((mode, targets), (f"{mode}_car", of_cars(targets))):
-        losses = detector.loss(output, chosen)
+    cars = {name: head if name == "heatmap" else head[targets.label == 1] for name, head in output.heads.items()}
+    for prefix, chosen, heads in ((mode, targets, output.heads), (f"{mode}_car", of_cars(targets), cars)):
+        losses = task_losses(heads, chosen, clamped_heat=True)
         for name, theirs in LOSSES.items():
             expected = float(arrays[f"{prefix}_{theirs}"])
             assert losses[name].item() == pytest.approx(expected, rel=1e-4), f"{prefix} {name}"
@@ -113,7 +119,7 @@ def test_losses_of_the_network(
 def test_gradients_of_the_network(
     case: str,
     recorded: Callable[[str], Arrays],
-    passed: Callable[[str, str], tuple[MonoDLE, DetectorOutput, MonoDLETargets]],
+    passed: Callable[[str, str], tuple[MonoDLE, MonoDLEOutput, MonoDLETargets]],
 ) -> None:
     detector, arrays = passed(case, "train")[0], recorded(f"losses_{case}")
     for name in ("backbone", "neck", *(f"heads.{head}" for head in LOSSES)):

@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, Rois
-from monoskd.models.heatmap import head_at_cells
+from monoskd.models.heatmap import heads_at_cells
 from monoskd.structures import Views
 
 HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
@@ -41,8 +41,8 @@ class DenseHeads(nn.Module):
 
     def boxes(self, shared: Float[Tensor, "b k v u"], rois: Rois) -> Float[Tensor, "n 4"]:
         """2D boxes [cells] at the regions' cells, where alone the heads are evaluated."""
-        offset, size = (head_at_cells(head, shared, rois) for head in (self.offset_2d, self.size_2d))
-        return boxes_at(_full_precision(offset), _full_precision(size), rois)
+        said = heads_at_cells({"offset_2d": self.offset_2d, "size_2d": self.size_2d}, shared, rois)
+        return boxes_at(**{name: _full_precision(value) for name, value in said.items()}, rois=rois)
 
 
 class RegionalHeads(nn.Module):

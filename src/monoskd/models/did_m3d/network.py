@@ -20,7 +20,7 @@ from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads
 from monoskd.models.did_m3d.losses import task_losses
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput, DidM3DTargets, Rois
 from monoskd.models.did_m3d.targets import make_targets
-from monoskd.models.heatmap import at_cells, peaks
+from monoskd.models.heatmap import heat_at, peaks
 from monoskd.models.lens import LensDetector
 from monoskd.models.neck import DLAUp
 from monoskd.models.settings import CELLS, COUNT, INPUT_MULTIPLE, check_settings
@@ -139,7 +139,7 @@ class DidM3D(LensDetector):
             rois, scores = Rois(best.image, best.cell, best.label), best.heat
         else:
             dense = self.dense(shared)
-            scores = at_cells(dense["heatmap"].sigmoid(), rois).gather(1, rois.label[:, None]).squeeze(1)
+            scores = heat_at(dense["heatmap"].sigmoid(), rois)
         features = {f"backbone.{stride}": x for stride, x in backbone.items()}
         features |= {f"neck.{stride}": x for stride, x in neck.items()}
         boxes, regional = self.heads_at(rois, shared=shared, views=views)

@@ -1,6 +1,6 @@
 """Head tensors to detections: what the network says in cells becomes boxes in original pixels and metres."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import torch
 from jaxtyping import Float
@@ -9,25 +9,24 @@ from torch import Tensor
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, decode_heading, yaw_from_alpha
-from monoskd.models.heatmap import Peaks
-from monoskd.models.monodle.structures import HEAD_STRIDE, Quirk
+from monoskd.models.monodle.structures import HEAD_STRIDE, MonoDLEOutput, Quirk
 from monoskd.structures import Detections, Views
 
 
 def decode_cells(
-    best: Peaks,
-    at: Mapping[str, Tensor],
+    output: MonoDLEOutput,
     views: Views,
     *,
     classes: tuple[str, ...],
     mean_sizes: Float[Tensor, "c 3"],
     quirks: Collection[Quirk],
 ) -> Detections:
-    """The box at each of the n best cells, good or not. at: what the heads say there, n x outputs.
+    """The box at each of the output's n cells, good or not.
 
     mean_sizes: (h, w, l) [m] that sizes are relative to. The 3D centre (not the bottom) is what projects to
     cell + offset_3d. Score = heat times the confidence exp(-u), which stays below 1 unless `unbounded_score`.
     """
+    best, at = output.where, output.heads
     letterbox, camera = views.letterbox[best.image], Camera(views.cameras.P[best.image])
     centre_2d, half = best.cell + at["offset_2d"], at["size_2d"] / 2
     corners = torch.stack([centre_2d - half, centre_2d + half], 1)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
-from monoskd.models.heatmap import AtCells, head_at_cells
+from monoskd.models.heatmap import AtCells, heads_at_cells
 
 HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
 _DEPTH_EPSILON = 1e-6  # keeps the depth below 1e6 m
@@ -36,7 +36,7 @@ class Heads(nn.Module):
             self.add_module(name, head)
 
     def forward(self, shared: Float[Tensor, "b c v u"], k: Float[Tensor, " b"]) -> dict[str, Tensor]:
-        """The heads by name, b x outputs x v x u. k: the images' magnification, depth = k exp(-raw)."""
+        """The heads as whole maps, b x outputs x v x u. k: the images' magnification, depth = k exp(-raw)."""
         raw = {name: head(shared) for name, head in self.named_children()}
         return _said(raw, k[:, None, None, None])
 
@@ -47,8 +47,7 @@ class Heads(nn.Module):
     def at(self, shared: Float[Tensor, "b c v u"], k: Float[Tensor, " b"], where: AtCells) -> dict[str, Tensor]:
         """All but the heat map at n cells, where alone they are evaluated: n x outputs."""
         heads = {name: head for name, head in self.named_children() if name != "heatmap"}
-        raw = {name: head_at_cells(head, shared, where) for name, head in heads.items()}
-        return _said(raw, k[where.image][:, None])
+        return _said(heads_at_cells(heads, shared, where), k[where.image][:, None])
 
 
 def _said(raw: dict[str, Tensor], k: Tensor) -> dict[str, Tensor]:

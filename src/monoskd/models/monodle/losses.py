@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from monoskd.errors import InputError
 from monoskd.geometry.heading import BINS
-from monoskd.models.heatmap import at_cells, focal_loss
+from monoskd.models.heatmap import focal_loss
 from monoskd.models.monodle.structures import MonoDLETargets
 from monoskd.parallel import average, normaliser
 
@@ -20,7 +21,10 @@ _LEAST_HEAT = 1e-4
 
 
 def task_losses(heads: dict[str, Tensor], targets: MonoDLETargets, *, clamped_heat: bool) -> dict[str, Tensor]:
-    """Every task loss by name. clamped_heat: probabilities stay within 1e-4 .. 1 - 1e-4, as in the original."""
+    """Every task loss by name, from the heads of a forward pass at `targets`.
+
+    clamped_heat: probabilities stay within 1e-4 .. 1 - 1e-4, as in the original.
+    """
     limit = math.log((1 - _LEAST_HEAT) / _LEAST_HEAT)
     logits = heads["heatmap"].clamp(-limit, limit) if clamped_heat else heads["heatmap"]
     return {"heatmap": focal_loss(logits, targets.heatmap), **object_losses(heads, targets)}
@@ -28,7 +32,7 @@ def task_losses(heads: dict[str, Tensor], targets: MonoDLETargets, *, clamped_he
 
 def object_losses(heads: dict[str, Tensor], targets: MonoDLETargets) -> dict[str, Tensor]:
     """The losses of what is said of each object: all but the heat map's."""
-    at = {name: at_cells(head, targets) for name, head in heads.items() if name != "heatmap"}
+    at = at_objects(heads, targets)
     weight, has_3d = targets.weight[:, None], targets.has_3d
     depth = laplacian_loss(at["depth"], targets.depth[:, None], at["depth_log_std"])
     return {
@@ -41,6 +45,18 @@ def object_losses(heads: dict[str, Tensor], targets: MonoDLETargets) -> dict[str
         ),
         "heading": heading_loss(at["heading"], targets),
     }
+
+
+def at_objects(heads: dict[str, Tensor], targets: MonoDLETargets) -> dict[str, Float[Tensor, "n _k"]]:
+    """What is said of each object of `targets`: all heads but the heat map."""
+    said = {name: head for name, head in heads.items() if name != "heatmap"}
+    for name, head in said.items():
+        if len(head) != len(targets.image):
+            raise InputError(
+                f"heads: {name}: expected a row for each of the {len(targets.image)} objects, got {len(head)}: "
+                "call the network with at=targets"
+            )
+    return said
 
 
 def size_loss(

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.models.backbone import Backbone
-from monoskd.models.heatmap import at_cells, peaks
+from monoskd.models.heatmap import LabelledCells, Peaks, heat_at, peaks
 from monoskd.models.lens import LensDetector
 from monoskd.models.monodle.decode import decode_cells
 from monoskd.models.monodle.heads import Heads
@@ -91,7 +91,8 @@ class MonoDLEConfig:
 class MonoDLE(LensDetector):
     """The detector. Its features are called `backbone.4` .. `backbone.32` and `neck.4` .. `neck.32` by stride.
 
-    Its heads are those of `Heads`, but `depth` is in metres and `depth_log_std` is beside it, both b x 1 x v x u.
+    Its heads are those of `Heads`, but `depth` is in metres and `depth_log_std` is beside it, both n x 1. Whole maps:
+    `detector.heads(output.features["neck.4"], detector.magnification(views))`.
     """
 
     input_multiple = INPUT_MULTIPLE
@@ -135,13 +136,12 @@ class MonoDLE(LensDetector):
         """Whether k is 1, whatever the lens and the zoom."""
         return "lens_blind_depth" in self.quirks
 
-    def forward(self, views: Views, at: Any = None) -> MonoDLEOutput:
-        """Look at pictures or depth maps: with `at` at every cell, else at the heat map's peaks."""
-        inputs, k = self.normalise(views), self.magnification(views)
-        return self.forward_normalised(inputs, k, everywhere=at is not None)
+    def forward(self, views: Views, at: LabelledCells | None = None) -> MonoDLEOutput:
+        """Look at pictures or depth maps, at the objects of `at` or at the heat map's peaks."""
+        return self.forward_normalised(self.normalise(views), self.magnification(views), at)
 
     def forward_normalised(
-        self, inputs: Float[Tensor, "b 3 h w"], k: Float[Tensor, " b"], *, everywhere: bool = True
+        self, inputs: Float[Tensor, "b 3 h w"], k: Float[Tensor, " b"], at: LabelledCells | None = None
     ) -> MonoDLEOutput:
         """`forward` for inputs that are normalised already, of this magnification."""
         backbone = self.backbone(inputs)
@@ -149,11 +149,13 @@ class MonoDLE(LensDetector):
         features = {f"backbone.{stride}": x for stride, x in backbone.items()}
         features |= {f"neck.{stride}": x for stride, x in neck.items()}
         shared = neck[str(HEAD_STRIDE)]
-        if everywhere:
-            return MonoDLEOutput(features, self.heads(shared, k))
         heatmap = self.heads.heat(shared)
-        best = peaks(heatmap.sigmoid(), count=self.config.top_k)
-        return MonoDLEOutput(features, {"heatmap": heatmap, **self.heads.at(shared, k, best)}, best)
+        heat = heatmap.sigmoid()
+        if at is None:
+            where = peaks(heat, count=self.config.top_k)
+        else:
+            where = Peaks(at.image, at.cell, at.label, heat_at(heat, at))
+        return MonoDLEOutput(features, {"heatmap": heatmap, **self.heads.at(shared, k, where)}, where)
 
     def loss(self, output: MonoDLEOutput, targets: MonoDLETargets) -> dict[str, Tensor]:
         """Task losses by name: heatmap, offset_2d, size_2d, offset_3d, depth, size_3d, heading; each weighs 1.
@@ -164,7 +166,7 @@ class MonoDLE(LensDetector):
 
     def decode(self, output: MonoDLEOutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
-        found, image = self._peaks(output, views)
+        found, image = self._boxes(output, views), output.where.image
         if "negative_sizes" not in self.quirks:
             return found.by_image(image, images=len(views))
         order = found.scores.argsort(descending=True, stable=True)
@@ -172,17 +174,12 @@ class MonoDLE(LensDetector):
 
     def candidates(self, output: MonoDLEOutput, views: Views) -> Detections:
         """The `top_k` cells of each image; those with a negative dimension are marked, unless `negative_sizes`."""
-        found, _ = self._peaks(output, views)
+        found = self._boxes(output, views)
         return found if "negative_sizes" in self.quirks else found.marked(found.is_real)
 
-    def _peaks(self, output: MonoDLEOutput, views: Views) -> tuple[Detections, Tensor]:
-        """The box at each of the best cells, and the image of each."""
-        best, at = output.best, output.heads
-        if best is None:
-            best = peaks(output.heads["heatmap"].sigmoid(), count=self.config.top_k)
-            at = {name: at_cells(head, best) for name, head in output.heads.items()}
-        found = decode_cells(best, at, views, classes=self.classes, mean_sizes=self.mean_sizes, quirks=self.quirks)
-        return found, best.image
+    def _boxes(self, output: MonoDLEOutput, views: Views) -> Detections:
+        """The box at each of the output's cells."""
+        return decode_cells(output, views, classes=self.classes, mean_sizes=self.mean_sizes, quirks=self.quirks)
 
     def target_maker(
         self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None

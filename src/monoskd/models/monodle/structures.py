@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from monoskd.models.heatmap import Peaks
-from monoskd.structures import DetectorOutput, Targets
+from monoskd.structures import DetectorOutput, Targets, renumbered
 
 HEAD_STRIDE = 4  # network pixels a cell
 
@@ -28,12 +28,19 @@ Quirk: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class MonoDLEOutput(DetectorOutput):
-    """The output of one forward pass: heads b x outputs x v x u.
+    """The output of one forward pass: the heat map b x c x v x u, all other heads n x outputs.
 
-    best: the n cells at which alone the heads were evaluated; all but the heat map are then n x outputs. None: at all.
+    where: the n cells at which these were evaluated: those of the targets in training, else the heat map's peaks.
     """
 
-    best: Peaks | None = None
+    where: Peaks
+
+    def of(self, images: Bool[Tensor, " b"]) -> "MonoDLEOutput":
+        """The output for the chosen images, which are numbered anew; without the features."""
+        rows, where = images[self.where.image], self.where
+        heads = {name: head[images if name == "heatmap" else rows] for name, head in self.heads.items()}
+        image = renumbered(where.image[rows], images)
+        return MonoDLEOutput({}, heads, Peaks(image, where.cell[rows], where.label[rows], where.heat[rows]))
 
 
 @dataclass(frozen=True, kw_only=True)

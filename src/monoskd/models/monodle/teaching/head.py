@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from monoskd.geometry.heading import BINS
-from monoskd.models.heatmap import at_cells
-from monoskd.models.monodle.losses import mean
+from monoskd.models.monodle.losses import at_objects, mean
 from monoskd.models.monodle.structures import MonoDLETargets
 from monoskd.structures import DetectorOutput
 
@@ -32,10 +31,7 @@ class HeadLoss(nn.Module):
 
     def parts(self, *, student: DetectorOutput, teacher: DetectorOutput, targets: MonoDLETargets) -> dict[str, Tensor]:
         """The scalars of the table above by name; zero where there is nothing to compare."""
-        s, t = (
-            {name: at_cells(head, targets) for name, head in output.heads.items() if name != "heatmap"}
-            for output in (student, teacher)
-        )
+        s, t = (at_objects(output.heads, targets) for output in (student, teacher))
         t = {name: value.detach() for name, value in t.items()}
         parts = {
             f"head_{name}": mean((s[name] - t[name]).abs()) for name in ("offset_2d", "size_2d", "offset_3d", "size_3d")
