@@ -14,9 +14,10 @@ from monoskd.distill.center import RunningMean
 from monoskd.models.did_m3d import teaching
 from monoskd.models.did_m3d.losses import task_losses
 from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
+from monoskd.models.heatmap import Peaks
 from monoskd.models.monodle import teaching as monodle_teaching
 from monoskd.models.monodle.losses import task_losses as monodle_losses
-from monoskd.models.monodle.structures import MonoDLETargets
+from monoskd.models.monodle.structures import MonoDLEOutput, MonoDLETargets
 from monoskd.structures import DetectorOutput
 
 WHOLE = torch.ones(4, dtype=torch.bool)
@@ -141,17 +142,24 @@ def monodle_targets(targets: DidM3DTargets) -> MonoDLETargets:
     return MonoDLETargets(**shared, **sizes, has_3d=torch.arange(7) % 3 != 0)
 
 
-def monodle_output(targets: DidM3DTargets, seed: int) -> DetectorOutput:
-    draw, size = torch.Generator().manual_seed(seed), targets.heatmap.shape[2:]
-    channels = {"heatmap": 3, "offset_2d": 2, "size_2d": 2, "offset_3d": 2, "size_3d": 3, "heading": 24}
-    channels |= {"depth": 1, "depth_log_std": 1}
-    return DetectorOutput(
-        {},
-        {
-            name: torch.randn(4, k, *size, generator=draw, dtype=torch.float64).requires_grad_()
-            for name, k in channels.items()
-        },
-    )
+def monodle_output(targets: MonoDLETargets, seed: int) -> MonoDLEOutput:
+    draw = torch.Generator().manual_seed(seed)
+    channels = {
+        "offset_2d": 2,
+        "size_2d": 2,
+        "offset_3d": 2,
+        "size_3d": 3,
+        "heading": 24,
+        "depth": 1,
+        "depth_log_std": 1,
+    }
+    shapes = {"heatmap": targets.heatmap.shape, **{name: (len(targets.image), k) for name, k in channels.items()}}
+    heads = {
+        name: torch.randn(*shape, generator=draw, dtype=torch.float64).requires_grad_()
+        for name, shape in shapes.items()
+    }
+    where = Peaks(targets.image, targets.cell, targets.label, torch.ones(len(targets.image)))
+    return MonoDLEOutput({}, heads, where)
 
 
 def test_losses_of_monodle(monkeypatch: pytest.MonkeyPatch, targets: DidM3DTargets) -> None:

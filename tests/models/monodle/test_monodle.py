@@ -160,7 +160,9 @@ def test_a_loss_refuses_heads_said_at_the_peaks_alone(detector: MonoDLE) -> None
     batch = Batch.collate([sample(detector, objects())])
     with torch.inference_mode():
         there = detector(batch.views("rgb"))
-    with pytest.raises(InputError, match=r"expected a row for each of the 3 objects, got 50: call the network with at=targets"):
+    with pytest.raises(
+        InputError, match=r"expected a row for each of the 3 objects, got 50: call the network with at=targets"
+    ):
         detector.loss(there, batch.targets)
 
 
