@@ -104,7 +104,7 @@ def test_losses_of_the_network(
     recorded: Callable[[str], Arrays],
     passed: Callable[[str, str], tuple[MonoDLE, MonoDLEOutput, MonoDLETargets]],
 ) -> None:
-    detector, output, targets = passed(case, mode)
+    _, output, targets = passed(case, mode)
     arrays = recorded(f"losses_{case}")
     cars = {name: head if name == "heatmap" else head[targets.label == 1] for name, head in output.heads.items()}
     for prefix, chosen, heads in ((mode, targets, output.heads), (f"{mode}_car", of_cars(targets), cars)):
