@@ -11,13 +11,14 @@ from torch import Tensor
 from monoskd import parallel
 from monoskd.distill import BoxLoss
 from monoskd.distill.center import RunningMean
+from monoskd.models.dense import CellOutput
 from monoskd.models.did_m3d import teaching
 from monoskd.models.did_m3d.losses import task_losses
 from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 from monoskd.models.heatmap import Peaks
 from monoskd.models.monodle import teaching as monodle_teaching
 from monoskd.models.monodle.losses import task_losses as monodle_losses
-from monoskd.models.monodle.structures import MonoDLEOutput, MonoDLETargets
+from monoskd.models.monodle.structures import MonoDLETargets
 from monoskd.structures import DetectorOutput
 
 WHOLE = torch.ones(4, dtype=torch.bool)
@@ -142,7 +143,7 @@ def monodle_targets(targets: DidM3DTargets) -> MonoDLETargets:
     return MonoDLETargets(**shared, **sizes, has_3d=torch.arange(7) % 3 != 0)
 
 
-def monodle_output(targets: MonoDLETargets, seed: int) -> MonoDLEOutput:
+def monodle_output(targets: MonoDLETargets, seed: int) -> CellOutput:
     draw = torch.Generator().manual_seed(seed)
     channels = {
         "offset_2d": 2,
@@ -159,7 +160,7 @@ def monodle_output(targets: MonoDLETargets, seed: int) -> MonoDLEOutput:
         for name, shape in shapes.items()
     }
     where = Peaks(targets.image, targets.cell, targets.label, torch.ones(len(targets.image)))
-    return MonoDLEOutput({}, heads, where)
+    return CellOutput({}, heads, where)
 
 
 def test_losses_of_monodle(monkeypatch: pytest.MonkeyPatch, targets: DidM3DTargets) -> None:

@@ -15,10 +15,11 @@ from monoskd.data.transforms import Draw
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, alpha_from_yaw, wrap
+from monoskd.models.dense import CellOutput, depth_m, mean, size_loss
 from monoskd.models.heatmap import Peaks, at_cells, peaks
 from monoskd.models.monodle import MonoDLE, MonoDLEConfig
-from monoskd.models.monodle.losses import mean, size_loss, task_losses
-from monoskd.models.monodle.structures import MonoDLEOutput, MonoDLETargets
+from monoskd.models.monodle.losses import task_losses
+from monoskd.models.monodle.structures import MonoDLETargets
 from monoskd.models.monodle.teaching import HeadLoss, ResponseLoss
 from monoskd.objects import Objects
 from monoskd.structures import Batch, Frame, Sample, Views
@@ -55,7 +56,7 @@ def sample(detector: MonoDLE, found: Objects, *, focal_px: float = 700.0, draw: 
     return make_sample("", frame, draw=draw, input_size=SIZE, targets=detector.target_maker())
 
 
-def perfect(targets: MonoDLETargets) -> MonoDLEOutput:
+def perfect(targets: MonoDLETargets) -> CellOutput:
     """What a network without error says."""
     heading = torch.zeros(len(targets.image), 2 * BINS)
     heading[range(len(heading)), targets.heading_bin] = 100
@@ -70,7 +71,7 @@ def perfect(targets: MonoDLETargets) -> MonoDLEOutput:
         "heading": heading,
     }
     where = Peaks(targets.image, targets.cell, targets.label, torch.ones(len(heading)))
-    return MonoDLEOutput({}, values | {"heatmap": torch.where(targets.heatmap == 1, 20.0, -20.0)}, where)
+    return CellOutput({}, values | {"heatmap": torch.where(targets.heatmap == 1, 20.0, -20.0)}, where)
 
 
 @given(
@@ -194,8 +195,6 @@ def test_the_size_loss_is_the_mean_error_and_pulls_small_dimensions_harder() -> 
 
 @pytest.mark.parametrize("raw", [-200.0, 0.0, 200.0])
 def test_a_lost_depth_keeps_finite_gradients(detector: MonoDLE, raw: float) -> None:
-    from monoskd.models.monodle.heads import depth_m
-
     value = torch.tensor([raw], requires_grad=True)
     depth_m(value).backward()
     assert value.grad.isfinite().all()

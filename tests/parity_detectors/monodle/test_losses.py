@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from monoskd.models.dense import CellOutput, depth_m
 from monoskd.models.heatmap import at_cells
 from monoskd.models.monodle import MonoDLE
-from monoskd.models.monodle.heads import depth_m
 from monoskd.models.monodle.losses import task_losses
-from monoskd.models.monodle.structures import MonoDLEOutput, MonoDLETargets
+from monoskd.models.monodle.structures import MonoDLETargets
 from monoskd.structures import Batch
 
 pytestmark = pytest.mark.kitti
@@ -79,11 +79,11 @@ def test_losses_and_gradients_of_given_heads(
 @pytest.fixture(scope="module")
 def passed(
     new_detector: Callable[[], MonoDLE], recorded: Callable[[str], Arrays], batch_of: Callable[[object], Batch]
-) -> Callable[[str, str], tuple[MonoDLE, MonoDLEOutput, MonoDLETargets]]:
+) -> Callable[[str, str], tuple[MonoDLE, CellOutput, MonoDLETargets]]:
     """`passed(case, mode)`: one pass of the network over a recorded batch; in training mode with its gradients."""
 
     @cache
-    def run(case: str, mode: str) -> tuple[MonoDLE, MonoDLEOutput, MonoDLETargets]:
+    def run(case: str, mode: str) -> tuple[MonoDLE, CellOutput, MonoDLETargets]:
         batch = batch_of(frames_of(recorded(f"losses_{case}")))
         detector = new_detector().train(mode == "train")
         with torch.set_grad_enabled(mode == "train"):
@@ -102,7 +102,7 @@ def test_losses_of_the_network(
     case: str,
     mode: str,
     recorded: Callable[[str], Arrays],
-    passed: Callable[[str, str], tuple[MonoDLE, MonoDLEOutput, MonoDLETargets]],
+    passed: Callable[[str, str], tuple[MonoDLE, CellOutput, MonoDLETargets]],
 ) -> None:
     _, output, targets = passed(case, mode)
     arrays = recorded(f"losses_{case}")
@@ -119,7 +119,7 @@ def test_losses_of_the_network(
 def test_gradients_of_the_network(
     case: str,
     recorded: Callable[[str], Arrays],
-    passed: Callable[[str, str], tuple[MonoDLE, MonoDLEOutput, MonoDLETargets]],
+    passed: Callable[[str, str], tuple[MonoDLE, CellOutput, MonoDLETargets]],
 ) -> None:
     detector, arrays = passed(case, "train")[0], recorded(f"losses_{case}")
     for name in ("backbone", "neck", *(f"heads.{head}" for head in LOSSES)):

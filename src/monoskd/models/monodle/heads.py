@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
+from monoskd.models.dense import full_precision, in_metres
 from monoskd.models.heatmap import AtCells, heads_at_cells
 
 HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
-_DEPTH_EPSILON = 1e-6  # keeps the depth below 1e6 m
 _WEIGHT_STD = 0.001
 
 
@@ -38,33 +38,16 @@ class Heads(nn.Module):
     def forward(self, shared: Float[Tensor, "b c v u"], k: Float[Tensor, " b"]) -> dict[str, Tensor]:
         """The heads as whole maps, b x outputs x v x u. k: the images' magnification, depth = k exp(-raw)."""
         raw = {name: head(shared) for name, head in self.named_children()}
-        return _said(raw, k[:, None, None, None])
+        return in_metres(raw, k[:, None, None, None])
 
     def heat(self, shared: Float[Tensor, "b c v u"]) -> Float[Tensor, "b classes v u"]:
         """`heatmap` alone."""
-        return _full_precision(self.heatmap(shared))
+        return full_precision(self.heatmap(shared))
 
     def at(self, shared: Float[Tensor, "b c v u"], k: Float[Tensor, " b"], where: AtCells) -> dict[str, Tensor]:
         """All but the heat map at n cells, where alone they are evaluated: n x outputs."""
         heads = {name: head for name, head in self.named_children() if name != "heatmap"}
-        return _said(heads_at_cells(heads, shared, where), k[where.image][:, None])
-
-
-def _said(raw: dict[str, Tensor], k: Tensor) -> dict[str, Tensor]:
-    """The heads in float32 or better, with the depth in metres."""
-    heads = {name: _full_precision(head) for name, head in raw.items()}
-    raw_depth, heads["depth_log_std"] = heads["depth"][:, :1], heads["depth"][:, 1:]
-    return heads | {"depth": depth_m(raw_depth) * k.to(raw_depth)}
-
-
-def _full_precision(head: Tensor) -> Tensor:
-    """Float32 or better: positions need more than half precision."""
-    return head.to(torch.promote_types(head.dtype, torch.float32))
-
-
-def depth_m(raw: Tensor) -> Tensor:
-    """1 / (sigmoid(raw) + 1e-6) - 1, which is exp(-raw) as long as that is well below 1e6 m."""
-    return 1 / (raw.sigmoid() + _DEPTH_EPSILON) - 1
+        return in_metres(heads_at_cells(heads, shared, where), k[where.image][:, None])
 
 
 def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

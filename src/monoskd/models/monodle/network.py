@@ -16,12 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.models.backbone import Backbone
+from monoskd.models.dense import HEAD_STRIDE, CellOutput, decode_cells
 from monoskd.models.heatmap import LabelledCells, Peaks, heat_at, peaks
 from monoskd.models.lens import LensDetector
-from monoskd.models.monodle.decode import decode_cells
 from monoskd.models.monodle.heads import Heads
 from monoskd.models.monodle.losses import task_losses
-from monoskd.models.monodle.structures import HEAD_STRIDE, MonoDLEOutput, MonoDLETargets, Quirk
+from monoskd.models.monodle.structures import MonoDLETargets, Quirk
 from monoskd.models.monodle.targets import make_targets
 from monoskd.models.neck import DLAUp
 from monoskd.models.settings import CELLS, COUNT, INPUT_MULTIPLE, METRES, check_settings, names_among
@@ -136,13 +136,13 @@ class MonoDLE(LensDetector):
         """Whether k is 1, whatever the lens and the zoom."""
         return "lens_blind_depth" in self.quirks
 
-    def forward(self, views: Views, at: LabelledCells | None = None) -> MonoDLEOutput:
+    def forward(self, views: Views, at: LabelledCells | None = None) -> CellOutput:
         """Look at pictures or depth maps, at the objects of `at` or at the heat map's peaks."""
         return self.forward_normalised(self.normalise(views), self.magnification(views), at)
 
     def forward_normalised(
         self, inputs: Float[Tensor, "b 3 h w"], k: Float[Tensor, " b"], at: LabelledCells | None = None
-    ) -> MonoDLEOutput:
+    ) -> CellOutput:
         """`forward` for inputs that are normalised already, of this magnification."""
         backbone = self.backbone(inputs)
         neck = self.neck(backbone)
@@ -155,16 +155,16 @@ class MonoDLE(LensDetector):
             where = peaks(heat, count=self.config.top_k)
         else:
             where = Peaks(at.image, at.cell, at.label, heat_at(heat, at))
-        return MonoDLEOutput(features, {"heatmap": heatmap, **self.heads.at(shared, k, where)}, where)
+        return CellOutput(features, {"heatmap": heatmap, **self.heads.at(shared, k, where)}, where)
 
-    def loss(self, output: MonoDLEOutput, targets: MonoDLETargets) -> dict[str, Tensor]:
+    def loss(self, output: CellOutput, targets: MonoDLETargets) -> dict[str, Tensor]:
         """Task losses by name: heatmap, offset_2d, size_2d, offset_3d, depth, size_3d, heading; each weighs 1.
 
         `output` is that of a forward pass at `targets`.
         """
         return task_losses(output.heads, targets, clamped_heat="clamped_heat" in self.quirks)
 
-    def decode(self, output: MonoDLEOutput, views: Views) -> list[Detections]:
+    def decode(self, output: CellOutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
         found, image = self._boxes(output, views), output.where.image
         if "negative_sizes" not in self.quirks:
@@ -172,14 +172,15 @@ class MonoDLE(LensDetector):
         order = found.scores.argsort(descending=True, stable=True)
         return [found[order[(image == number)[order]]] for number in range(len(views))]
 
-    def candidates(self, output: MonoDLEOutput, views: Views) -> Detections:
+    def candidates(self, output: CellOutput, views: Views) -> Detections:
         """The `top_k` cells of each image; those with a negative dimension are marked, unless `negative_sizes`."""
         found = self._boxes(output, views)
         return found if "negative_sizes" in self.quirks else found.marked(found.is_real)
 
-    def _boxes(self, output: MonoDLEOutput, views: Views) -> Detections:
+    def _boxes(self, output: CellOutput, views: Views) -> Detections:
         """The box at each of the output's cells."""
-        return decode_cells(output, views, classes=self.classes, mean_sizes=self.mean_sizes, quirks=self.quirks)
+        bounded = "unbounded_score" not in self.quirks
+        return decode_cells(output, views, classes=self.classes, mean_sizes=self.mean_sizes, bounded_score=bounded)
 
     def target_maker(
         self, *, min_height_px: float = MIN_HEIGHT_PX, published: PublishedData | None = None
@@ -195,7 +196,7 @@ class MonoDLE(LensDetector):
             published=published or PublishedData(),
         )
 
-    def metrics(self, output: MonoDLEOutput, targets: MonoDLETargets, views: Views) -> dict[str, Tensor]:
+    def metrics(self, output: CellOutput, targets: MonoDLETargets, views: Views) -> dict[str, Tensor]:
         """depth_error_m: |z - true z| at the labelled objects' cells, n. Only the heads run again, and only there."""
         said = self.heads.at(output.features[f"neck.{HEAD_STRIDE}"], self.magnification(views), targets)
         return {"depth_error_m": (said["depth"].squeeze(1) - targets.depth).abs()}

@@ -1,18 +1,15 @@
 """Labelled objects -> what the network should say of them. The inverse is the detector's decoding."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
-from monoskd.geometry.heading import alpha_from_yaw, encode_heading
-from monoskd.models.heatmap import draw_heatmap
-from monoskd.models.monodle.structures import HEAD_STRIDE, MonoDLETargets, Quirk
-from monoskd.objects import MIN_HEIGHT_PX, Objects, class_index, is_supervised
+from monoskd.geometry.heading import alpha_from_yaw
+from monoskd.models.dense import HEAD_STRIDE, cell_fields
+from monoskd.models.monodle.structures import MonoDLETargets, Quirk
+from monoskd.objects import MIN_HEIGHT_PX, Objects, is_supervised
 from monoskd.structures import DepthMap, PublishedData
 
 
@@ -44,36 +41,21 @@ def make_targets(
     cells = np.trunc(centres) if published.truncated_cells else np.floor(centres)
     inside = ((cells >= 0) & (cells < (columns, rows))).all(-1)
 
-    kept, pixel, centre, cell = supervised[inside], pixels[inside], centres[inside], cells[inside]
-    label = class_index(kept.names, classes)
-    corners = letterbox.apply(kept.boxes_2d.reshape(-1, 2, 2)) / HEAD_STRIDE
-    size = corners[:, 1] - corners[:, 0]
-    alpha = kept.alpha if "label_alpha" in quirks else alpha_from_yaw(kept.yaw, u=pixel[:, 0], camera=camera)
-    heading_bin, heading_residual = encode_heading(alpha)
-    weight = np.ones(len(kept)) if kept.scores is None or not soft else kept.scores.clip(0, 1)
-    return MonoDLETargets(
-        heatmap=draw_heatmap(cell, label, size, height=weight, shape=(len(classes), rows, columns))[None],
-        image=torch.zeros(len(kept), dtype=torch.int64),
-        cell=torch.from_numpy(cell.astype(np.int64)),
-        label=torch.from_numpy(label),
-        offset_2d=_float(corners.mean(1) - cell),
-        size_2d=_float(size),
-        offset_3d=_float(centre - cell),
-        dimensions=_float(kept.dimensions),
-        mean_size=_float(np.array([mean_sizes[name] for name in classes])[label]),
-        heading_bin=torch.from_numpy(heading_bin.astype(np.int64)),
-        heading_residual=_float(heading_residual),
-        depth=_float(kept.bottom[:, 2]),
-        has_3d=torch.full((len(kept),), not ("uncropped_3d" in quirks and _is_cropped(letterbox))),
-        weight=_float(weight),
-        labelled=torch.tensor([not soft]),
+    kept, pixel = supervised[inside], pixels[inside]
+    fields = cell_fields(
+        kept,
+        cell=cells[inside],
+        centre=centres[inside],
+        alpha=kept.alpha if "label_alpha" in quirks else alpha_from_yaw(kept.yaw, u=pixel[:, 0], camera=camera),
+        letterbox=letterbox,
+        classes=classes,
+        mean_sizes=mean_sizes,
+        soft=soft,
     )
+    has_3d = not ("uncropped_3d" in quirks and _is_cropped(letterbox))
+    return MonoDLETargets(**fields, has_3d=torch.full((len(kept),), has_3d))
 
 
 def _is_cropped(letterbox: Letterbox) -> bool:
     """Whether the network sees another region than the whole picture, which begins at (0, 0)."""
     return isinstance(letterbox, PublishedLetterbox) and bool((letterbox.region[0] != 0).any())
-
-
-def _float(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))
