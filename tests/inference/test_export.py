@@ -28,6 +28,8 @@ from monoskd.inference.open_model import open_predictor
 from monoskd.inference.predictor import Fit, Predictor
 from monoskd.kitti.io import read_calibration, read_image
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
+from monoskd.models.monocon import MonoCon, MonoConConfig
+from monoskd.models.monocon.normalisation import AttentiveNorm
 from monoskd.models.monodle import MonoDLE, MonoDLEConfig
 from monoskd.models.weights import load_model, save_model
 from monoskd.structures import Detector, Views
@@ -74,6 +76,15 @@ def monodle(**settings: object) -> Detector:
     return varied(MonoDLE(MonoDLEConfig(**{**SMALL, **settings})))  # type: ignore[arg-type]
 
 
+def monocon(**settings: object) -> Detector:
+    torch.manual_seed(0)
+    detector = MonoCon(MonoConConfig(**{**SMALL, **settings}))  # type: ignore[arg-type]
+    for module in detector.modules():
+        if isinstance(module, AttentiveNorm):
+            module.scale.data /= 5  # as large as what other detectors' hidden layers say
+    return varied(detector)
+
+
 @dataclass
 class Exported:
     """A detector in both kinds of file."""
@@ -89,7 +100,7 @@ def exported(detector: Detector, folder: Path) -> Exported:
     return Exported(model, graph)
 
 
-@pytest.fixture(scope="module", params=[did_m3d, monodle])
+@pytest.fixture(scope="module", params=[did_m3d, monodle, monocon])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A student that was trained at 180 network pixels."""
     return exported(request.param(input_focal_px=180.0), tmp_path_factory.mktemp("exported"))
@@ -264,7 +275,7 @@ def test_int8_needs_frames_to_calibrate_on(model: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [did_m3d, monodle])
+@pytest.mark.parametrize("make", [did_m3d, monodle, monocon])
 def test_a_teacher(make: object, tmp_path: Path) -> None:
     files = exported(make(modality="depth", input_focal_px=180.0), tmp_path)  # type: ignore[operator]
     rng = np.random.default_rng(0)
