@@ -16,6 +16,9 @@ from monoskd.models.did_m3d import teaching
 from monoskd.models.did_m3d.losses import task_losses
 from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 from monoskd.models.heatmap import Peaks
+from monoskd.models.monocon import teaching as monocon_teaching
+from monoskd.models.monocon.losses import task_losses as monocon_losses
+from monoskd.models.monocon.structures import MonoConOutput, MonoConTargets
 from monoskd.models.monodle import teaching as monodle_teaching
 from monoskd.models.monodle.losses import task_losses as monodle_losses
 from monoskd.models.monodle.structures import MonoDLETargets
@@ -180,6 +183,48 @@ def test_losses_of_monodle(monkeypatch: pytest.MonkeyPatch, targets: DidM3DTarge
         return monodle_teaching.ResponseLoss()(student=student.of(images), targets=soft.of(images))
 
     for loss in (task, head, response):
+        check(monkeypatch, student, loss)
+
+
+def monocon_targets(targets: DidM3DTargets) -> MonoConTargets:
+    draw = torch.Generator().manual_seed(2)
+    shared = {name: value for name, value in vars(monodle_targets(targets)).items() if name != "has_3d"}
+    seen = torch.rand(7, 9, generator=draw) > 0.4
+    cells = targets.cell[:, None].expand(-1, 9, -1)
+    heat = 0.9 * torch.rand(4, 9, *targets.heatmap.shape[2:], generator=draw, dtype=torch.float64)
+    heat[targets.image[:, None].expand_as(seen)[seen], seen.nonzero()[:, 1], cells[seen][:, 1], cells[seen][:, 0]] = 1
+    return MonoConTargets(
+        **shared,
+        keypoint_heatmap=heat,
+        corners=torch.randn(7, 8, 2, generator=draw, dtype=torch.float64),
+        has_corner=torch.rand(7, 8, generator=draw) > 0.3,
+        keypoint_cell=cells,
+        keypoint_offset=torch.rand(7, 9, 2, generator=draw, dtype=torch.float64),
+        has_keypoint=seen,
+    )
+
+
+def monocon_output(targets: DidM3DTargets, hard: MonoConTargets) -> MonoConOutput:
+    draw, alike = torch.Generator().manual_seed(3), monodle_output(monodle_targets(targets), 0)
+    shapes = {"corners": (7, 16), "keypoint_offset": (7, 9, 2), "keypoint_heatmap": hard.keypoint_heatmap.shape}
+    auxiliary = {
+        name: torch.randn(*shape, generator=draw, dtype=torch.float64).requires_grad_()
+        for name, shape in shapes.items()
+    }
+    return MonoConOutput({}, alike.heads | auxiliary, alike.where)
+
+
+def test_losses_of_monocon(monkeypatch: pytest.MonkeyPatch, targets: DidM3DTargets) -> None:
+    hard = monocon_targets(targets)
+    soft, student = replace(hard, labelled=torch.zeros(4, dtype=torch.bool)), monocon_output(targets, hard)
+
+    def task(images: Tensor) -> Tensor:
+        return torch.stack([*monocon_losses(student.of(images).heads, hard.of(images)).values()]).sum()
+
+    def response(images: Tensor) -> Tensor:
+        return monocon_teaching.ResponseLoss()(student=student.of(images), targets=soft.of(images))
+
+    for loss in (task, response):
         check(monkeypatch, student, loss)
 
 
