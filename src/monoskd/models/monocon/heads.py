@@ -39,7 +39,7 @@ class Head(nn.Module):
         said: Tensor = self.last(self.hidden(shared))
         return said
 
-    def hidden_at(self, shared: Float[Tensor, "b c v u"], where: AtCells) -> Float[Tensor, "n c 1 1"]:
+    def hidden_at(self, shared: Float[Tensor, "b c v u"], where: AtCells) -> Float[Tensor, "n m 1 1"]:
         """What the hidden layer says at n cells, each as a map of its own."""
         return at_cells(self.hidden(shared), where)[:, :, None, None]
 
