@@ -368,6 +368,14 @@ def test_labels_of_2d_boxes_only_are_counted(healthy):
     assert {finding.check for finding in examine(healthy.root).findings} == {"2D only"}, "-10 is no angle in degrees"
 
 
+def test_an_object_twice_is_named(healthy):
+    path = healthy.label("000001")
+    first, second = path.read_text().splitlines()
+    path.write_text("\n".join([first, second, "", first.replace(" ", "  "), *2 * ["DontCare" + second[3:]], ""]))
+    assert_found(healthy, "warning", "object twice", "txt, line 4: expected each object once, got that of line 1 again")
+    assert sum(finding.check == "object twice" for finding in examine(healthy.root).findings) == 1
+
+
 # --- train and val ---
 
 
