@@ -142,6 +142,15 @@ def test_a_resumed_average_is_the_one_that_was_never_stopped(run: Run, tmp_path:
     assert_same_weights(straight, resumed)
 
 
+def test_a_run_that_was_killed_before_its_model_file_still_keeps_the_average(run: Run, tmp_path: Path) -> None:
+    straight = run(*EMA, out=str(tmp_path / "straight"))
+    killed = shutil.copytree(straight, tmp_path / "killed")
+    (killed / "model.safetensors").unlink()
+    resumed = run(*EMA, out=str(killed), resume=killed)
+    assert losses(resumed) == losses(straight)
+    assert_same_weights(straight, resumed)
+
+
 def test_a_resumed_run_in_float64_is_the_one_that_was_never_stopped(run: Run, tmp_path: Path) -> None:
     straight = run(out=str(tmp_path / "straight"), epochs=3, precision="64-true")
     stopped = run(out=str(tmp_path / "stopped"), epochs=2, precision="64-true")
