@@ -112,6 +112,14 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     assert_same_weights(straight, resumed)
 
 
+def test_a_resumed_run_with_loader_processes_is_the_one_that_was_never_stopped(run: Run, tmp_path: Path) -> None:
+    straight = run(out=str(tmp_path / "straight"), epochs=2)
+    stopped = run("--data.workers", "1", out=str(tmp_path / "stopped"), epochs=1)
+    resumed = run("--data.workers", "1", out=str(stopped), epochs=2, resume=stopped)
+    assert losses(resumed) == losses(straight)
+    assert_same_weights(straight, resumed)
+
+
 EMA = ("--optimizer.ema", "0.5")
 
 

@@ -86,10 +86,15 @@ class Frames(pl.LightningDataModule):
             seed=self.seed,
             drop_last=True,  # else it repeats frames until each process has as many
         )
+        frames = self.train if self.unlabelled is None else MixedFrames(self.train, self.unlabelled)
+        # Lightning lets the loader's processes begin before it says which epoch a resumed run is at.
+        epoch = self.trainer.fit_loop.epoch_progress.current.processed
+        sampler.set_epoch(epoch)
+        frames.set_epoch(epoch)
         if self.unlabelled is None:
-            return self._loader(self.train, batch_size=self.labelled, sampler=sampler, drop_last=True)
+            return self._loader(frames, batch_size=self.labelled, sampler=sampler, drop_last=True)
         batches = MixedBatches(sampler, self.labelled, unlabelled=len(self.unlabelled), further=self.further)
-        return self._loader(MixedFrames(self.train, self.unlabelled), batch_sampler=batches)
+        return self._loader(frames, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Every frame, in order; of several processes each has its share, see `Measurement.of_all_processes`."""
