@@ -21,7 +21,8 @@ from monoskd.structures import Batch, Detector, FrameSource, Sample
 class Frames(pl.LightningDataModule):
     """The loaders of a run. The order of frames depends on seed and epoch alone, so a resumed run sees the same.
 
-    detections: makes the folder of the pseudo-labels, given the device, if there are any.
+    detections: makes the folder of the pseudo-labels, given the device, if there are any. first_epoch: with which the
+    run goes on, from 0.
     """
 
     def __init__(
@@ -31,10 +32,12 @@ class Frames(pl.LightningDataModule):
         sources: Sources,
         *,
         detections: Callable[[torch.device], Path] | None = None,
+        first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # the run folder is one for all machines
         self.detections = detections
+        self.first_epoch = first_epoch
         self.config = config.data
         self.seed = config.seed
         self.processes = config.processes
@@ -88,9 +91,8 @@ class Frames(pl.LightningDataModule):
         )
         frames = self.train if self.unlabelled is None else MixedFrames(self.train, self.unlabelled)
         # Lightning lets the loader's processes begin before it says which epoch a resumed run is at.
-        epoch = self.trainer.fit_loop.epoch_progress.current.processed
-        sampler.set_epoch(epoch)
-        frames.set_epoch(epoch)
+        sampler.set_epoch(self.first_epoch)
+        frames.set_epoch(self.first_epoch)
         if self.unlabelled is None:
             return self._loader(frames, batch_size=self.labelled, sampler=sampler, drop_last=True)
         batches = MixedBatches(sampler, self.labelled, unlabelled=len(self.unlabelled), further=self.further)
