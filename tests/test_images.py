@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from monoskd.errors import InputError
 from monoskd.images import read_image_size, read_pixels
@@ -25,7 +25,10 @@ def saved(path: Path, kind: str, *, orientation: int = 1) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF"])
+AVIF = pytest.param("AVIF", marks=pytest.mark.skipif(not features.check("avif"), reason="a Pillow without AVIF"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", AVIF])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_is_turned_upright_whatever_its_container(tmp_path: Path, kind: str, orientation: int) -> None:
     path = saved(tmp_path / "i.any", kind, orientation=orientation)
@@ -43,6 +46,33 @@ def test_a_picture_is_turned_upright_whatever_its_container(tmp_path: Path, kind
     assert pixels.shape == upright.shape
     assert np.abs(pixels.astype(int) - upright).mean() < 3
     assert read_image_size(path) == upright.shape[1::-1]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_there_is_none_of_turns_nothing(tmp_path: Path, kind: str, orientation: int) -> None:
+    path = saved(tmp_path / "i.any", kind, orientation=orientation)
+    assert read_pixels(path, mode="RGB").shape == PICTURE.shape
+    assert read_image_size(path) == PICTURE.shape[1::-1]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", AVIF])
+def test_whatever_is_damaged_is_one_line(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(0)
+    content = saved(tmp_path / "whole", kind, orientation=6).read_bytes()
+    path, outcomes = tmp_path / "damaged", set()
+    for index in range(60):
+        damaged = bytearray(content)
+        for place in random.integers(0, len(content) if index % 2 else min(200, len(content)), 3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        for read in (read_image_size, lambda path: read_pixels(path, mode="RGB")):
+            try:
+                read(path)
+                outcomes.add("read")
+            except InputError as error:
+                outcomes.add("refused" if str(error).startswith(f"{path}: expected ") else str(error))
+    assert outcomes == {"refused", "read"}
 
 
 def test_orientation_in_a_text_chunk_of_a_png_counts_for_size_and_pixels_alike(tmp_path: Path) -> None:

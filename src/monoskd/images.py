@@ -1,5 +1,6 @@
 """Reading pictures, with damage named. Pillow is imported when the first picture is read."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,13 @@ MOST_PIXELS = 2**27  # phones take 108 million
 Mode: TypeAlias = Literal["RGB", "I;16"]  # Pillow's names: 8 bits of red, green and blue; 16 bits of grey
 
 _EXIF_ORIENTATION = 0x0112
-_ON_ITS_SIDE = 5  # orientations from here on swap width and height
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations that swap width and height
 _PNG_START, _JPEG_START, _JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xd9"
 _JPEG_SCAN = b"\xff\xda"  # what follows are the pixels
 _PNG_WORDS = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}  # chunks that may hold an orientation
 _TAIL = 4096  # [bytes] a JPEG's end is looked for here first
 _BLOCK = 2**20  # [bytes] and then from its pixels on, so many at a time
+_NOWHERE = logging.NullHandler()
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # grey of more than 8 bits, which Pillow would clip to white
 
 
@@ -81,7 +83,7 @@ def _upright_size(image: "Image") -> tuple[int, int]:
     if orientation != 1 and image.format == "TIFF":  # Pillow turns these itself, and its size tells so or not
         image.load()
         return ImageOps.exif_transpose(image).size
-    return (image.height, image.width) if orientation >= _ON_ITS_SIDE else image.size
+    return (image.height, image.width) if orientation in _ON_ITS_SIDE else image.size
 
 
 def _check_mode(path: str | Path, image: "Image", mode: Mode) -> None:
@@ -108,9 +110,10 @@ def opened(file: Path | IO[bytes], *, where: str | Path, formats: tuple[str, ...
     """
     from PIL import Image, UnidentifiedImageError
 
+    logging.getLogger("PIL").addHandler(_NOWHERE)  # what is wrong is said in one line
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of what is refused
+            warnings.filterwarnings("ignore", module="PIL")  # sizes at half of what is refused, odd metadata
             with Image.open(file, formats=formats) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
@@ -123,7 +126,7 @@ def opened(file: Path | IO[bytes], *, where: str | Path, formats: tuple[str, ...
     except Image.DecompressionBombError as error:
         most = min(MOST_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MOST_PIXELS))
         raise InputError(f"{where}: expected at most {most} pixels, got a larger picture: scale it down") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # a decoder says in any of many ways that a file is damaged
         raise InputError(f"{where}: expected a whole image, got a damaged one ({error}): replace the file") from error
 
 

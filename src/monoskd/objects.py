@@ -90,6 +90,12 @@ def has_3d_box(objects: Objects) -> NDArray[np.bool_]:
     return np.isfinite(numbers).all(1) & (objects.dimensions > 0).all(1) & (objects.bottom[:, 2] > 0)
 
 
+def has_2d_box(objects: Objects) -> NDArray[np.bool_]:
+    """Which objects have a real 2D box, whose corners are not swapped."""
+    left, top, right, bottom = objects.boxes_2d.T
+    return (left < right) & (top < bottom)
+
+
 def is_supervised(
     objects: Objects, classes: Sequence[str], *, min_height_px: float = MIN_HEIGHT_PX
 ) -> NDArray[np.bool_]:
@@ -101,5 +107,6 @@ def is_supervised(
         & (objects.truncation <= MAX_TRUNCATION)
         & (objects.occlusion <= MAX_OCCLUSION)
         & (objects.bottom[:, 2] >= MIN_DEPTH_M)
+        & has_2d_box(objects)
         & has_3d_box(objects)
     )

@@ -87,6 +87,18 @@ def test_no_encoding_breaks_the_output(here: Path, environment: dict[str, str]) 
     assert "KITTI average precision" in done.stdout
 
 
+def test_files_of_others_cannot_command_a_terminal(here: Path) -> None:
+    Path("label_2", "000000.txt").write_text(CAR.replace("20.00", "\x1b[2J\x1b]0;title\x07\x9b1m"))
+    Path("training").mkdir()
+    Path("training", "label_2").symlink_to(here / "label_2")
+    for words in (EVALUATE, "doctor ."):
+        done = shell(words)
+        assert done.returncode == 2
+        said = done.stdout + done.stderr
+        assert "got '\\x1b[2J\\x1b]0;title\\x07\\x9b1m'" in said
+        assert all(letter.isprintable() or letter == "\n" for letter in said)
+
+
 def test_names_in_files_are_utf8_whatever_the_locale(here: Path) -> None:
     for folder in ("label_2", "results"):
         Path(folder, "000000.txt").rename(Path(folder, "Straße 日.txt"))

@@ -173,22 +173,55 @@ def test_two_nodes_of_torchrun_are_one_process(folder: Path, one: Path, start: S
     assert len(measured) == 1  # of a split with a single frame, which one of the two has
 
 
-def test_a_killed_process_is_one_line_within_ten_seconds(folder: Path, start: Start) -> None:
-    process = start("--devices", "2", "--out", "killed", "--epochs", "10000", "--validation.every", "0")
-    wait_for(folder / "killed" / "checkpoints" / "last.ckpt", process)
-    (child,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
-    os.kill(child, signal.SIGKILL)
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_without_one_process_the_other_ends_within_ten_seconds(
+    folder: Path, start: Start, launcher: str, rank: int
+) -> None:
+    """Lightning's first process starts the second; torchrun starts both, ends both and says which one was killed."""
+    out, under = f"{launcher}_without_{rank}", ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    under = under if launcher == "torchrun" else ()
+    process = start("--devices", "2", "--out", out, "--epochs", "10000", "--validation.every", "0", under=under)
+    wait_for(folder / out / "checkpoints" / "last.ckpt", process)
+    ranks = ranks_of(children(process.pid)) if under else [process.pid, *children(process.pid)]
+    os.kill(ranks[rank], signal.SIGKILL)
     began = time.monotonic()
-    assert process.stderr is not None
-    complaint = next(line for line in process.stderr if line.startswith("monoskd: "))
+    while alive(ranks[1 - rank]) and time.monotonic() - began < 30:
+        time.sleep(0.1)
     assert time.monotonic() - began < 10
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    complaint += err
-    assert complaint.count("\n") == 1, err
-    assert complaint.startswith("monoskd: devices: expected processes that live, got process 1, which ended, "), err
-    assert complaint.endswith("go on with `--resume killed`: its last whole epoch is safe\n"), err
+    assert process.returncode, err
+    said = [line for line in err.splitlines() if re.match("monoskd: |interrupted", line)]
+    if under:
+        assert said == ["interrupted; what was done is kept"] * rank, err
+        assert re.search(rf"Root Cause[^=]* rank +: {rank} [^=]*SIGKILL", err), err
+        return
+    assert len(said) == 1, err
+    assert said[0].startswith(f"monoskd: devices: expected processes that live, got process {rank}, which ended, "), err
+    assert said[0].endswith(f"go on with `--resume {out}`: its last whole epoch is safe"), err
     assert "Traceback" not in err
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def ranks_of(pids: list[int]) -> list[int]:
+    """The processes in the order of their numbers in the run."""
+
+    def rank(pid: int) -> int:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return int(next(variable for variable in variables if variable.startswith(b"RANK=")).removeprefix(b"RANK="))
+
+    return sorted(pids, key=rank)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and whose parent has not asked is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent has ended")

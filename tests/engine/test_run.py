@@ -112,6 +112,14 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     assert_same_weights(straight, resumed)
 
 
+def test_a_resumed_run_with_loader_processes_is_the_one_that_was_never_stopped(run: Run, tmp_path: Path) -> None:
+    straight = run(out=str(tmp_path / "straight"), epochs=2)
+    stopped = run("--data.workers", "1", out=str(tmp_path / "stopped"), epochs=1)
+    resumed = run("--data.workers", "1", out=str(stopped), epochs=2, resume=stopped)
+    assert losses(resumed) == losses(straight)
+    assert_same_weights(straight, resumed)
+
+
 EMA = ("--optimizer.ema", "0.5")
 
 
@@ -138,6 +146,15 @@ def test_a_resumed_average_is_the_one_that_was_never_stopped(run: Run, tmp_path:
     straight = run(*EMA, out=str(tmp_path / "straight"), epochs=3)
     stopped = run(*EMA, out=str(tmp_path / "stopped"), epochs=2)
     resumed = run(*EMA, out=str(stopped), epochs=3, resume=stopped)
+    assert losses(resumed) == losses(straight)
+    assert_same_weights(straight, resumed)
+
+
+def test_a_run_that_was_killed_before_its_model_file_still_keeps_the_average(run: Run, tmp_path: Path) -> None:
+    straight = run(*EMA, out=str(tmp_path / "straight"))
+    killed = shutil.copytree(straight, tmp_path / "killed")
+    (killed / "model.safetensors").unlink()
+    resumed = run(*EMA, out=str(killed), resume=killed)
     assert losses(resumed) == losses(straight)
     assert_same_weights(straight, resumed)
 

@@ -67,6 +67,11 @@ def test_the_student_learns_from_both_kinds_of_frames(learn: Callable[..., Path]
     assert images == pytest.approx(2 + 3, rel=0.02)
 
 
+def test_the_teacher_makes_pseudo_labels_in_float64_too(learn: Callable[..., Path]) -> None:
+    folder = learn("--precision", "64-true", "--epochs", "1")
+    assert sum(len(path.read_text()) for path in (folder / "detections").iterdir()) > 0
+
+
 def test_detections_are_kept_as_result_files_with_a_note_on_their_worth(
     learn: Callable[..., Path], mixed_scenes: Path
 ) -> None:

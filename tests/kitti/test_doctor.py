@@ -368,12 +368,39 @@ def test_labels_of_2d_boxes_only_are_counted(healthy):
     assert {finding.check for finding in examine(healthy.root).findings} == {"2D only"}, "-10 is no angle in degrees"
 
 
+def test_an_object_twice_is_named(healthy):
+    path = healthy.label("000001")
+    first, second = path.read_text().splitlines()
+    path.write_text("\n".join([first, second, "", first.replace(" ", "  "), *2 * ["DontCare" + second[3:]], ""]))
+    assert_found(healthy, "warning", "object twice", "txt, line 4: expected each object once, got that of line 1 again")
+    assert sum(finding.check == "object twice" for finding in examine(healthy.root).findings) == 1
+
+
 # --- train and val ---
 
 
 def test_a_copy_of_a_validation_frame_is_found_by_content(healthy):
     shutil.copy(healthy.image("000003"), healthy.image("000001"))
     assert_found(healthy, "error", "leak", r"train\.txt: expected no copy .* in train, got 000001, which shows 000003")
+
+
+@pytest.mark.parametrize("split", ["train", "unlabelled"])
+def test_a_copy_with_its_picture_encoded_anew_is_found_by_its_pixels(healthy, split):
+    """By the labels in another order and spelling, or without labels by the depth map."""
+    for index, frame in enumerate(FRAMES):
+        write_depth(healthy.depth(frame), np.full((HEIGHT, WIDTH), 12.0 + index))
+    with Image.open(healthy.image("000003")) as image:
+        image.save(healthy.image("000001").with_suffix(".bmp"))
+    healthy.image("000001").unlink()
+    if split == "train":
+        lines = healthy.label("000003").read_text().lower().replace(" ", "  ").splitlines()
+        healthy.label("000001").write_bytes("\r\n".join(["\ufeff" + lines[1], lines[0], ""]).encode())
+    else:
+        healthy.label("000001").unlink()
+        shutil.copy(healthy.depth("000003"), healthy.depth("000001"))
+        write_split(healthy.split("train"), FRAMES[:1])
+        write_split(healthy.split("unlabelled"), FRAMES[1:2])
+    assert_found(healthy, "error", "leak", rf"{split}\.txt: expected no copy .* got 000001, which shows 000003")
 
 
 def test_a_copied_sweep_beside_another_picture_is_found_too(healthy):

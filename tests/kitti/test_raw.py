@@ -256,6 +256,19 @@ def test_pictures_of_any_suffix_are_linked(raw, mapping, layout):
     assert [read_image(layout.image(frame))[0, 0, 1] for frame in ("100001", "100002")] == [1, 2]
 
 
+@pytest.mark.parametrize("own", ["3", "[12]", "left 3"])
+def test_raw_frames_of_any_name_keep_their_own_files(raw, mapping, layout, own):
+    for sensor, old, new in (("image_02", "png", "png"), ("velodyne_points", "bin", "BIN")):
+        data = raw / DAY / TRAIN / sensor / "data"
+        for index, name in enumerate((f"{own}.5", own)):
+            (data / f"{index:010d}.{old}").rename(data / f"{name}.{new}")
+    assert prepare_raw(raw, layout.root, mapping=mapping).frames == 5
+    record = json.loads((layout.root / "raw_frames.json").read_text())["frames"]
+    of_source = {Path(source).name: frame for frame, source in record.items() if TRAIN in source}
+    assert [read_image(layout.image(of_source[name]))[0, 0, 1] for name in (f"{own}.5", own)] == [0, 1]
+    assert layout.velodyne(of_source[own]).resolve().stem == own
+
+
 def test_a_labelled_copy_of_a_validation_frame_is_refused_by_its_content(layout):
     write_split(layout.split("train"), ["000000", "elsewhere"])
     check_copies(layout, train="train", val="val")

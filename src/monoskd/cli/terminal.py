@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,8 @@ from monoskd.errors import InputError
 
 USAGE_ERROR, BROKEN_PIPE = 2, 141
 """Exit codes; the second is what a shell reports for a command that SIGPIPE ends."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 
 
 def use_utf8_names() -> None:
@@ -38,10 +41,15 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def harmless(text: str) -> str:
+    """Text without control characters, by which names and files of others could command a terminal."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def say(text: str) -> None:
     """Print a result. Raises InputError where stdout takes nothing more, BrokenPipeError where nobody reads it."""
     try:
-        sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.write(harmless(text).rstrip("\n") + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -52,7 +60,7 @@ def say(text: str) -> None:
 def warn(line: str) -> None:
     """Print a line on stderr; work goes on where stderr takes nothing more."""
     with suppress(OSError):
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(harmless(line) + "\n")
 
 
 def close_stdout() -> int:

@@ -15,6 +15,11 @@ class AveragedWeights(WeightAveraging):
         super().__init__(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(ema))  # type: ignore[no-untyped-call]
         self._validating = False
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the average in the module also where a resumed run has no step left: then no training ends."""
+        if self._average_model is not None and trainer.global_step:
+            self._copy_average_to_current(pl_module)
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the average in the module, for whoever saves it."""
         if self._average_model is not None and trainer.global_step and not self._validating:

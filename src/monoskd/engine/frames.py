@@ -21,7 +21,8 @@ from monoskd.structures import Batch, Detector, FrameSource, Sample
 class Frames(pl.LightningDataModule):
     """The loaders of a run. The order of frames depends on seed and epoch alone, so a resumed run sees the same.
 
-    detections: makes the folder of the pseudo-labels, given the device, if there are any.
+    detections: makes the folder of the pseudo-labels, given the device, if there are any. first_epoch: with which the
+    run goes on, from 0.
     """
 
     def __init__(
@@ -31,10 +32,12 @@ class Frames(pl.LightningDataModule):
         sources: Sources,
         *,
         detections: Callable[[torch.device], Path] | None = None,
+        first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # the run folder is one for all machines
         self.detections = detections
+        self.first_epoch = first_epoch
         self.config = config.data
         self.seed = config.seed
         self.processes = config.processes
@@ -86,10 +89,14 @@ class Frames(pl.LightningDataModule):
             seed=self.seed,
             drop_last=True,  # else it repeats frames until each process has as many
         )
+        frames = self.train if self.unlabelled is None else MixedFrames(self.train, self.unlabelled)
+        # Lightning lets the loader's processes begin before it says which epoch a resumed run is at.
+        sampler.set_epoch(self.first_epoch)
+        frames.set_epoch(self.first_epoch)
         if self.unlabelled is None:
-            return self._loader(self.train, batch_size=self.labelled, sampler=sampler, drop_last=True)
+            return self._loader(frames, batch_size=self.labelled, sampler=sampler, drop_last=True)
         batches = MixedBatches(sampler, self.labelled, unlabelled=len(self.unlabelled), further=self.further)
-        return self._loader(MixedFrames(self.train, self.unlabelled), batch_sampler=batches)
+        return self._loader(frames, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Every frame, in order; of several processes each has its share, see `Measurement.of_all_processes`."""

@@ -100,7 +100,8 @@ def build(plan: Plan) -> Run:
         teacher, keep = training.distiller.teacher, plan.past is not None or plan.anew
         assert isinstance(teacher, Detector)
         detections = partial(detect_unlabelled, teacher, config.data, plan.sources, config.out, keep=keep)
-    frames = Frames(config, student, plan.sources, detections=detections)
+    first_epoch = 0 if plan.past is None else plan.past.epoch + 1
+    frames = Frames(config, student, plan.sources, detections=detections, first_epoch=first_epoch)
     training.shape_adapters(Batch.collate([frames.train[0]]))
     if plan.past is not None:
         plan.past.check(training, epochs=config.epochs)

@@ -82,12 +82,13 @@ def detect(teacher: Detector, data: DataConfig, frames: FrameSource) -> list[Obj
     """
     assert data.unlabelled is not None
     samples = Samples(frames, input_size=teacher.input_size, published=data.published)
-    device, least = next(teacher.parameters()).device, _thresholds(data.unlabelled, teacher.classes)
+    weights, least = next(teacher.parameters()), _thresholds(data.unlabelled, teacher.classes)
     teacher.eval()
     detected: list[Objects] = []
     with naming_lost_frames(samples):
         for batch in DataLoader(samples, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
-            views = batch.to(device).views(teacher.modality)
+            batch = batch.to(weights.device)
+            views = (batch.double() if weights.dtype == torch.float64 else batch).views(teacher.modality)
             detections = teacher.decode(teacher(views), views)
             detected += [_above(replace(image, scores=image.heat).to_objects(), least) for image in detections]
     return detected

@@ -24,7 +24,15 @@ from monoskd.kitti.io import (
     read_velodyne,
 )
 from monoskd.kitti.layout import KittiLayout
-from monoskd.objects import KITTI_HEIGHT_PX, KITTI_MEAN_SIZES, MIN_HEIGHT_PX, Objects, has_3d_box, is_supervised
+from monoskd.objects import (
+    KITTI_HEIGHT_PX,
+    KITTI_MEAN_SIZES,
+    MIN_HEIGHT_PX,
+    Objects,
+    has_2d_box,
+    has_3d_box,
+    is_supervised,
+)
 
 CLASSES = tuple(KITTI_MEAN_SIZES)  # what the shipped configs train on
 
@@ -114,8 +122,12 @@ def _label(path: Path, facts: FrameFacts) -> Objects | None:
         facts.damaged("damaged label", path, error)
         return None
     facts.classes.update(objects.names.tolist())
-    lines = [number for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    words = {number: line.split() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    lines, first = [*words], {tuple(words[number]): number for number in reversed(words)}
     for index in np.flatnonzero(objects.names != "DontCare"):
+        if (earlier := first[tuple(words[lines[index]])]) < lines[index]:
+            what = f"expected each object once, got that of line {earlier} again"
+            facts.note("warning", "object twice", path, what, "remove one, it counts twice", lines[index])
         for severity, what, advice in _impossible(objects[index : index + 1], facts.image_size):
             facts.note(severity, "impossible box", path, what, advice, lines[index])
     objects = objects[objects.names != "DontCare"]
@@ -133,7 +145,7 @@ def _impossible(one: Objects, image_size: tuple[int, int] | None) -> Iterator[tu
     if (sizes <= 0).any() and not (sizes <= 0).all():  # none above 0 is how labels of 2D boxes alone are written
         yield "error", f"expected height, width and length above 0, got {sizes}", "correct the line"
     left, top, right, bottom = one.boxes_2d[0]
-    if right <= left or bottom <= top:
+    if not has_2d_box(one)[0]:
         yield "error", f"expected left < right and top < bottom, got {one.boxes_2d[0]}", "correct the line"
     elif image_size is not None:
         slack, (width, height) = _OUTSIDE_TOLERANCE_PX, image_size

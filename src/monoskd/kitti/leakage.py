@@ -10,12 +10,11 @@ detected.
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from codecs import BOM_UTF8
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
-
-import numpy as np
 
 from monoskd.errors import InputError
 from monoskd.files import read_bytes, read_json, read_text, write_json
@@ -108,14 +107,16 @@ class Fingerprints:
     """The pictures and sweeps of the validation frames, to recognise them under any name.
 
     Files are compared by size first, then by their first bytes, so that few are read whole. Pictures of frames with the
-    same labels are compared by their pixels, as they may be encoded anew. unknown: validation frames that have neither
-    here.
+    same labels or the same depth map are compared by their pixels, as they may be encoded anew. unknown: validation
+    frames that have neither here.
     """
 
     def __init__(self, layout: KittiLayout, validation: Iterable[str]) -> None:
-        self._frames_of_size: dict[int, list[tuple[str, Path]]] = {}
+        self._files: dict[int, list[tuple[str, Path]]] = {}  # by size
+        self._depths: dict[int, list[tuple[str, Path]]] = {}
         self._frames_of_label: dict[bytes, list[str]] = {}
         self._digests: dict[tuple[Path, bool], bytes] = {}
+        self._pixels: dict[Path, bytes] = {}
         self._layout = layout
         self.unknown: list[str] = []
         for frame in validation:
@@ -123,31 +124,43 @@ class Fingerprints:
                 self._frames_of_label.setdefault(label, []).append(frame)
             paths = [path for path in (layout.velodyne(frame), layout.image(frame)) if path.is_file()]
             for path in paths:
-                self._frames_of_size.setdefault(path.stat().st_size, []).append((frame, path))
+                self._files.setdefault(path.stat().st_size, []).append((frame, path))
+            if (depth := layout.depth(frame)).is_file():
+                self._depths.setdefault(depth.stat().st_size, []).append((frame, depth))
             if not paths:
                 self.unknown.append(frame)
 
     def same(self, path: Path) -> str | None:
         """The validation frame whose picture or sweep has the same bytes as this file; None if there is none."""
-        if not path.is_file() or path.stat().st_size == 0:
-            return None
-        for frame, other in self._frames_of_size.get(path.stat().st_size, []):
-            if all(self._digest(path, whole=whole) == self._digest(other, whole=whole) for whole in (False, True)):
-                return frame
-        return None
+        return next(self._alike(path, self._files), None)
 
     def same_pixels(self, frame: str) -> str | None:
-        """The validation frame whose labels and pixels this frame has, however its picture is encoded."""
-        label = self._label(frame)
-        for other in self._frames_of_label.get(label, []) if label else []:
-            first, second = self._layout.image(frame), self._layout.image(other)
-            if first.is_file() and second.is_file() and np.array_equal(read_image(first), read_image(second)):
+        """The validation frame whose pixels, and labels or depth map, this one has, however its picture is encoded."""
+        image, alike = self._layout.image(frame), self._alike(self._layout.depth(frame), self._depths)
+        for other in (*self._frames_of_label.get(self._label(frame), []), *alike):
+            path = self._layout.image(other)
+            if image.is_file() and path.is_file() and self._picture(image) == self._picture(path):
                 return other
         return None
 
+    def _alike(self, path: Path, known: Mapping[int, Sequence[tuple[str, Path]]]) -> Iterator[str]:
+        """The frames of the known files that have the same bytes as this one."""
+        size = path.stat().st_size if path.is_file() else 0
+        for frame, other in known.get(size, []) if size else []:
+            if all(self._digest(path, whole=whole) == self._digest(other, whole=whole) for whole in (False, True)):
+                yield frame
+
     def _label(self, frame: str) -> bytes:
+        """The lines of a label, however they are ordered, spaced, ended and spelt."""
         path = self._layout.label(frame)
-        return read_bytes(path) if path.is_file() else b""
+        content = read_bytes(path).removeprefix(BOM_UTF8).lower() if path.is_file() else b""
+        return b"\n".join(sorted(b" ".join(line.split()) for line in content.splitlines() if line.strip()))
+
+    def _picture(self, path: Path) -> bytes:
+        if path not in self._pixels:
+            pixels = read_image(path)
+            self._pixels[path] = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+        return self._pixels[path]
 
     def _digest(self, path: Path, *, whole: bool) -> bytes:
         key = (path, whole)

@@ -90,15 +90,16 @@ def prepare_raw(
     before, names = RawRecord.read(layout.root), {drive.name for drive in drives}
     _refuse_validation(before, forbidden, where=layout.split(UNLABELLED))
     staying = {frame: source for frame, source in before.frames.items() if Path(source).parts[1] not in left_out}
-    sources = [source for drive in kept for source in _complete_frames(drive)[::every]]
+    complete = {drive: _complete_frames(drive) for drive in kept}
+    sources = [source for files in complete.values() for source in [*files][::every]]
     frames = _numbered(staying, taken=before.frames.keys() | _numbers_in(layout), sources=sources)
     earlier = {name: reason for name, reason in before.left_out.items() if name not in names}
     RawRecord(frames, {**earlier, **left_out}, forbidden).write(layout.root)
     of_source = {source: frame for frame, source in frames.items()}
-    for done, drive in enumerate(kept, start=1):
-        for source in _complete_frames(drive):
+    for done, (drive, files) in enumerate(complete.items(), start=1):
+        for source, (image, sweep) in files.items():
             if source in of_source:
-                _add_frame(layout, of_source[source], Path(raw_root) / source, calibrations[drive.parent])
+                _add_frame(layout, of_source[source], image, sweep, calibrations[drive.parent])
         if progress is not None:
             progress(done, len(kept))
     listed = _listed(layout, before, frames)
@@ -187,16 +188,17 @@ def _refuse_known(drives: Sequence[Path], fingerprints: Fingerprints) -> None:
                 )
 
 
-def _complete_frames(drive: Path) -> list[str]:
-    """`date/drive/frame` of the frames that have a picture and a sweep, sorted; KITTI's LiDAR lacks a few."""
-    images = {path.stem for path in _pictures(drive, "*.*")}
-    sweeps = {path.stem for path in visible((drive / "velodyne_points" / "data").glob("*.bin"))}
-    return [f"{drive.parent.name}/{drive.name}/{name}" for name in sorted(images & sweeps)]
+def _complete_frames(drive: Path) -> dict[str, tuple[Path, Path]]:
+    """Picture and sweep by `date/drive/frame`, of the frames that have both; KITTI's LiDAR lacks a few."""
+    pictures, sweeps = _files(drive / "image_02", IMAGE_SUFFIXES), _files(drive / "velodyne_points", (".bin",))
+    where = f"{drive.parent.name}/{drive.name}"
+    return {f"{where}/{name}": (pictures[name], sweeps[name]) for name in sorted(pictures.keys() & sweeps.keys())}
 
 
-def _pictures(drive: Path, pattern: str) -> list[Path]:
-    paths = visible((drive / "image_02" / "data").glob(pattern))
-    return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+def _files(sensor: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """The files of a sensor by frame; the first by name if there are several."""
+    paths = visible((sensor / "data").glob("*"))
+    return {path.stem: path for path in reversed(paths) if path.suffix.lower() in suffixes}
 
 
 def _numbers_in(layout: KittiLayout) -> set[str]:
@@ -235,10 +237,8 @@ def _refuse_broken_links(layout: KittiLayout, frames: Sequence[str]) -> None:
         )
 
 
-def _add_frame(layout: KittiLayout, frame: str, source: Path, calibration: Calibration) -> None:
-    """Link the picture and the sweep of `source` = raw_root/date/drive/frame, and write the calibration."""
-    image = _pictures(source.parent, f"{source.name}.*")[0]
-    sweep = source.parent / "velodyne_points" / "data" / f"{source.name}.bin"
+def _add_frame(layout: KittiLayout, frame: str, image: Path, sweep: Path, calibration: Calibration) -> None:
+    """Link the picture and the sweep, and write the calibration."""
     link(layout.folder("image_2") / f"{frame}{image.suffix}", image.resolve())
     link(layout.velodyne(frame), sweep.resolve())
     if not layout.calibration(frame).exists():
