@@ -260,7 +260,7 @@ class Distiller(nn.Module):
         else:
             student = term.picked(name, seen.student, role="student")
             teacher = self._answer(name, term, seen) if term.between == "output" else None
-        return term.value(name, student=student, teacher=teacher, hints=self._hints(name, term, seen))
+        return term.value(name, student=student, teacher=teacher, hints=self._hints(name, term, seen) if term.asks else {})
 
     def _answer(self, name: str, term: Term, seen: Seen) -> Any:
         """The output of the term's teacher, or the mean of its teachers' outputs."""

@@ -215,7 +215,7 @@ def bare(network: nn.Module) -> nn.Module:
     while True:
         if "module" in network._modules and isinstance(network, DistributedDataParallel):
             network = network.module
-        elif isinstance(network, EmaTeacher):
+        elif "network" in network._modules and isinstance(network, EmaTeacher):
             network = network.network
         elif "_orig_mod" in network._modules:  # torch.compile's wrapper
             network = network.get_submodule("_orig_mod")
