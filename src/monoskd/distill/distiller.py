@@ -6,6 +6,7 @@ loss = cross_entropy(out.student, labels) + out.total
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Self
 
@@ -228,19 +229,16 @@ class Distiller(nn.Module):
     def _tapped(self) -> dict[str, Tapped]:
         """The maps of this pass, the student's fused and adapted."""
         caught = [probe.take() for probe in self._student_probes]
-        maps: list[Tensor] = [own.map for own in caught]
-        if self.fusion is not None and self._asked:
-            maps = list(self.fusion(maps))
-            if len(maps) != len(caught):
-                raise InputError(f"fusion: expected a map for each of the {len(caught)} taps, got {len(maps)}")
+        fused = caught if self.fusion is None or not self._asked else _fused(self.fusion, caught)
         tapped: dict[str, Tapped] = {}
-        taps = zip(self.taps, caught, maps, self.adapters, self._teacher_probes, strict=True)
-        for name, own, x, adapter, probes in taps:
+        taps = zip(self.taps, caught, fused, self.adapters, self._teacher_probes, strict=True)
+        for name, own, source, adapter, probes in taps:
             if not probes:  # no term asks
                 tapped[name] = Tapped(own.calls, own.map, own.map.new_empty(0), own.grid)
                 continue
-            target = probes[0].take() if len(probes) == 1 else _mean_map(probes, x.device, where=f'tap "{name}"')
-            goal = target.map.to(x.device)
+            x, device = source.map, source.map.device
+            target = probes[0].take() if len(probes) == 1 else _mean_map(probes, device, where=f'tap "{name}"')
+            goal = target.map if target.map.device == device else target.map.to(device)
             if isinstance(adapter, Adapter):
                 x = adapter.bring(x, channels=goal.shape[1], grid=own.grid, where=f'tap "{name}"')
             else:
@@ -260,7 +258,9 @@ class Distiller(nn.Module):
         else:
             student = term.picked(name, seen.student, role="student")
             teacher = self._answer(name, term, seen) if term.between == "output" else None
-        return term.value(name, student=student, teacher=teacher, hints=self._hints(name, term, seen) if term.asks else {})
+        return term.value(
+            name, student=student, teacher=teacher, hints=self._hints(name, term, seen) if term.asks else {}
+        )
 
     def _answer(self, name: str, term: Term, seen: Seen) -> Any:
         """The output of the term's teacher, or the mean of its teachers' outputs."""
@@ -356,6 +356,14 @@ class Distiller(nn.Module):
             missing.extend(start + key for key in keys.missing_keys)
             lists[0].extend(start + key for key in keys.unexpected_keys)
         super()._load_from_state_dict(own, prefix, metadata, strict, missing, *lists)
+
+
+def _fused(fusion: nn.Module, caught: Sequence[Caught]) -> list[Caught]:
+    """The student's maps after fusion."""
+    maps = list(fusion([own.map for own in caught]))
+    if len(maps) != len(caught):
+        raise InputError(f"fusion: expected a map for each of the {len(caught)} taps, got {len(maps)}")
+    return [replace(own, map=x) for own, x in zip(caught, maps, strict=True)]
 
 
 def _mean_map(probes: Sequence[Probe], device: torch.device, *, where: str) -> Caught:
