@@ -253,14 +253,16 @@ class Distiller(nn.Module):
 
     def _evaluate(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's value."""
+        student: Any
+        teacher: Any = None
         if term.between == "taps":
             student, teacher = self.maps(name, seen)
         else:
             student = term.picked(name, seen.student, role="student")
-            teacher = self._answer(name, term, seen) if term.between == "output" else None
-        return term.value(
-            name, student=student, teacher=teacher, hints=self._hints(name, term, seen) if term.asks else {}
-        )
+            if term.between == "output":
+                teacher = self._answer(name, term, seen)
+        hints = self._hints(name, term, seen) if term.asks else {}
+        return term.value(name, student=student, teacher=teacher, hints=hints)
 
     def _answer(self, name: str, term: Term, seen: Seen) -> Any:
         """The output of the term's teacher, or the mean of its teachers' outputs."""

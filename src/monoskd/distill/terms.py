@@ -186,7 +186,8 @@ class Tapped:
     """What one tap gave.
 
     calls: of the student's module: one, or each with `call="all"`. student: the map after fusion and adapter. teacher:
-    the teacher's map; an empty one where no term asks a teacher. grid: rows and columns are places, which may be resized; not so for tokens and vectors.
+    the teacher's map; an empty one where no term asks a teacher. grid: rows and columns are places, which may be
+    resized; not so for tokens and vectors.
     """
 
     calls: Sequence[Call]
