@@ -1,10 +1,11 @@
 """What the distiller itself costs: OMP_NUM_THREADS=1 python benchmarks/distiller.py [--minutes 5] [--sizes 32 64 128]
 
 The CPU time of a step (two forward passes, one backward pass, no optimiser) with a distiller, less that of the bare
-passes. All ways take turns, each round in another order. CPU time, since other programs on the machine change the time
-on the clock by more than what is measured here. The same work in all: two feature terms (mean squared error at layer2
-and layer3) and class probabilities (KL, temperature 4), by hand with four hooks, with a Distiller, with torchdistill's
-hooks and its DistillationBox, and with ModelOpt, where they are installed.
+passes. All ways take turns, each round in an order drawn anew, since a step takes longer after some than after others.
+CPU time, since other programs on the machine change the time on the clock by more than what is measured here. The same
+work in all: two feature terms (mean squared error at layer2 and layer3) and class probabilities (KL, temperature 4), by
+hand with four hooks, with a Distiller, with torchdistill's hooks and its DistillationBox, and with ModelOpt, where they
+are installed.
 
 - Small networks, in which the libraries' own work can be seen: three layers, and ResNet-18 and ResNet-34 with 4
   channels, 2 images of 16 px. Microseconds a step: the median of the rounds' differences and its interval of 95 %; and
@@ -20,6 +21,7 @@ Without touching the environment:
 
 import argparse
 import math
+import random
 import statistics
 import sys
 import time
@@ -295,10 +297,10 @@ def measured(
     for _ in range(3):
         for step in ways.values():
             seconds(step, images, labels)
-    names, rounds, end = list(ways), [], time.monotonic() + limit_s
+    rng, names, rounds, end = random.Random(0), list(ways), [], time.monotonic() + limit_s
     while len(rounds) < 3 or (len(rounds) < repeats and time.monotonic() < end):
-        start = len(rounds) % len(names)
-        rounds.append({name: seconds(ways[name], images, labels) for name in names[start:] + names[:start]})
+        rng.shuffle(names)
+        rounds.append({name: seconds(ways[name], images, labels) for name in names})
     return rounds
 
 

@@ -6,6 +6,7 @@ loss = cross_entropy(out.student, labels) + out.total
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Self
 
@@ -228,34 +229,22 @@ class Distiller(nn.Module):
     def _tapped(self) -> dict[str, Tapped]:
         """The maps of this pass, the student's fused and adapted."""
         caught = [probe.take() for probe in self._student_probes]
-        maps: list[Tensor] = [own.map for own in caught]
-        if self.fusion is not None and self._asked:
-            maps = list(self.fusion(maps))
-            if len(maps) != len(caught):
-                raise InputError(f"fusion: expected a map for each of the {len(caught)} taps, got {len(maps)}")
+        fused = caught if self.fusion is None or not self._asked else _fused(self.fusion, caught)
         tapped: dict[str, Tapped] = {}
-        taps = zip(self.taps, caught, maps, self.adapters, self._teacher_probes, strict=True)
-        for name, own, x, adapter, probes in taps:
+        taps = zip(self.taps, caught, fused, self.adapters, self._teacher_probes, strict=True)
+        for name, own, source, adapter, probes in taps:
             if not probes:  # no term asks
-                tapped[name] = Tapped(own.origins, own.map, own.map.new_empty(0), own.grid)
+                tapped[name] = Tapped(own.calls, own.map, own.map.new_empty(0), own.grid)
                 continue
-            target = self._target(probes, x.device, where=f'tap "{name}"')
+            x, device = source.map, source.map.device
+            target = probes[0].take() if len(probes) == 1 else _mean_map(probes, device, where=f'tap "{name}"')
+            goal = target.map if target.map.device == device else target.map.to(device)
             if isinstance(adapter, Adapter):
-                x = adapter.bring(x, channels=target.map.shape[1], grid=own.grid, where=f'tap "{name}"')
+                x = adapter.bring(x, channels=goal.shape[1], grid=own.grid, where=f'tap "{name}"')
             else:
                 x = adapter(x)
-            tapped[name] = Tapped(own.origins, x, target.map, own.grid and target.grid)
+            tapped[name] = Tapped(own.calls, x, goal, own.grid and target.grid)
         return tapped
-
-    def _target(self, probes: Sequence[Probe], device: torch.device, *, where: str) -> Caught:
-        """The map that a teacher gives, or the mean of several teachers' maps, on the student's device."""
-        targets = [probe.take() for probe in probes]
-        for target in targets:
-            target.map = target.map.to(device)
-        if len(targets) == 1:
-            return targets[0]
-        average = mean([target.map for target in targets], where=where)
-        return Caught((), average, all(target.grid for target in targets))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing
     def _evaluated(self, seen: Seen) -> dict[str, Tensor]:
@@ -264,24 +253,29 @@ class Distiller(nn.Module):
 
     def _evaluate(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's value."""
-        hints = self._hints(name, seen) if term.asks else {}
+        student: Any
+        teacher: Any = None
         if term.between == "taps":
-            students, goals = self.maps(name, seen)
-            return term.value(name, student=students, teacher=goals, hints=hints)
-        student = term.picked(name, seen.student, role="student")
-        teacher = self._answer(name, term, seen) if term.between == "output" else None
+            student, teacher = self.maps(name, seen)
+        else:
+            student = term.picked(name, seen.student, role="student")
+            if term.between == "output":
+                teacher = self._answer(name, term, seen)
+        hints = self._hints(name, term, seen) if term.asks else {}
         return term.value(name, student=student, teacher=teacher, hints=hints)
 
     def _answer(self, name: str, term: Term, seen: Seen) -> Any:
         """The output of the term's teacher, or the mean of its teachers' outputs."""
-        answers = []
-        for teacher in self._teachers_of_term[name]:
-            output = seen.teacher if teacher == ONLY else seen.teacher[teacher]
-            answers.append(term.picked(name, output, role=self._teachers.roles[teacher]))
+        roles, chosen = self._teachers.roles, self._teachers_of_term[name]
+        if ONLY in roles:
+            return term.picked(name, seen.teacher, role=roles[ONLY])
+        answers = [term.picked(name, seen.teacher[teacher], role=roles[teacher]) for teacher in chosen]
         return mean(answers, where=f'term "{name}"')
 
-    def _hints(self, name: str, seen: Seen) -> dict[str, Any]:
+    def _hints(self, name: str, term: Term, seen: Seen) -> dict[str, Any]:
         """Mask, targets, and the output of the term's teacher; of its teachers by name where it has several."""
+        if "teacher_output" not in term.asks:
+            return seen.hints
         chosen = self._teachers_of_term[name]
         output = seen.teacher[chosen[0]] if ONLY not in self._teachers.networks and len(chosen) == 1 else seen.teacher
         return {**seen.hints, "teacher_output": output}
@@ -289,7 +283,7 @@ class Distiller(nn.Module):
     def _floor(self, name: str, term: Term, seen: Seen) -> Float[Tensor, ""]:
         """One term's floor: as its loss defines it, else the loss with the mean maps for a student."""
         _, teachers = self.maps(name, seen)
-        hints = self._hints(name, seen)
+        hints = self._hints(name, term, seen)
         if isinstance(term.loss, MapLoss):
             return term.loss.floor(teacher=teachers, mask=term.hints(name, hints).get("mask"))
         priors = [static_prior(goal) for goal in teachers]
@@ -364,6 +358,21 @@ class Distiller(nn.Module):
             missing.extend(start + key for key in keys.missing_keys)
             lists[0].extend(start + key for key in keys.unexpected_keys)
         super()._load_from_state_dict(own, prefix, metadata, strict, missing, *lists)
+
+
+def _fused(fusion: nn.Module, caught: Sequence[Caught]) -> list[Caught]:
+    """The student's maps after fusion."""
+    maps = list(fusion([own.map for own in caught]))
+    if len(maps) != len(caught):
+        raise InputError(f"fusion: expected a map for each of the {len(caught)} taps, got {len(maps)}")
+    return [replace(own, map=x) for own, x in zip(caught, maps, strict=True)]
+
+
+def _mean_map(probes: Sequence[Probe], device: torch.device, *, where: str) -> Caught:
+    """The mean of several teachers' maps, on the student's device."""
+    targets = [probe.take() for probe in probes]
+    average = mean([target.map.to(device) for target in targets], where=where)
+    return Caught((), average, all(target.grid for target in targets))
 
 
 def _takes_shapes(loss: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -34,11 +34,16 @@ class Origin:
         return None if self.node is None else GradientEdge(self.node, self.output)
 
 
+# One call of a tapped module: where the map comes from (the fields of an `Origin`), what was seen, and torch's count of
+# the writes to that; None: a copy, to which nobody can write.
+Call: TypeAlias = tuple[Tensor, Node | None, int, Tensor, int | None]
+
+
 @dataclass(slots=True)
 class Caught:
-    """The map of one outlet, where it comes from, and whether rows and columns are places (not so for tokens)."""
+    """The map of one outlet, the calls that it comes from, and whether rows and columns are places (not for tokens)."""
 
-    origins: tuple[Origin, ...]
+    calls: Sequence[Call]
     map: Float[Tensor, "b c h w"]
     grid: bool
 
@@ -58,14 +63,20 @@ class Probe:
         self.role = role
         self.open = False
         self.learns = False  # whether the watched call is made with gradients, which the module should have, too
-        # of each call: where the map comes from, what was seen, and torch's count of the writes to that; None: a copy
-        self.caught: list[tuple[Origin, Tensor, int | None]] = []
+        self.caught: list[Call] = []
         self.tables: tuple[dict[Any, Any], ...] = ()  # torch's, in which the hook is while a call is watched
 
     def attach(self, network: nn.Module, *, learns: bool) -> None:
         """Become a hook of the module at the path; torch's `get_submodule` and handles take ten times as long."""
-        self.open, self.learns, self.caught = True, learns and self.role == "student", []
-        module: Any = self._module(network)
+        self.open, self.learns, self.caught = True, learns, []
+        module: Any = network
+        try:
+            for name in self.names:
+                module = module._modules[name]
+        except (AttributeError, KeyError):
+            module = None
+        if module is None:
+            module = find_module(network, self.path, role=self.role)
         if self.outlet.side == "input":
             self.tables = (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
         else:
@@ -102,39 +113,27 @@ class Probe:
             raise InputError(f"{self.where} is {describe(seen)}, not a tensor: {_advice(self.outlet, seen)}")
         if seen.is_inference() or torch.compiler.is_dynamo_compiling():  # torch does not count the writes to it
             copy = seen.clone()
-            self.caught.append((Origin(copy if seen is source else source), copy, None))
+            self.caught.append((copy if seen is source else source, None, 0, copy, None))
         else:
-            self.caught.append((Origin(source, source.grad_fn, source.output_nr), seen, seen._version))
+            self.caught.append((source, source.grad_fn, source.output_nr, seen, seen._version))
 
     def take(self) -> Caught:
         """The map of the call that was watched. Raises InputError: none, several, or one that was overwritten."""
         calls, self.caught = self.caught, []
         if len(calls) != 1 or self.outlet.call is not None:
             calls = self._chosen(calls)
-        for _, seen, version in calls:
+        for _, _, _, seen, version in calls:
             if version is not None and seen._version != version:
                 raise InputError(
                     f"{self.where} is overwritten in place by a module after it: tap that module instead, or keep a "
                     f'copy with Outlet("{self.outlet.path}", view=torch.clone)'
                 )
-        if self.outlet.call == "all":
-            origins, seen = tuple(call[0] for call in calls), self._stacked([call[1] for call in calls])
-        else:
-            origins, seen = (calls[0][0],), calls[0][1]
+        if len(calls) > 1:
+            seen = self._stacked([seen for *_, seen, _ in calls])
         grid = seen.ndim == 4 and not seen.is_nested
-        return Caught(origins, seen if grid else as_map(seen, where=self.where), grid)
+        return Caught(calls, seen if grid else as_map(seen, where=self.where), grid)
 
-    def _module(self, network: nn.Module) -> nn.Module:
-        """The module at the path."""
-        module: Any = network
-        try:
-            for name in self.names:
-                module = module._modules[name]
-        except (AttributeError, KeyError):
-            module = None
-        return find_module(network, self.path, role=self.role) if module is None else module
-
-    def _chosen(self, calls: list[Any]) -> list[Any]:
+    def _chosen(self, calls: list[Call]) -> list[Call]:
         """The calls that the outlet asks for."""
         if not calls:
             raise InputError(
@@ -216,7 +215,7 @@ def bare(network: nn.Module) -> nn.Module:
     while True:
         if "module" in network._modules and isinstance(network, DistributedDataParallel):
             network = network.module
-        elif isinstance(network, EmaTeacher):
+        elif "network" in network._modules and isinstance(network, EmaTeacher):
             network = network.network
         elif "_orig_mod" in network._modules:  # torch.compile's wrapper
             network = network.get_submodule("_orig_mod")

@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 
 from monoskd.distill.maps import constant, wide
 from monoskd.errors import InputError
@@ -33,7 +32,7 @@ class LogitLoss(nn.Module):
         log_s = (student / self.temperature).log_softmax(1)
         p = (teacher / self.temperature).softmax(1)
         lowest = torch.finfo(log_s.dtype).min  # -inf would make NaN of a class of probability 0
-        divergence = kl_div(torch.threshold(log_s, lowest, lowest), p, reduction="none")
+        divergence = torch.xlogy(p, p) - p * torch.threshold(log_s, lowest, lowest)
         return _weighted_mean(divergence, weights, factor=self.temperature**2)
 
 
@@ -67,7 +66,7 @@ def _weighted_mean(
 ) -> Float[Tensor, ""]:
     """The mean of the sums over axis 1, times `factor`; 0, with a gradient of 0, where there are no values."""
     if weights is None:
-        return values.sum() * (factor / normaliser(values.numel() // max(values.shape[1], 1), like=values))
+        return values.sum() * (factor / normaliser(values.numel() // (values.shape[1] or 1), like=values))
     total = average({"weights": weights.sum()})["weights"]
     return (values.sum(1) * weights).sum() * (factor / torch.where(total > 0, total, 1))
 

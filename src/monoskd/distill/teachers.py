@@ -144,12 +144,14 @@ def home(student: Inputs) -> torch.device | None:
 
 def _any_training(network: nn.Module) -> bool:
     """Whether a module in the network is in training mode; each step asks, and `modules()` would be slow."""
-    modules = [network]
+    modules: list[nn.Module | None] = [network]
     for module in modules:  # which grows meanwhile
+        if module is None:
+            continue
         if module.training:
             return True
         if module._modules:
-            modules += [child for _, child in module._modules.items() if child is not None]  # of a ScriptModule, too
+            modules += module._modules.values()
     return False
 
 
@@ -169,7 +171,7 @@ def called(network: nn.Module, inputs: Inputs, *, role: str, probes: Sequence[Pr
 
     The probes are hooks of the network for the length of the call, also where that ends in an error.
     """
-    inner, learns = bare(network), torch.is_grad_enabled()
+    inner, learns = bare(network), role == "student" and torch.is_grad_enabled()
     try:
         for probe in probes:
             probe.attach(inner, learns=learns)

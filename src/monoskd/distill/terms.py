@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from monoskd.distill.probes import Origin, describe, pick
+from monoskd.distill.probes import Call, Origin, describe, pick
 from monoskd.errors import InputError
 
 Resize: TypeAlias = Literal["coarsest", "teacher", "student", "none"]
@@ -150,32 +150,25 @@ class Term:
     def value(self, name: str, *, student: Any, teacher: Any, hints: Mapping[str, Any]) -> Float[Tensor, ""]:
         """The loss of two outputs, of two lists of maps, or of the student's output alone."""
         wanted = self.hints(name, hints) if self.asks else {}
-        if self.between == "targets":
-            values = [self._of_outputs(name, student=student, **wanted)]
-        elif self.between == "output":
-            values = [self._of_outputs(name, student=student, teacher=teacher, **wanted)]
-        elif self.each or len(student) == 1:
-            values = [self.loss(student=s, teacher=t, **wanted) for s, t in zip(student, teacher, strict=True)]
-        else:
-            values = [self.loss(student=student, teacher=teacher, **wanted)]
+        try:
+            if self.between == "targets":
+                values = [self.loss(student=student, **wanted)]
+            elif self.between == "taps" and (self.each or len(student) == 1):
+                values = [self.loss(student=s, teacher=t, **wanted) for s, t in zip(student, teacher, strict=True)]
+            else:
+                values = [self.loss(student=student, teacher=teacher, **wanted)]
+        except (AttributeError, TypeError) as error:
+            if self.between == "taps" or isinstance(student, Tensor):
+                raise
+            raise InputError(
+                f'term "{name}": the student returns {describe(student)}, which {type(self.loss).__name__} does not '
+                f'take: choose a part with key="..." ({" ".join(str(error).split())})'
+            ) from error
         for value in values:
             if not isinstance(value, Tensor) or value.ndim:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise InputError(f'term "{name}": expected a loss that returns a scalar tensor, got {shape}')
         return sum(values[1:], values[0])
-
-    def _of_outputs(self, name: str, **outputs: Any) -> Tensor:
-        """The loss of what networks return. Raises InputError where it takes tensors and gets another object."""
-        try:
-            value: Tensor = self.loss(**outputs)
-        except (AttributeError, TypeError) as error:
-            if isinstance(outputs["student"], Tensor):
-                raise
-            raise InputError(
-                f'term "{name}": the student returns {describe(outputs["student"])}, which {type(self.loss).__name__} '
-                f'does not take: choose a part with key="..." ({" ".join(str(error).split())})'
-            ) from error
-        return value
 
     def hints(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The mask, targets and so on that the loss asks for. Raises InputError where a required one is missing."""
@@ -192,20 +185,25 @@ class Term:
 class Tapped:
     """What one tap gave.
 
-    origins: the student's tensors as they left their module, part of the graph of its output: one, or one for each call
-    with `call="all"`. student: the map after fusion and adapter. teacher: the teacher's map; an empty one where no term
-    asks a teacher. grid: rows and columns are places, which may be resized; not so for tokens and vectors.
+    calls: of the student's module: one, or each with `call="all"`. student: the map after fusion and adapter. teacher:
+    the teacher's map; an empty one where no term asks a teacher. grid: rows and columns are places, which may be
+    resized; not so for tokens and vectors.
     """
 
-    origins: tuple[Origin, ...]
+    calls: Sequence[Call]
     student: Float[Tensor, "b c h w"]
     teacher: Float[Tensor, "b k i j"] | Float[Tensor, "0"]
     grid: bool
 
     @property
+    def origins(self) -> tuple[Origin, ...]:
+        """The student's tensors as they left their module, part of the graph of its output: one for each call."""
+        return tuple(Origin(*call[:3]) for call in self.calls)
+
+    @property
     def source(self) -> Tensor:
         """The student's tensor as it left its module; a later module may have written into it."""
-        return self.origins[0].tensor
+        return self.calls[0][0]
 
 
 def resized(seen: Sequence[Tapped], *, policy: Resize, where: str) -> tuple[list[Tensor], list[Tensor]]:

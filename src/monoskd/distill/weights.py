@@ -43,8 +43,10 @@ class Balance(nn.Module):
         self.shares = {name: term.share for name, term in terms.items() if term.share is not None}
         if sum(self.shares.values()) >= 1:
             raise InputError(f"shares: expected a sum below 1, since the task has the rest, got {self.shares}")
+        self.scheduled = [name for name, term in terms.items() if term.schedule is not None]
         self.uncertain = [name for name, term in terms.items() if term.uncertainty]
         self.log_variance = nn.ParameterDict({name: nn.Parameter(torch.zeros(1)) for name in self.uncertain})
+        self._given = {name: float(term.weight) for name, term in terms.items()}
         self._norms = dict.fromkeys(self.shares, 1.0)
         self._share_weights = dict.fromkeys(self.shares, 1.0)
         self._rest = 0.0
@@ -58,7 +60,9 @@ class Balance(nn.Module):
 
     def weights(self, progress: float) -> dict[str, Weight]:
         """The factor of each term at this share of the training."""
-        weights: dict[str, Weight] = {name: term.factor(progress) for name, term in self.terms.items()}
+        weights: dict[str, Weight] = dict(self._given)
+        for name in self.scheduled:
+            weights[name] = self.terms[name].factor(progress)
         for name in self.shares:
             weights[name] *= self._share_weights[name]
         for name in self.uncertain:
