@@ -92,7 +92,8 @@ def has_3d_box(objects: Objects) -> NDArray[np.bool_]:
 
 def has_2d_box(objects: Objects) -> NDArray[np.bool_]:
     """Which objects have a real 2D box, whose corners are not swapped."""
-    real: NDArray[np.bool_] = (objects.boxes_2d[:, :2] < objects.boxes_2d[:, 2:]).all(1)
+    left, top, right, bottom = objects.boxes_2d.T
+    real: NDArray[np.bool_] = (left < right) & (top < bottom)
     return real
 
 

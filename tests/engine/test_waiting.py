@@ -10,6 +10,8 @@ from workload import Workload
 
 from monoskd.distill import ranks
 from monoskd.engine.training import labelled
+from monoskd.models.monodle.losses import task_losses
+from monoskd.models.monodle.structures import MonoDLETargets
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select")  # numbers of the device that the host reads
 SENDS = ("lift_fresh",)  # numbers of the host, as in torch.tensor(...)
@@ -54,3 +56,27 @@ def test_a_mixed_batch_waits_to_choose_the_labelled_images() -> None:
     with Waits() as waits:
         labelled(output, workload.targets, all_labelled=False)
     assert "index" in waits.found
+
+
+def test_monodles_losses_never_wait() -> None:
+    objects, rows = 5, {"offset_2d": 2, "size_2d": 2, "offset_3d": 2, "dimensions": 3, "mean_size": 3}
+    image = torch.zeros(objects, dtype=torch.int64)
+    targets = MonoDLETargets(
+        image=image,
+        labelled=torch.tensor([True]),
+        heatmap=torch.zeros(1, 3, 8, 8),
+        cell=torch.zeros(objects, 2, dtype=torch.int64),
+        label=image,
+        **{name: torch.rand(objects, columns) + 1 for name, columns in rows.items()},
+        heading_bin=image,
+        heading_residual=torch.zeros(objects),
+        depth=torch.full((objects,), 20.0),
+        has_3d=torch.arange(objects) % 2 == 0,
+        weight=torch.ones(objects),
+    )
+    widths = {"offset_2d": 2, "size_2d": 2, "offset_3d": 2, "size_3d": 3, "depth": 1, "depth_log_std": 1, "heading": 24}
+    heads = {name: torch.rand(objects, columns, requires_grad=True) for name, columns in widths.items()}
+    heads["heatmap"] = torch.rand(1, 3, 8, 8, requires_grad=True)
+    with Waits() as waits:
+        torch.stack([*task_losses(heads, targets, clamped_heat=False).values()]).sum().backward()
+    assert waits.found == []

@@ -150,16 +150,20 @@ def at_objects(heads: Mapping[str, Tensor], targets: CellTargets) -> dict[str, F
 
 
 def size_loss(
-    sizes: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"], *, weight: Float[Tensor, "n 1"]
+    sizes: Float[Tensor, "n 3"],
+    true: Float[Tensor, "n 3"],
+    *,
+    weight: Float[Tensor, "n 1"],
+    where: Bool[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Errors relative to the true size, brought to the scale of the absolute ones. Sizes in metres.
+    """Errors relative to the true size, brought to the scale of the absolute ones. Sizes in metres; where: see `mean`.
 
     With e = |error|: mean(e / size) times the constant mean(e) / mean(e / size), which has no gradient. So the value is
     the mean error [m], and small dimensions pull harder.
     """
     error = (sizes - true).abs() * weight
-    relative = mean(error / true)
-    means = average({"error": mean(error).detach(), "relative": relative.detach()})
+    relative = mean(error / true, where)
+    means = average({"error": mean(error, where).detach(), "relative": relative.detach()})
     return relative * (means["error"] / means["relative"].clamp(min=torch.finfo(relative.dtype).tiny))
 
 
@@ -176,9 +180,15 @@ def laplacian_loss(prediction: Tensor, target: Tensor, log_std: Tensor) -> Tenso
     return 1.4142 * torch.exp(-log_std) * (prediction - target).abs() + log_std
 
 
-def mean(values: Tensor) -> Float[Tensor, ""]:
-    """The mean, over all processes together; 0, with a gradient of 0, of nothing."""
-    return values.sum() / normaliser(values.numel(), like=values)
+def mean(values: Float[Tensor, "n *k"], where: Bool[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
+    """The mean of all rows, or of those in `where`, over all processes together; 0, with a gradient of 0, of nothing.
+
+    Rows are left out by a weight: to pick them, the host would wait for the device.
+    """
+    if where is None:
+        return values.sum() / normaliser(values.numel(), like=values)
+    inside = where.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
+    return torch.where(inside, values, 0).sum() / normaliser(inside.sum(), like=values)
 
 
 def decode_cells(

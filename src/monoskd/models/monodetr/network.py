@@ -125,7 +125,7 @@ class MonoDETR(LensDetector):
         return self.forward_normalised(self.normalise(views), self.magnification(views), self.box_scale(views))
 
     def forward_normalised(
-        self, inputs: Float[Tensor, "b 3 h w"], k: Float[Tensor, " b"], scale: BoxScale
+        self, inputs: Float[Tensor, "b c h w"], k: Float[Tensor, " b"], scale: BoxScale
     ) -> MonoDETROutput:
         """`forward` for normalised inputs."""
         backbone = self.backbone(inputs)

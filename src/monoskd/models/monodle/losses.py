@@ -33,10 +33,8 @@ def object_losses(heads: dict[str, Tensor], targets: MonoDLETargets) -> dict[str
     return {
         "offset_2d": mean((at["offset_2d"] - targets.offset_2d).abs() * weight),
         "size_2d": mean((at["size_2d"] - targets.size_2d).abs() * weight),
-        "offset_3d": mean(((at["offset_3d"] - targets.offset_3d).abs() * weight)[has_3d]),
-        "depth": mean((depth * weight)[has_3d]),
-        "size_3d": size_loss(
-            (at["size_3d"] + targets.mean_size)[has_3d], targets.dimensions[has_3d], weight=weight[has_3d]
-        ),
+        "offset_3d": mean((at["offset_3d"] - targets.offset_3d).abs() * weight, has_3d),
+        "depth": mean(depth * weight, has_3d),
+        "size_3d": size_loss(at["size_3d"] + targets.mean_size, targets.dimensions, weight=weight, where=has_3d),
         "heading": heading_loss(at["heading"], targets),
     }

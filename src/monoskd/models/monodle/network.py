@@ -141,7 +141,7 @@ class MonoDLE(LensDetector):
         return self.forward_normalised(self.normalise(views), self.magnification(views), at)
 
     def forward_normalised(
-        self, inputs: Float[Tensor, "b 3 h w"], k: Float[Tensor, " b"], at: LabelledCells | None = None
+        self, inputs: Float[Tensor, "b c h w"], k: Float[Tensor, " b"], at: LabelledCells | None = None
     ) -> CellOutput:
         """`forward` for inputs that are normalised already, of this magnification."""
         backbone = self.backbone(inputs)
