@@ -92,7 +92,8 @@ def has_3d_box(objects: Objects) -> NDArray[np.bool_]:
 
 def has_2d_box(objects: Objects) -> NDArray[np.bool_]:
     """Which objects have a real 2D box, whose corners are not swapped."""
-    return np.all(objects.boxes_2d[:, :2] < objects.boxes_2d[:, 2:], axis=1)
+    real: NDArray[np.bool_] = np.all(objects.boxes_2d[:, :2] < objects.boxes_2d[:, 2:], axis=1)
+    return real
 
 
 def is_supervised(
