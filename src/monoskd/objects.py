@@ -92,8 +92,7 @@ def has_3d_box(objects: Objects) -> NDArray[np.bool_]:
 
 def has_2d_box(objects: Objects) -> NDArray[np.bool_]:
     """Which objects have a real 2D box, whose corners are not swapped."""
-    left, top, right, bottom = objects.boxes_2d.T
-    real: NDArray[np.bool_] = (left < right) & (top < bottom)
+    real: NDArray[np.bool_] = np.all(objects.boxes_2d[:, :2] < objects.boxes_2d[:, 2:], axis=1)
     return real
 
 
