@@ -216,10 +216,10 @@ def known(out: Path) -> list[dict[str, Any]]:
 
 
 def known_before(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs of a file of results that are not among these."""
+    """The runs of a file of results that are not among these; the same run of other code is another."""
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row.get("labelled", LABELLED), row["seed"], row["cell"]
+        return row.get("labelled", LABELLED), row["seed"], row["cell"], row["commit"]
 
     anew = {key(row) for row in rows}
     return [row for row in json.loads(path.read_text())["runs"] if key(row) not in anew] if path.is_file() else []
