@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from monoskd.distill import AffinityLoss, Distiller, EmaTeacher, LogitLoss, Outlet, Ramp, Tap, Term
+from monoskd.distill.traps import check_apart
 from monoskd.errors import InputError
 
 
@@ -202,6 +203,20 @@ class TestTraps:
             InputError, match=r'student and teacher share "5.weight" \(the teacher\'s "5.weight"\): .*deepcopy'
         ):
             Distiller(student, teacher, terms={"a": Term(mse, between="output")})
+
+    @pytest.mark.parametrize("first", [0, 3, 6])
+    def test_memory_that_overlaps_is_refused(self, first: int) -> None:
+        values = torch.rand(12)
+        student, teacher = nn.Linear(2, 3, bias=False), nn.Linear(3, 2, bias=False)
+        student.weight, teacher.weight = (
+            nn.Parameter(values[:6].view(3, 2)),
+            nn.Parameter(values[first:][:6].view(2, 3)),
+        )
+        if first == 6:  # next to each other
+            check_apart(student, teacher, role="teacher")
+            return
+        with pytest.raises(InputError, match='student and teacher share "weight"'):
+            check_apart(student, teacher, role="teacher")
 
     @pytest.mark.parametrize("share", ["data", "buffer"])
     def test_shared_memory_is_refused(self, share: str) -> None:

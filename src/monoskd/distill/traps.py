@@ -1,6 +1,7 @@
 """Two silent faults: networks that share weights are refused; a teacher that writes into its input writes to a copy."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -25,23 +26,25 @@ def check_apart(student: nn.Module, teacher: nn.Module, *, role: str) -> None:
     check_module(student, role="student")
     if not set(student.modules()).isdisjoint(teacher.modules()):
         raise InputError(f"student and {role} share modules: {_APART}")
-    owned = _by_memory(student)
-    for memory, name in _by_memory(teacher).items():
-        if memory in owned:
-            raise InputError(f'student and {role} share "{owned[memory]}" (the {role}\'s "{name}"): {_APART}')
+    owned: dict[tuple[str, int], list[tuple[range, str]]] = {}
+    for memory, place, name in _placed(student):
+        owned.setdefault(memory, []).append((place, name))
+    for memory, place, name in _placed(teacher):
+        for other, own in owned.get(memory, []):
+            if place.start < other.stop and other.start < place.stop:
+                raise InputError(f'student and {role} share "{own}" (the {role}\'s "{name}"): {_APART}')
 
 
-def _by_memory(network: nn.Module) -> dict[tuple[str, int], str]:
-    """Names of parameters and buffers by what holds their values."""
-    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    return {_memory(x): name for name, x in tensors.items() if is_lazy(x) or x.numel()}
-
-
-def _memory(x: Tensor) -> tuple[str, int]:
-    x = getattr(x, "_local_tensor", x)  # of a DTensor, which FSDP makes
-    if is_lazy(x) or x.is_meta:
-        return "object", id(x)
-    return str(x.device), x.data_ptr()
+def _placed(network: nn.Module) -> Iterator[tuple[tuple[str, int], range, str]]:
+    """The memory that holds each parameter's or buffer's values, between which of its bytes, and the name."""
+    for name, x in (*network.named_parameters(), *network.named_buffers()):
+        x = getattr(x, "_local_tensor", x)  # of a DTensor, which FSDP makes
+        if is_lazy(x) or x.is_meta:
+            yield ("object", id(x)), range(1), name
+        elif x.numel():
+            reach = 1 + sum((count - 1) * step for count, step in zip(x.shape, x.stride(), strict=True))
+            start = x.storage_offset() * x.element_size()
+            yield (str(x.device), x.untyped_storage().data_ptr()), range(start, start + reach * x.element_size()), name
 
 
 def copied(inputs: Any) -> Any:
