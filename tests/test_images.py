@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, features
 
 from monoskd.errors import InputError
-from monoskd.images import read_image_size, read_pixels
+from monoskd.images import opened, read_image_size, read_pixels
 
 ORIENTATION = 0x0112
 PICTURE = np.full((40, 60, 3), 30, np.uint8)
@@ -73,6 +73,12 @@ def test_whatever_is_damaged_is_one_line(tmp_path: Path, kind: str) -> None:
             except InputError as error:
                 outcomes.add("refused" if str(error).startswith(f"{path}: expected ") else str(error))
     assert outcomes == {"refused", "read"}
+
+
+def test_a_machine_without_memory_is_not_a_damaged_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(MemoryError), opened(tmp_path / "a.png", where="a.png"):
+        raise MemoryError
 
 
 def test_orientation_in_a_text_chunk_of_a_png_counts_for_size_and_pixels_alike(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def opened(file: Path | IO[bytes], *, where: str | Path, formats: tuple[str, ...
                 if image.width * image.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
                 yield image
-    except InputError:
+    except (InputError, MemoryError):  # not of the file
         raise
     except UnidentifiedImageError as error:
         kinds = "an image" if formats is None else f"an image ({', '.join(formats)})"
