@@ -9,7 +9,7 @@ asked first: the learning curves, then the recipe, then its parts, then frames w
 A cell is `<recipe>@<epochs>`: python benchmarks/gain.py --cells control@60 full@60 --seeds 7
 
 `--labelled 40` asks it where labels are few: teacher and students train on the first 40 of the 160 labelled frames.
-Give such a study an `--out` of its own, and four times the epochs for as many steps.
+Give such a study an `--out` of its own, four times the epochs for as many steps, and `--validations 4`.
 """
 
 import argparse
@@ -105,12 +105,13 @@ def main() -> None:
     parser.add_argument("--labelled", type=int, help="train on so many labelled frames (default: all 160)")
     parser.add_argument("--teacher-epochs", type=int, default=TEACHER_EPOCHS)
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, one thread each")
+    parser.add_argument("--validations", type=int, help="so many a training at most (default: every nine epochs)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing new after that")
     parser.add_argument("--report", action="store_true", help="train nothing; print and write what is known")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gain.json"))
     options = parser.parse_args()
     if not options.report:
-        study = Study(options.out, options.teacher_epochs, options.labelled)
+        study = Study(options.out, options.teacher_epochs, options.labelled, options.validations)
         make(study, options.seeds, options.cells, jobs=options.jobs, minutes=options.minutes)
     rows = known(options.out)
     print(table(rows))
@@ -126,11 +127,13 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """Its folder, how long its teachers train, and on how many labelled frames everything does (None: on all)."""
+    """Its folder, how long its teachers train, on how many labelled frames everything does (None: on all), and how
+    often a training validates at most (None: every nine epochs)."""
 
     out: Path
     teacher_epochs: int
     labelled: int | None
+    validations: int | None = None
 
     @property
     def teacher(self) -> str:
@@ -167,7 +170,8 @@ def run(study: Study, name: str, seed: int, *, end: float) -> None:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(configured(study, name, seed), sort_keys=False))
     train_side_by_side([Launch(path, out)])
-    row = {"seed": seed, "cell": name, "commit": commit(), **measured(out)}
+    device = json.loads((out / "manifest.json").read_text())["device"]
+    row = {"seed": seed, "cell": name, "commit": commit(), "device": device, **measured(out)}
     if not name.startswith("teacher"):
         shutil.rmtree(out / "checkpoints")
     write_json(result, row)
@@ -185,8 +189,8 @@ def configured(study: Study, name: str, seed: int) -> dict[str, Any]:
     config["data"]["batch_size"] = BATCHES.get(recipe, BATCH)
     config["data"]["train"] = study.split
     config["validation"]["min_heights_px"] = list(heights)
-    if study.labelled is not None:  # so short epochs need no more than four validations in all
-        config["validation"]["every"] = -(-int(epochs) // 4)
+    if study.validations is not None:
+        config["validation"]["every"] = -(-int(epochs) // study.validations)
     config["optimizer"] = {
         "gradient_clip": 10,
         "ema": EMA,
