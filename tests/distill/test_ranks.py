@@ -1,6 +1,10 @@
 """Ranks against scipy, soft ranks against scipy's isotonic regression, gradients against finite differences."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -301,6 +305,16 @@ def test_no_step_of_the_device_way_waits_for_the_device() -> None:
     soft_rank(x, "auto").sum().backward()
     rank_with_soft_gradient(x).sum().backward()
     assert rank(x).shape == degeneracy(x, "auto")[..., None].expand(2, 6).shape
+
+
+def test_the_kernels_of_a_gpu_find_the_same_blocks() -> None:
+    """In Triton's interpreter, which must be chosen before the kernels are imported."""
+    pytest.importorskip("triton")
+    worker = Path(__file__).with_name("kernel_worker.py")
+    run = subprocess.run(
+        [sys.executable, str(worker)], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout) == (0, "20 rows\n"), run.stderr
 
 
 @pytest.mark.slow

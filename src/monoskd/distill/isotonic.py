@@ -11,6 +11,7 @@ of fixed length, so that no shape depends on the data and nothing waits for the 
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -133,6 +134,31 @@ def block_starts(masses: Masses, points: Int64[Tensor, "rows points"]) -> Int64[
     return start[:, :n]
 
 
+_HAS_TRITON = find_spec("triton") is not None
+
+
+@torch.library.custom_op("monoskd::block_starts_of_means", mutates_args=(), schema="(Tensor sums) -> Tensor")
+def _by_kernels(sums: Tensor) -> Tensor:
+    """As `block_starts`, opaque to `torch.compile`."""
+    from monoskd.distill.isotonic_triton import block_starts_of_means
+
+    return block_starts_of_means(sums)
+
+
+@_by_kernels.register_fake
+def _(sums: Tensor) -> Tensor:
+    return sums.new_empty((len(sums), sums.shape[-1] - 1), dtype=torch.int64)
+
+
+def _starts_of_means(
+    sums: Float64[Tensor, "rows points"], points: Int64[Tensor, "rows points"]
+) -> Int64[Tensor, "rows n"]:
+    if sums.is_cuda and _HAS_TRITON:
+        starts: Tensor = _by_kernels(sums)
+        return starts
+    return block_starts(MeanMasses(sums, points.double()), points)
+
+
 def project(
     values: Float[Tensor, "rows n"], strength: Float64[Tensor, "rows 1"], *, kl: bool
 ) -> tuple[Float64[Tensor, "rows n"], Int64[Tensor, "rows n"]]:
@@ -150,7 +176,7 @@ def project(
 
     if not kl:
         y = target - theta
-        start = block_starts(MeanMasses(pad(y.cumsum(-1), (1, 0)), points.double()), points)
+        start = _starts_of_means(pad(y.cumsum(-1), (1, 0)), points)
         return theta + summed(y, start) / summed(torch.ones_like(y), start), start
     logs = pad(theta.logcumsumexp(-1), (1, 0), value=-math.inf)
     start = block_starts(LogMasses(pad(target.cumsum(-1), (1, 0)), logs), points)
