@@ -38,9 +38,9 @@ SCHEMA = "monoskd/cuda/1"
 HERE = Path(__file__).parent
 FORMS: dict[str, dict[str, Any]] = {
     "fp32": {},
-    "tf32": {"tf32": True},
     "bf16": {"autocast": torch.bfloat16, "tf32": True},
     "bf16 channels-last": {"autocast": torch.bfloat16, "tf32": True, "channels_last": True},
+    "tf32": {"tf32": True},
     "bf16 channels-last compiled": {
         "autocast": torch.bfloat16,
         "tf32": True,
@@ -118,6 +118,7 @@ def cost(setup: Setup) -> dict[str, Any]:
                 continue
             name = f"{recipe}, {form}"
             rows[name] = _step_cost(setup, recipe, dict(options)) if setup.left_s > 30 else "no time left"
+            print(f"{name}: {json.dumps(rows[name])}", flush=True)
     result = {"batch": SMALL_BATCH if setup.small else BATCH, "steps": rows, "goals": goals(rows)}
     if any("fault" in row for row in rows.values()):
         raise Failed(result)
@@ -350,6 +351,7 @@ def main(description: str | None) -> int:
         parser.error(f"expected some of {', '.join(SECTIONS)}, got {unknown[0]}")
     if not options.small and not torch.cuda.is_available():
         parser.error("expected a GPU that torch can use, got none: `--small` runs on the CPU")
+    torch.backends.cudnn.benchmark = not options.small  # as `monoskd train`
     device = torch.device("cpu" if options.small else "cuda")
     setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes, options.drives)
     out = options.out or (None if options.small else HERE / "results" / "cuda.json")

@@ -80,8 +80,13 @@ class Workload:
                 network.to(memory_format=torch.channels_last)
         if compile:
             trained.compile()
-        optimizer = torch.optim.Adam(trained.parameters(), 1e-3)
+        optimizer = torch.optim.Adam(trained.parameters(), 1e-3, fused=True)  # as `monoskd train`
         return cls(student, distiller, views.to(device), depth.to(device), targets.to(device), optimizer, autocast)
+
+    def double(self) -> Self:
+        """The same in float64."""
+        self.trained.double()
+        return replace(self, views=self.views.double(), depth=self.depth.double(), targets=self.targets.double())
 
     @property
     def trained(self) -> nn.Module:

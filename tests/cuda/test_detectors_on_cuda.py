@@ -24,9 +24,16 @@ RELATIVE = 1e-6
 
 
 def small(name: str) -> Detector:
-    """The student of a detector's demo, without dropout, whose draws differ between devices."""
+    """The student of a detector's demo, without dropout, whose draws differ between devices.
+
+    Its weights are moved a little: at the start MonoDETR samples at the very centres of cells, where bilinear
+    interpolation has a kink and the last digit decides on the gradient.
+    """
     detector = load_config(DEMOS[name] / "baseline.yaml").run().detector
     assert isinstance(detector, Detector)
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
     for module in detector.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -38,7 +45,8 @@ def small(name: str) -> Detector:
 def close(ours: Tensor, theirs: Tensor, name: str) -> None:
     ours, theirs = ours.detach().cpu(), theirs.detach()
     size = float(theirs.abs().max())
-    torch.testing.assert_close(ours, theirs, rtol=RELATIVE, atol=RELATIVE * size, msg=lambda text: f"{name}: {text}")
+    slack = RELATIVE * size + 1e-12  # a bias before a BatchNorm has no gradient but rounding
+    torch.testing.assert_close(ours, theirs, rtol=RELATIVE, atol=slack, msg=lambda text: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("name", DEMOS)

@@ -162,7 +162,7 @@ class Manifest(pl.Callback):
                 "total_seconds": round(self._total(), 3),
                 "images_per_second": round(images / self._fitting, 2) if self._fitting else None,
                 "peak_memory_mb": peak_memory_mb(),
-                "device": str(pl_module.device),
+                "device": device_name(trainer.strategy.root_device),  # the module is on the CPU again
             }
             write_json(self.path, {**self.record, **measured})
 
@@ -225,6 +225,11 @@ def versions() -> dict[str, str]:
     """The versions that a number depends on."""
     names = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy")
     return {"monoskd": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def device_name(device: torch.device) -> str:
+    """Where a run trains; of a GPU also which card it is."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def peak_memory_mb() -> float:
