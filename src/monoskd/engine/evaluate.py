@@ -11,9 +11,10 @@ from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
 from monoskd.files import visible
 from monoskd.kitti.bulk import read_objects_folder
 from monoskd.kitti.io import read_split
+from monoskd.kitti.layout import has_suffix
 from monoskd.objects import Objects
 
-_SUFFIX = ".txt"
+_KIND = "label_2"  # results are spelt as labels
 
 
 def evaluate_folders(
@@ -78,9 +79,9 @@ def _frames_in(folder: Path, *, what: str) -> set[str]:
         raise InputError(
             f"{folder}: expected a folder of .txt files, got '{error.strerror}': check the path"
         ) from error
-    frames = {path.name[: -len(_SUFFIX)] for path in files if path.name.endswith(_SUFFIX)}
+    frames = {path.stem for path in files if has_suffix(path, _KIND)}
     if not frames:
-        deeper = {path: len(list(path.glob(f"[!.]*{_SUFFIX}"))) for path in files if path.is_dir()}
+        deeper = {path: sum(has_suffix(file, _KIND) for file in visible(path.glob("*"))) for path in files}
         best = max(deeper, key=lambda path: deeper[path], default=folder)
         advice = f"{best} holds {deeper[best]} .txt files, give that folder" if deeper.get(best) else "check the path"
         raise InputError(f"{folder}: expected a .txt file for each frame with a {what}, got none: {advice}")

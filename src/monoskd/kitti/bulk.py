@@ -8,17 +8,18 @@ import numpy as np
 
 from monoskd.files import read_text
 from monoskd.kitti.labels import largest_numbers, objects_from_table, parse_objects
+from monoskd.kitti.layout import frame_file
 from monoskd.objects import Objects
 
 
 def read_objects_folder(folder: str | Path, frames: Sequence[str], *, scored: bool | None = None) -> list[Objects]:
-    """`read_objects` of `folder/<frame>.txt` for each frame, with the same errors; scored: as there."""
-    paths = [f"{folder}/{frame}.txt" for frame in frames]
+    """`read_objects` of `folder/<frame>.txt` (or `.TXT`) for each frame, with the same errors; scored: as there."""
+    paths = [frame_file(Path(folder), "label_2", frame) for frame in frames]
     texts = [read_text(path) for path in paths]
     together = _parse_together(texts, scored=scored)
     if together is not None:
         return together
-    return [parse_objects(text, source=path, scored=scored) for path, text in zip(paths, texts, strict=True)]
+    return [parse_objects(text, source=str(path), scored=scored) for path, text in zip(paths, texts, strict=True)]
 
 
 def _parse_together(texts: Sequence[str], *, scored: bool | None) -> list[Objects] | None:

@@ -43,8 +43,7 @@ class KittiLayout:
 
     def file(self, kind: str, frame: str) -> Path:
         """The frame's file of this kind; the usual path where there is none."""
-        candidates = [self.folder(kind) / f"{frame}{suffix}" for suffix in _SPELLINGS[kind]]
-        return next(filter(is_there, candidates), candidates[0])
+        return frame_file(self.folder(kind), kind, frame)
 
     def image(self, frame: str) -> Path:
         """The picture; the `.png` if there are several."""
@@ -84,7 +83,18 @@ class KittiLayout:
 
     @staticmethod
     def _is_read(kind: str, path: Path) -> bool:
-        return path.suffix in _SPELLINGS[kind] and is_frame(path.stem)
+        return has_suffix(path, kind) and is_frame(path.stem)
+
+
+def frame_file(folder: Path, kind: str, frame: str) -> Path:
+    """The frame's file of this kind in a folder, however its suffix is spelt; the usual path where there is none."""
+    candidates = [folder / f"{frame}{suffix}" for suffix in _SPELLINGS[kind]]
+    return next(filter(is_there, candidates), candidates[0])
+
+
+def has_suffix(path: Path, kind: str) -> bool:
+    """Whether the readers of this kind of file take one that ends so."""
+    return path.suffix in _SPELLINGS[kind]
 
 
 def suffixes(kind: str) -> str:
