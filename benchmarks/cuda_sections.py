@@ -351,7 +351,6 @@ def main(description: str | None) -> int:
         parser.error(f"expected some of {', '.join(SECTIONS)}, got {unknown[0]}")
     if not options.small and not torch.cuda.is_available():
         parser.error("expected a GPU that torch can use, got none: `--small` runs on the CPU")
-    torch.backends.cudnn.benchmark = not options.small  # as `monoskd train`
     device = torch.device("cpu" if options.small else "cuda")
     setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes, options.drives)
     out = options.out or (None if options.small else HERE / "results" / "cuda.json")

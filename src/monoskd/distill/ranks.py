@@ -34,8 +34,8 @@ Regularization: TypeAlias = Literal["l2", "kl"]
 
 # strength="auto" is this many standard deviations of the row, divided by n for "l2" (docs/ranks.md, measured).
 _AUTO_STRENGTH: dict[str, float] = {"l2": AUTO_STRENGTH, "kl": 0.5}
-# Gradients are summed in float64, this many at a time.
-_PART = 2**16
+# Gradients are summed in float64, this many at a time: in a CPU's cache, or in few launches.
+_PART, _DEVICE_PART = 2**16, 2**22
 
 
 def _as_rows(x: Tensor, name: str) -> Tensor:
@@ -115,7 +115,8 @@ class _SoftRank(torch.autograd.Function):
         weighted = grad * weights[0] if weights else grad
         flat = block.flatten()
         total = size.new_zeros(size.shape, dtype=torch.float64)
-        for at, part in zip(flat.split(_PART), weighted.flatten().split(_PART), strict=True):
+        count = _PART if flat.device.type == "cpu" else _DEVICE_PART
+        for at, part in zip(flat.split(count), weighted.flatten().split(count), strict=True):
             total = total.scatter_add_(0, at.long(), part.double())
         minus_mean = (total / -size).to(grad.dtype).index_select(0, flat).view_as(grad)
         centred = (weights[0] * minus_mean if weights else minus_mean).add_(weighted)

@@ -224,7 +224,6 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
         limit_val_batches=None if every else 0,
         gradient_clip_val=config.optimizer.gradient_clip,
         sync_batchnorm=config.processes > 1 and on_cuda(config),  # there is none for CPUs
-        benchmark=on_cuda(config),  # all pictures have one size: cuDNN may choose its algorithms by trying them
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the loaders share the frames out themselves
         log_every_n_steps=min(
