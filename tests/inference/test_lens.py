@@ -185,6 +185,13 @@ def test_real_cameras_pass_also_where_the_sky_is_cut_off(
     check_size(Camera(np.column_stack([K, np.zeros(3)])), width=width, height=height, where="P2")
 
 
+@pytest.mark.parametrize("focal_px", [0.5, 7.2e6])
+def test_no_camera_has_such_a_focal_length(focal_px: float) -> None:
+    K = np.array([[focal_px, 0, 621.0], [0, focal_px, 187.0], [0, 0, 1]])
+    with pytest.raises(InputError, match="P2: expected a focal length of 1 to 1000000 pixels, got"):
+        check_size(Camera(np.column_stack([K, np.zeros(3)])), width=1242, height=375, where="P2")
+
+
 def test_a_camera_may_come_from_exif_or_be_asked_for() -> None:
     lens = CameraSource().lens("photo", width=4000, height=3000, focal_35mm=26)
     assert float(lens.camera.focal_px) == pytest.approx(26 * 5000 / 43.2666, rel=1e-4)

@@ -125,6 +125,10 @@ def check_size(camera: Camera, *, width: int, height: int, where: str) -> None:
     a picture of twice its height looks as one of nuScenes in a picture without its sky.
     """
     P = np.asarray(camera.P)
+    if not 1 <= P[0, 0] <= _LONGEST_FOCAL_PX:
+        raise InputError(
+            f"{where}: expected a focal length of 1 to {_LONGEST_FOCAL_PX} pixels, got {P[0, 0]:g}: correct it"
+        )
     u, v = (float(value) for value in P[:2, 2])
     above, below = (math.degrees(math.atan2(side, float(P[1, 1]))) for side in (v, height - v))
     if abs(u - width / 2) > _OFF_CENTRE * width or not 0 < v < height or abs(above - below) > _LOPSIDED_DEG:

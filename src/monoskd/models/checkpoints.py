@@ -105,13 +105,15 @@ def sealed(content: bytes) -> bytes:
 def check_seal(path: Path) -> None:
     """Raise InputError where a checkpoint of ours is not, bit by bit, what was written.
 
-    Those of earlier versions have no seal: they end with the archive itself, and its own checksums are compared.
+    Those of earlier versions have no seal: they end with the archive itself, which announces no comment, and its own
+    checksums are compared.
     """
     content = path.read_bytes()
     if content[-_SEAL_BYTES : len(_SEAL) - _SEAL_BYTES] == _SEAL:
         whole = hashlib.sha256(content[:-_SEAL_BYTES]).hexdigest().encode() == content[-64:]
     else:
-        whole = content[-_ZIP_END_BYTES:].startswith(_ZIP_END) and _members_are_whole(path)
+        end = content[-_ZIP_END_BYTES:]
+        whole = end.startswith(_ZIP_END) and end.endswith(b"\0\0") and _members_are_whole(path)
     if not whole:
         raise InputError(
             f"{path}: expected a PyTorch checkpoint as it was written, got a damaged file: its checksum differs; "
