@@ -64,6 +64,7 @@ class Probe:
         self.open = False
         self.learns = False  # whether the watched call is made with gradients, which the module should have, too
         self.caught: list[Call] = []
+        self.key = 0
         self.tables: tuple[dict[Any, Any], ...] = ()  # torch's, in which the hook is while a call is watched
 
     def attach(self, network: nn.Module, *, learns: bool) -> None:
@@ -81,14 +82,15 @@ class Probe:
             self.tables = (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
         else:
             self.tables = (module._forward_hooks,)
+        self.key = id(self)  # a whole number, as torch's own: its compiler reads the tables
         for table in self.tables:
-            table[self] = self
+            table[self.key] = self
 
     def detach(self) -> None:
         """Be a hook no longer."""
         for table in self.tables:
-            if self in table:
-                del table[self]
+            if self.key in table:
+                del table[self.key]
         self.open, self.tables = False, ()
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], last: Any) -> None:
