@@ -57,8 +57,8 @@ def train_side_by_side(
             if process.wait() != 0:
                 lines = read_text(launch.out / LOG).strip().splitlines() or ["no output"]
                 raise InputError(
-                    f"training {launch.out} stopped with exit code {process.returncode}: {lines[-1]}; "
-                    f"see {launch.out / LOG}"
+                    f"training {launch.out} stopped with exit code {process.returncode}, see {launch.out / LOG}: "
+                    f"{lines[-1]}; this command, repeated, goes on where it stopped"
                 )
             finished(launch, manifest_of(launch.out))
     finally:
