@@ -68,8 +68,7 @@ class Workload:
             teacher = DidM3D(replace(config, modality="depth"))
             teacher.adapt_to(focal_px=700.0, input_focal_px=700.0)
             distiller = distiller_of(source, student, teacher)
-        if distiller is not None:  # with one frame: it makes its adapters on the CPU
-            views, depth, targets = random_batch(1, config)
+            views, depth, targets = random_batch(1, config)  # enough to shape the adapters, on the CPU
             distiller.materialize(views, targets, teacher_inputs=(depth, targets))
         views, depth, targets = random_batch(batch, config)
         trained: nn.Module = student if distiller is None else distiller

@@ -46,7 +46,7 @@ def test_finished_runs_are_left_alone(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_failure_names_the_run_and_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import sys, time; time.sleep(60) if 'slow' in sys.argv[1] else sys.exit('monoskd: no such data set')"
     pretend(monkeypatch, program)
-    said = r"bad stopped with exit code 1, see .*log\.txt: monoskd: no such data set; this command, repeated, goes on"
+    said = r"bad stopped with exit code 1, see .*log\.txt: monoskd: no such data set; with that mended, this command"
     with pytest.raises(InputError, match=said):
         train_side_by_side([Launch("a.yaml", tmp_path / name) for name in ("bad", "slow")])
     assert not is_finished(tmp_path / "slow")

@@ -153,6 +153,7 @@ def _(sums: Tensor) -> Tensor:
 def _starts_of_means(
     sums: Float64[Tensor, "rows points"], points: Int64[Tensor, "rows points"]
 ) -> Int64[Tensor, "rows n"]:
+    """`block_starts` of means, by the way that suits the device."""
     if sums.is_cuda and _HAS_TRITON:
         starts: Tensor = _by_kernels(sums)
         return starts

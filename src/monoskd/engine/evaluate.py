@@ -81,7 +81,8 @@ def _frames_in(folder: Path, *, what: str) -> set[str]:
         ) from error
     frames = {path.stem for path in files if has_suffix(path, _KIND)}
     if not frames:
-        deeper = {path: sum(has_suffix(file, _KIND) for file in visible(path.glob("*"))) for path in files}
+        folders = [path for path in files if path.is_dir()]
+        deeper = {path: sum(has_suffix(file, _KIND) for file in visible(path.glob("*"))) for path in folders}
         best = max(deeper, key=lambda path: deeper[path], default=folder)
         advice = f"{best} holds {deeper[best]} .txt files, give that folder" if deeper.get(best) else "check the path"
         raise InputError(f"{folder}: expected a .txt file for each frame with a {what}, got none: {advice}")

@@ -58,7 +58,7 @@ def train_side_by_side(
                 lines = read_text(launch.out / LOG).strip().splitlines() or ["no output"]
                 raise InputError(
                     f"training {launch.out} stopped with exit code {process.returncode}, see {launch.out / LOG}: "
-                    f"{lines[-1]}; this command, repeated, goes on where it stopped"
+                    f"{lines[-1]}; with that mended, this command goes on where it stopped"
                 )
             finished(launch, manifest_of(launch.out))
     finally:

@@ -119,7 +119,7 @@ class CameraSource:
 
 
 def check_size(camera: Camera, *, width: int, height: int, where: str) -> None:
-    """Raise InputError for a camera whose principal point says that its pictures have another size.
+    """Raise InputError for a focal length that no camera has and a principal point of pictures of another size.
 
     The sky or the bonnet is often cut off, so a height is judged by angles: in shares of the height, KITTI's camera in
     a picture of twice its height looks as one of nuScenes in a picture without its sky.
