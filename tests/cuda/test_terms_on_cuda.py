@@ -59,9 +59,18 @@ def test_hard_ranks_and_ties(device: torch.device, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_spearmans_coefficient(device: torch.device, dtype: torch.dtype) -> None:
-    x, y = torch.randn(2, 3, 2_000, dtype=dtype, generator=torch.Generator().manual_seed(1))
-    check(lambda x: spearman(x, y.to(x.device)), x, device)
+@pytest.mark.parametrize("n", [2_000, 30_000])
+@pytest.mark.parametrize("strength", ["auto", 0.01])
+def test_spearmans_coefficient(device: torch.device, dtype: torch.dtype, n: int, strength: Any) -> None:
+    x, y = torch.randn(2, 4, n, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    x[1], x[2], y[0] = (100 * x[1]).round(), 0, (3 * y[0]).exp()  # ties, a constant, long tails
+    check(lambda x: spearman(x, y.to(x.device), strength), x, device)
+
+
+def test_spearmans_coefficient_of_rows_with_a_nan(device: torch.device) -> None:
+    x, y = torch.randn(2, 3, 5_000, device=device, generator=torch.Generator(device).manual_seed(1))
+    x[1, 7], y[2, 9] = torch.nan, torch.nan
+    assert spearman(x, y).isnan().tolist() == [False, True, True]
 
 
 MAPS = [

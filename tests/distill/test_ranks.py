@@ -307,14 +307,14 @@ def test_no_step_of_the_device_way_waits_for_the_device() -> None:
     assert rank(x).shape == degeneracy(x, "auto")[..., None].expand(2, 6).shape
 
 
-def test_the_kernels_of_a_gpu_find_the_same_blocks() -> None:
+def test_the_kernels_of_a_gpu_find_the_same_blocks_coefficients_and_slopes() -> None:
     """In Triton's interpreter, which must be chosen before the kernels are imported."""
     pytest.importorskip("triton")
     worker = Path(__file__).with_name("kernel_worker.py")
     run = subprocess.run(
         [sys.executable, str(worker)], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
     )
-    assert (run.returncode, run.stdout) == (0, "20 rows\n"), run.stderr
+    assert (run.returncode, run.stdout) == (0, "65 rows\n"), run.stderr
 
 
 @pytest.mark.slow

@@ -134,15 +134,15 @@ def block_starts(masses: Masses, points: Int64[Tensor, "rows points"]) -> Int64[
     return start[:, :n]
 
 
-_HAS_TRITON = find_spec("triton") is not None
+HAS_TRITON = find_spec("triton") is not None
 
 
 @torch.library.custom_op("monoskd::block_starts_of_means", mutates_args=(), schema="(Tensor sums) -> Tensor")
 def _by_kernels(sums: Tensor) -> Tensor:
     """As `block_starts`, opaque to `torch.compile`."""
-    from monoskd.distill.isotonic_triton import block_starts_of_means
+    from monoskd.distill.isotonic_triton import blocks_of_means
 
-    return block_starts_of_means(sums)
+    return blocks_of_means(sums)[0][:, :-1].long()
 
 
 @_by_kernels.register_fake
@@ -154,7 +154,7 @@ def _starts_of_means(
     sums: Float64[Tensor, "rows points"], points: Int64[Tensor, "rows points"]
 ) -> Int64[Tensor, "rows n"]:
     """`block_starts` of means, by the way that suits the device."""
-    if sums.is_cuda and _HAS_TRITON:
+    if sums.is_cuda and HAS_TRITON:
         starts: Tensor = _by_kernels(sums)
         return starts
     return block_starts(MeanMasses(sums, points.double()), points)

@@ -1,26 +1,25 @@
-"""`block_starts` of means for GPUs: the search of `isotonic.join` as one kernel a level instead of hundreds.
+"""The blocks of `isotonic.block_starts` for GPUs, of means: in some ten launches instead of thousands.
 
-In single tensor operations a row of 30 720 values takes some six thousand launches, which is all that it costs.
+A program solves a tile of a row, level by level, as the joins of a tile touch nothing else. Above that each level takes
+two launches.
 """
 
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int32
 from torch import Tensor
 
-_JOINS, _POINTS = 64, 1024  # to a program
-_jit = triton.jit(do_not_specialize=["n", "pairs", "half", "steps"])  # or a row's levels compile one by one
+_TILE, _JOINS, _POINTS = 2048, 64, 1024  # to a program; a power of 2 each
+jit = triton.jit(do_not_specialize=["n", "pairs", "half", "steps"])  # or a row's levels compile one by one
 
 
-@_jit  # type: ignore[untyped-decorator]
-def _join(sums, start, stop, first, last, n, pairs, half, steps, JOINS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """`isotonic.join` of the stretches of length `half`; first and last (rows x pairs) are equal where none is due."""
-    row = tl.program_id(1).to(tl.int64)
-    sums, start, stop = sums + row * (n + 1), start + row * (n + 1), stop + row * (n + 1)
-    pair = tl.program_id(0) * JOINS + tl.arange(0, JOINS)
-    there = pair < pairs
-    middle = tl.where(there, (2 * pair + 1) * half, 1)
+@triton.jit
+def _joined(sums, start, stop, middle, there, half, n, steps):  # type: ignore[no-untyped-def]
+    """`isotonic.join` of the stretches of length `half` on either side of `middle`; an empty block where none is due.
+
+    Where not `there`, any middle in 1..n-1 will do.
+    """
     at_middle = tl.load(sums + middle)
     left, right = tl.load(start + middle - 1), tl.load(stop + middle)
     left_mean = (at_middle - tl.load(sums + left)) / (middle - left).to(tl.float64)
@@ -50,36 +49,82 @@ def _join(sums, start, stop, first, last, n, pairs, half, steps, JOINS: tl.const
         begin = tl.where(on_left & ~swallow_left, b, begin)
         end = tl.where(on_right & swallow_right, d, end)
         end_high = tl.where(on_right & ~swallow_right, c, end_high)
+    return begin, tl.where(due, end, begin)
+
+
+@triton.jit
+def _marked(first, last, start, stop, point, there):  # type: ignore[no-untyped-def]
+    """Write a joined block to a point of it. first, last, there: by point, of the pair that it belongs to."""
+    begin, end = tl.load(first, mask=there, other=0), tl.load(last, mask=there, other=0)
+    inside = there & (begin <= point) & (point < end)
+    tl.store(start + point, begin, mask=inside)
+    tl.store(stop + point, end, mask=inside)
+
+
+@jit  # type: ignore[untyped-decorator]
+def _solve_tile(sums, start, stop, first, last, n, TILE: tl.constexpr, LEVELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """All levels inside a tile; first and last (tiles x TILE / 2) hand the joins to the points."""
+    tile, tiles = tl.program_id(0), tl.num_programs(0)
+    row = tl.program_id(1).to(tl.int64)
+    sums, start, stop = sums + row * (n + 1), start + row * (n + 1), stop + row * (n + 1)
+    first += (row * tiles + tile) * (TILE // 2)
+    last += (row * tiles + tile) * (TILE // 2)
+    pair, inner = tl.arange(0, TILE // 2), tl.arange(0, TILE)
+    for level in range(LEVELS):
+        half = 1 << level
+        middle = tile * TILE + (2 * pair + 1) * half
+        there = ((2 * pair + 1) * half < TILE) & (middle < n)
+        begin, end = _joined(sums, start, stop, tl.where(there, middle, 1), there, half, n, 2 * level + 2)
+        tl.store(first + pair, begin)
+        tl.store(last + pair, end)
+        tl.debug_barrier()
+        own = inner // (2 * half)
+        joined = tile * TILE + (2 * own + 1) * half < n
+        _marked(first + own, last + own, start, stop, tile * TILE + inner, joined)
+        tl.debug_barrier()
+
+
+@jit  # type: ignore[untyped-decorator]
+def _join(sums, start, stop, first, last, n, pairs, half, steps, JOINS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The joins of one level; first, last: rows x pairs."""
+    row = tl.program_id(1).to(tl.int64)
+    pair = tl.program_id(0) * JOINS + tl.arange(0, JOINS)
+    there = pair < pairs
+    sums, start, stop = sums + row * (n + 1), start + row * (n + 1), stop + row * (n + 1)
+    begin, end = _joined(sums, start, stop, tl.where(there, (2 * pair + 1) * half, 1), there, half, n, steps)
     tl.store(first + row * pairs + pair, begin, mask=there)
-    tl.store(last + row * pairs + pair, tl.where(due, end, begin), mask=there)
+    tl.store(last + row * pairs + pair, end, mask=there)
 
 
-@_jit  # type: ignore[untyped-decorator]
+@jit  # type: ignore[untyped-decorator]
 def _mark(first, last, start, stop, n, pairs, half, POINTS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Write the joined blocks to all their points."""
+    """Write the joined blocks of one level to all their points."""
     row = tl.program_id(1).to(tl.int64)
     point = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
-    pair = tl.minimum(point // (2 * half), pairs - 1)
-    there = point < n
-    begin = tl.load(first + row * pairs + pair, mask=there, other=0)
-    end = tl.load(last + row * pairs + pair, mask=there, other=0)
-    inside = there & (begin <= point) & (point < end)
-    tl.store(start + row * (n + 1) + point, begin, mask=inside)
-    tl.store(stop + row * (n + 1) + point, end, mask=inside)
+    own = row * pairs + tl.minimum(point // (2 * half), pairs - 1)
+    _marked(first + own, last + own, start + row * (n + 1), stop + row * (n + 1), point, point < n)
 
 
-def block_starts_of_means(sums: Float64[Tensor, "rows points"]) -> Int64[Tensor, "rows n"]:
-    """`isotonic.block_starts` of `MeanMasses(sums, 0..n)`; sums[:, k]: of the first k of n values."""
+def blocks_of_means(
+    sums: Float64[Tensor, "rows points"], *, tile: int = _TILE
+) -> tuple[Int32[Tensor, "rows points"], Int32[Tensor, "rows points"]]:
+    """Where the block of each value starts and where it stops, as `isotonic.block_starts` of `MeanMasses(sums, 0..n)`.
+
+    sums[:, k]: of the first k of n values; so there is one point more than there are values. tile: a power of 2.
+    """
     sums = sums.contiguous()
     rows, n = len(sums), sums.shape[-1] - 1
     start = torch.arange(n + 1, dtype=torch.int32, device=sums.device).repeat(rows, 1)
     stop = start + 1
-    first, last = torch.empty(2, rows * (n // 2 + 1), dtype=torch.int32, device=sums.device)
-    half = 1
+    tiles = triton.cdiv(n, tile)
+    first, last = torch.empty(2, rows * tiles * (tile // 2), dtype=torch.int32, device=sums.device)
+    levels = (min(n, tile) - 1).bit_length()
+    _solve_tile[tiles, rows](sums, start, stop, first, last, n, TILE=tile, LEVELS=levels, num_warps=8)
+    half = tile
     while half < n:
         pairs = len(range(half, n, 2 * half))
         steps = 2 * half.bit_length()
         _join[triton.cdiv(pairs, _JOINS), rows](sums, start, stop, first, last, n, pairs, half, steps, JOINS=_JOINS)
         _mark[triton.cdiv(n, _POINTS), rows](first, last, start, stop, n, pairs, half, POINTS=_POINTS)
         half *= 2
-    return start[:, :n].long()
+    return start, stop

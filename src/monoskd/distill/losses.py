@@ -5,11 +5,12 @@ such maps, one for each level, over which it sums. No gradient reaches the teach
 one page.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from monoskd.distill.maps import MapLoss, Maps, as_levels
 from monoskd.distill.ranks import Group, Regularization, correlation, degeneracy, spearman
@@ -203,12 +204,34 @@ def _gram(features: Float[Tensor, "b c n"]) -> Float[Tensor, "b n n"]:
     return features.transpose(1, 2) @ features
 
 
+class _UnitColumns(torch.autograd.Function):
+    """u = x / |x| of columns x; du^T g = (g - u (u g)) / |x|. In few operations, since on a GPU each one costs."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        """Unit columns; their squares stay in range."""
+        largest = features.abs().amax(dim=1, keepdim=True)
+        largest = torch.where(largest > 0, largest, 1)
+        units = features / largest
+        length = torch.linalg.vector_norm(units, dim=1, keepdim=True)
+        length = torch.where(length > 0, length, 1)
+        units /= length
+        ctx.save_for_backward(units, length, largest)
+        return units
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Two divisions, as the length of a column may be out of range."""
+        units, length, largest = ctx.saved_tensors
+        along = torch.linalg.vecdot(units, grad, dim=1)[:, None]
+        return torch.addcmul(grad, units, along, value=-1).div_(length).div_(largest)
+
+
 def _unit_columns(features: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
     """Columns of length 1; a column of zeros stays, with a finite gradient."""
-    largest = features.detach().abs().amax(dim=1, keepdim=True)
-    features = features / torch.where(largest > 0, largest, 1)  # squares stay in range
-    length = features.norm(dim=1, keepdim=True)
-    return features / torch.where(length > 0, length, 1)
+    units: Tensor = _UnitColumns.apply(features)
+    return units
 
 
 def _weighted_mean_by_image(values: Float[Tensor, "b ..."], weights: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from monoskd.distill.correlation import Group, correlation, rank_correlation
-from monoskd.distill.isotonic import project
+from monoskd.distill.isotonic import HAS_TRITON, project
 from monoskd.distill.ranks_numpy import (
     AUTO_STRENGTH,
     hard_ranks,
@@ -48,6 +48,11 @@ def _as_rows(x: Tensor, name: str) -> Tensor:
 def _on_host(x: Tensor) -> bool:
     """Whether numpy may read the memory of x."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _has_kernels(x: Tensor) -> bool:
+    """Whether Triton's kernels run on the device of x."""
+    return x.is_cuda and HAS_TRITON and not torch.compiler.is_compiling()
 
 
 @torch.no_grad()
@@ -187,13 +192,13 @@ class _Spearman(torch.autograd.Function):
     """Spearman's coefficient of rows. The forward pass also computes the slope: the teacher is a constant."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, strength: float | None) -> Tensor:
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, strength: float | Literal["auto"]) -> Tensor:
         """The coefficient of each pair of rows."""
-        pair = (student.detach().numpy(), teacher.numpy())
-        coefficients, slopes = spearman_rows(*pair, strength, sloped=ctx.needs_input_grad[0])
+        compute = _spearman_on_host if student.device.type == "cpu" else _spearman_on_device
+        coefficients, slopes = compute(student.detach(), teacher, strength, sloped=ctx.needs_input_grad[0])
         if slopes is not None:
-            ctx.save_for_backward(torch.from_numpy(slopes))
-        return torch.from_numpy(coefficients).to(student.dtype)
+            ctx.save_for_backward(slopes)
+        return coefficients.to(student.dtype)
 
     @staticmethod
     @once_differentiable
@@ -201,6 +206,24 @@ class _Spearman(torch.autograd.Function):
         """The slope, scaled."""
         (slopes,) = ctx.saved_tensors
         return slopes * grad[:, None], None, None
+
+
+def _spearman_on_host(
+    student: Tensor, teacher: Tensor, strength: float | Literal["auto"], *, sloped: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Coefficients and slopes by numpy."""
+    given = None if strength == "auto" else float(strength)
+    coefficients, slopes = spearman_rows(student.numpy(), teacher.numpy(), given, sloped=sloped)
+    return torch.from_numpy(coefficients), None if slopes is None else torch.from_numpy(slopes)
+
+
+def _spearman_on_device(
+    student: Tensor, teacher: Tensor, strength: float | Literal["auto"], *, sloped: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Coefficients and slopes by kernels."""
+    from monoskd.distill import ranks_triton
+
+    return ranks_triton.spearman_rows(student, teacher, _strengths(student, strength, "l2"), sloped=sloped)
 
 
 def spearman(
@@ -222,8 +245,8 @@ def spearman(
     rows, others = _as_rows(student, "spearman"), _as_rows(teacher.detach(), "spearman")
     if rows.numel() == 0:
         return rows.sum(dim=-1).view(student.shape[:-1])
-    if regularization == "l2" and _on_host(rows) and _on_host(others):
-        coefficients: Tensor = _Spearman.apply(rows, others, None if strength == "auto" else float(strength))
+    if regularization == "l2" and rows.device == others.device and (_on_host(rows) or _has_kernels(rows)):
+        coefficients: Tensor = _Spearman.apply(rows, others, strength)
     else:
         ranks = rank_with_soft_gradient(rows, strength, regularization)
         coefficients = rank_correlation(ranks, rank(others).to(ranks.dtype))

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -17,6 +17,7 @@ from monoskd.errors import InputError
 
 Resize: TypeAlias = Literal["coarsest", "teacher", "student", "none"]
 Loss: TypeAlias = nn.Module | Callable[..., Tensor]
+Size: TypeAlias = tuple[int, ...]
 
 # What a loss is given besides the two networks' maps or outputs, if its signature names it.
 HINTS = ("mask", "targets", "teacher_output", "teacher_inputs")
@@ -194,6 +195,16 @@ class Tapped:
     student: Float[Tensor, "b c h w"]
     teacher: Float[Tensor, "b k i j"] | Float[Tensor, "0"]
     grid: bool
+    _sized: dict[tuple[bool, Size], Tensor] = field(default_factory=dict, repr=False)
+
+    def sized(self, size: Size, *, of_teacher: bool) -> Tensor:
+        """One of the two maps brought to a (height, width), bilinearly: once, however many terms ask."""
+        x = self.teacher if of_teacher else self.student
+        if x.shape[2:] == size:
+            return x
+        if (of_teacher, size) not in self._sized:
+            self._sized[of_teacher, size] = interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return self._sized[of_teacher, size]
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -224,13 +235,10 @@ def resized(seen: Sequence[Tapped], *, policy: Resize, where: str) -> tuple[list
                 f"{where}: tokens and vectors cannot be resized, got {sizes_now} places: "
                 'make maps of them with Outlet(path, view=TokensAsMap()), or use Term(..., resize="none")'
             )
-    return [_resize(x, size) for x, size in zip(students, sizes, strict=True)], [
-        _resize(x, size) for x, size in zip(teachers, sizes, strict=True)
+    at = [*zip(seen, sizes, strict=True)]
+    return [one.sized(size, of_teacher=False) for one, size in at], [
+        one.sized(size, of_teacher=True) for one, size in at
     ]
-
-
-def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    return x if x.shape[2:] == size else interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
