@@ -1,6 +1,6 @@
 """What is to be known about a GPU, in one call of under nine minutes.
 
-    python benchmarks/cuda.py [--sections right,cost,ranks,inference,loader,learning,real] [--minutes 8.5]
+    python benchmarks/cuda.py [--sections right,cost,ranks,inference,loader,learning,compiled,real] [--minutes 8.5]
     python benchmarks/cuda.py --small     # every section on the CPU in a minute or two, to know that it runs
 
 Writes benchmarks/results/cuda.json after each section, with card, versions and commit, so that a call that is cut off

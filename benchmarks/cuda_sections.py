@@ -36,18 +36,14 @@ from monoskd.models.weights import save_model
 
 SCHEMA = "monoskd/cuda/1"
 HERE = Path(__file__).parent
+HALF: dict[str, Any] = {"autocast": torch.bfloat16, "tf32": True}
 FORMS: dict[str, dict[str, Any]] = {
     "fp32": {},
-    "bf16": {"autocast": torch.bfloat16, "tf32": True},
-    "bf16 channels-last": {"autocast": torch.bfloat16, "tf32": True, "channels_last": True},
+    "bf16 channels-last": {**HALF, "channels_last": True},
+    "bf16": HALF,
     "tf32": {"tf32": True},
-    "bf16 channels-last compiled": {
-        "autocast": torch.bfloat16,
-        "tf32": True,
-        "channels_last": True,
-        "compile": True,
-    },
 }
+COMPILED = {**HALF, "channels_last": True, "compile": True}
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,7 @@ class Setup:
     small: bool
     until: float  # of time.monotonic()
     drives: Path | None = None  # for the section `real`
+    frames: Path | None = None  # for the section `learning`, already rendered
 
     @property
     def repeats(self) -> int:
@@ -74,12 +71,13 @@ def right(setup: Setup) -> dict[str, Any]:
     """The tests marked `cuda`; on the CPU with `--small`."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        words = ["-q", "-n", "0", "-p", "no:cacheprovider", f"--junit-xml={report}", "tests/cuda"]
+        processes = 0 if setup.small else min(8, (os.cpu_count() or 2) // 2)
+        words = ["-q", "-n", str(processes), "-p", "no:cacheprovider", f"--junit-xml={report}", "tests/cuda"]
         chosen = ["-m", "cuda", *(["-k", "not evaluation and not soft_ranks"] if setup.small else [])]
         run = subprocess.run(
             [sys.executable, "-m", "pytest", *words, *chosen],
             cwd=HERE.parent,
-            env={**os.environ, "MONOSKD_CUDA_TESTS_ON": setup.device.type},
+            env={**os.environ, "OMP_NUM_THREADS": "2", "MONOSKD_CUDA_TESTS_ON": setup.device.type},
             capture_output=True,
             text=True,
         )
@@ -125,26 +123,40 @@ def cost(setup: Setup) -> dict[str, Any]:
     return result
 
 
+def compiled(setup: Setup) -> dict[str, Any]:
+    """`cost` of the student and of MonoSKD with `torch.compile`, which takes a minute or more each."""
+    rows = {recipe: _step_cost(setup, recipe, dict(COMPILED)) for recipe in ("student", "monoskd")}
+    if any("fault" in row for row in rows.values()):
+        raise Failed(rows)
+    return rows
+
+
 def goals(rows: dict[str, Any]) -> dict[str, float]:
-    """The ratios of issue and README, in bfloat16, where both sides were measured."""
-    sides = {
-        "monoskd / student": ("monoskd, bf16", "student, bf16"),
-        "monoskd / published form": ("monoskd, bf16", "monoskd_published, fp32"),
-    }
+    """The ratios of issue and README, in bfloat16 in either layout, where both sides were measured."""
     found = {}
-    for name, (above, below) in sides.items():
-        one, other = rows.get(above), rows.get(below)
-        for key in ("ms", "peak_mib"):
-            if isinstance(one, dict) and isinstance(other, dict) and one.get(key) and other.get(key):
-                found[f"{name}, {key}"] = round(one[key] / other[key], 3)
+    for form in ("bf16", "bf16 channels-last"):
+        sides = {
+            "monoskd / student": ("monoskd", f"student, {form}"),
+            "monoskd / monodistill": ("monoskd", f"monodistill, {form}"),
+            "monoskd / published form": ("monoskd", "monoskd_published, fp32"),
+        }
+        for name, (above, below) in sides.items():
+            one, other = rows.get(f"{above}, {form}"), rows.get(below)
+            for key in ("ms", "peak_mib"):
+                if isinstance(one, dict) and isinstance(other, dict) and one.get(key) and other.get(key):
+                    found[f"{name}, {form}, {key}"] = round(one[key] / other[key], 3)
     return found
 
 
 def _step_cost(setup: Setup, recipe: str, options: dict[str, Any]) -> dict[str, Any]:
-    with precision(tf32=options.pop("tf32", False)), fresh_memory(setup):
+    """Of one recipe in one form. The peak is that of the timed steps, without cuDNN's trials in those before."""
+    with precision(tf32=options.pop("tf32", False)):
         try:
             workload = Workload.make(recipe, device=setup.device, small=setup.small, **options)
-            ms = milliseconds(workload.step, setup, warm_up=3)
+            for _ in range(1 if setup.small else 3):
+                workload.step()
+            with fresh_memory(setup):
+                ms = milliseconds(workload.step, setup)
         except Exception as error:  # the other forms go on
             fault = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             return {"ms": None, "peak_mib": None, "images_a_second": None, "fault": fault}
@@ -306,7 +318,10 @@ SECTIONS: dict[str, Callable[[Setup], dict[str, Any]]] = {
     "ranks": ranks,
     "inference": inference,
     "loader": loader,
-    "learning": lambda setup: learning.section(device=setup.device, minutes=setup.left_s / 60, small=setup.small),
+    "learning": lambda setup: learning.section(
+        device=setup.device, minutes=setup.left_s / 60, small=setup.small, data=setup.frames
+    ),
+    "compiled": compiled,
     "real": lambda setup: real.section(setup.drives, minutes=setup.left_s / 60, small=setup.small),
 }
 
@@ -345,6 +360,7 @@ def main(description: str | None) -> int:
     parser.add_argument("--minutes", type=float, default=8.5)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--drives", type=Path, default=None, help="real drives in KITTI's layout, see real.py")
+    parser.add_argument("--frames", type=Path, default=None, help="frames that `learning.render_all` has made")
     options = parser.parse_args()
     names = options.sections.split(",")
     if unknown := [name for name in names if name not in SECTIONS]:
@@ -352,7 +368,8 @@ def main(description: str | None) -> int:
     if not options.small and not torch.cuda.is_available():
         parser.error("expected a GPU that torch can use, got none: `--small` runs on the CPU")
     device = torch.device("cpu" if options.small else "cuda")
-    setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes, options.drives)
+    torch.backends.cudnn.benchmark = not options.small  # let cuDNN choose its algorithms by trying them
+    setup = Setup(device, options.small, time.monotonic() + 60 * options.minutes, options.drives, options.frames)
     out = options.out or (None if options.small else HERE / "results" / "cuda.json")
     document = run_sections(names, setup, out)
     return int(any("error" in section for section in document["sections"].values()))

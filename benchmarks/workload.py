@@ -78,7 +78,7 @@ class Workload:
             for network in [] if distiller is None else [distiller.teacher]:
                 network.to(memory_format=torch.channels_last)
         if compile:
-            trained.compile()
+            trained.compile(backend="eager" if small else "inductor")
         optimizer = torch.optim.Adam(trained.parameters(), 1e-3, fused=True)  # as `monoskd train`
         return cls(student, distiller, views.to(device), depth.to(device), targets.to(device), optimizer, autocast)
 

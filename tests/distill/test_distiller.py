@@ -441,6 +441,27 @@ def test_a_compiled_distiller_gives_the_same_numbers(in_place: bool, images: Ten
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_networks_compiled_one_after_another_keep_their_own_maps(images: Tensor) -> None:
+    """torch's compiler looks code up by class; it must see that another network has other hooks, or none."""
+    alone = network()
+    alone.compile(backend="eager")
+    alone(images)
+    pairs = []
+    for path in ("norm", "body", "norm"):
+        plain, compiled = (distiller(taps=[Tap(path)], terms={"rank": SpearmanLoss()}) for _ in range(2))
+        compiled.load_state_dict(plain.materialize(images).state_dict())
+        compiled.compile(backend="eager")
+        pairs.append((plain, compiled))
+    for plain, compiled in pairs * 2:
+        totals = []
+        for distil in (compiled, plain):
+            torch.manual_seed(2)
+            totals.append(distil(images).total.item())
+        assert totals[0] == totals[1]
+
+
+@pytest.mark.slow
 def test_two_processes_find_the_gradients_of_one(tmp_path: Path) -> None:
     worker = [sys.executable, str(Path(__file__).with_name("parallel_worker.py"))]
     running = [

@@ -314,7 +314,7 @@ def test_the_kernels_of_a_gpu_find_the_same_blocks_coefficients_and_slopes() -> 
     run = subprocess.run(
         [sys.executable, str(worker)], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
     )
-    assert (run.returncode, run.stdout) == (0, "65 rows\n"), run.stderr
+    assert (run.returncode, run.stdout) == (0, "49 rows\n"), run.stderr
 
 
 @pytest.mark.slow

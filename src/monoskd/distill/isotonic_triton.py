@@ -10,7 +10,7 @@ import triton.language as tl
 from jaxtyping import Float64, Int32
 from torch import Tensor
 
-_TILE, _JOINS, _POINTS = 2048, 64, 1024  # to a program; a power of 2 each
+_TILE, _JOINS, _POINTS = 512, 64, 1024  # to a program; a power of 2 each
 jit = triton.jit(do_not_specialize=["n", "pairs", "half", "steps"])  # or a row's levels compile one by one
 
 
@@ -61,27 +61,34 @@ def _marked(first, last, start, stop, point, there):  # type: ignore[no-untyped-
     tl.store(stop + point, end, mask=inside)
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _level(sums, start, stop, first, last, origin, n, level, TILE: tl.constexpr, JOINS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One level inside the tile that begins at `origin`; JOINS: at least as many as it has there."""
+    half = 1 << level
+    inside = (2 * tl.arange(0, JOINS) + 1) * half
+    there = (inside < TILE) & (origin + inside < n)
+    middle = tl.where(there, origin + inside, 1)
+    begin, end = _joined(sums, start, stop, middle, there, half, n, 2 * level + 2)
+    tl.store(first + tl.arange(0, JOINS), begin)
+    tl.store(last + tl.arange(0, JOINS), end)
+    tl.debug_barrier()  # the points of a join belong to other threads
+    point = tl.arange(0, TILE)
+    own = point // (2 * half)
+    _marked(first + own, last + own, start, stop, origin + point, origin + (2 * own + 1) * half < n)
+    tl.debug_barrier()
+
+
 @jit  # type: ignore[untyped-decorator]
 def _solve_tile(sums, start, stop, first, last, n, TILE: tl.constexpr, LEVELS: tl.constexpr):  # type: ignore[no-untyped-def]
     """All levels inside a tile; first and last (tiles x TILE / 2) hand the joins to the points."""
-    tile, tiles = tl.program_id(0), tl.num_programs(0)
     row = tl.program_id(1).to(tl.int64)
     sums, start, stop = sums + row * (n + 1), start + row * (n + 1), stop + row * (n + 1)
-    first += (row * tiles + tile) * (TILE // 2)
-    last += (row * tiles + tile) * (TILE // 2)
-    pair, inner = tl.arange(0, TILE // 2), tl.arange(0, TILE)
-    for level in range(LEVELS):
-        half = 1 << level
-        middle = tile * TILE + (2 * pair + 1) * half
-        there = ((2 * pair + 1) * half < TILE) & (middle < n)
-        begin, end = _joined(sums, start, stop, tl.where(there, middle, 1), there, half, n, 2 * level + 2)
-        tl.store(first + pair, begin)
-        tl.store(last + pair, end)
-        tl.debug_barrier()
-        own = inner // (2 * half)
-        joined = tile * TILE + (2 * own + 1) * half < n
-        _marked(first + own, last + own, start, stop, tile * TILE + inner, joined)
-        tl.debug_barrier()
+    own = (row * tl.num_programs(0) + tl.program_id(0)) * (TILE // 2)
+    first, last, origin = first + own, last + own, tl.program_id(0) * TILE
+    _level(sums, start, stop, first, last, origin, n, 0, TILE, TILE // 2)
+    _level(sums, start, stop, first, last, origin, n, 1, TILE, TILE // 4)
+    for level in range(2, LEVELS):
+        _level(sums, start, stop, first, last, origin, n, level, TILE, TILE // 8)
 
 
 @jit  # type: ignore[untyped-decorator]
@@ -110,7 +117,7 @@ def blocks_of_means(
 ) -> tuple[Int32[Tensor, "rows points"], Int32[Tensor, "rows points"]]:
     """Where the block of each value starts and where it stops, as `isotonic.block_starts` of `MeanMasses(sums, 0..n)`.
 
-    sums[:, k]: of the first k of n values; so there is one point more than there are values. tile: a power of 2.
+    sums[:, k]: of the first k of n values; so there is one more point than values. tile: a power of 2, at least 8.
     """
     sums = sums.contiguous()
     rows, n = len(sums), sums.shape[-1] - 1
@@ -118,8 +125,8 @@ def blocks_of_means(
     stop = start + 1
     tiles = triton.cdiv(n, tile)
     first, last = torch.empty(2, rows * tiles * (tile // 2), dtype=torch.int32, device=sums.device)
-    levels = (min(n, tile) - 1).bit_length()
-    _solve_tile[tiles, rows](sums, start, stop, first, last, n, TILE=tile, LEVELS=levels, num_warps=8)
+    levels = tile.bit_length() - 1
+    _solve_tile[tiles, rows](sums, start, stop, first, last, n, TILE=tile, LEVELS=levels, num_warps=2)
     half = tile
     while half < n:
         pairs = len(range(half, n, 2 * half))

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import torch
+import torch._dynamo.config
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, saved_tensors_hooks
@@ -14,6 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from monoskd.distill.ema import EmaTeacher
 from monoskd.distill.taps import Outlet
 from monoskd.errors import InputError
+
+# Else torch compiles a network without hooks, or with those of another distiller, and runs that for one with ours.
+torch._dynamo.config.skip_nnmodule_hook_guards = False
 
 
 @dataclass(slots=True)
@@ -140,7 +144,8 @@ class Probe:
         if not calls:
             raise InputError(
                 f"{self.where} did not run in this forward pass: tap a module whose forward is called "
-                "(not a ModuleList); where the network itself is compiled, compile the distiller instead"
+                "(not a ModuleList); where the network itself is compiled, compile the distiller instead, and where "
+                "that was before monoskd was imported, call torch._dynamo.reset()"
             )
         call, count = self.outlet.call, len(calls)
         if call == "all":
