@@ -179,6 +179,15 @@ class Batch(_Movable):
     objects: list[Objects | None]
     all_labelled: bool
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As `Tensor.to`, for every tensor inside; from pinned memory while the host goes on."""
+        return super().to(*args, **{"non_blocking": self.image.is_pinned(), **kwargs})
+
+    def pin_memory(self) -> Self:
+        """In pinned memory, for loaders."""
+        pinned: Self = _mapped(self, Tensor.pin_memory)
+        return pinned
+
     def views(self, modality: Modality) -> Views:
         """The input of a network of this modality. Raises ValueError where the batch has no depth maps."""
         if modality == "rgb":

@@ -21,18 +21,21 @@ from torch.utils.data import get_worker_info
 
 from monoskd.data.samples import Samples
 from monoskd.engine.config import RunConfig
+from monoskd.engine.frames import Frames
 from monoskd.engine.load import load_config
 from monoskd.engine.log import csv_logger
-from monoskd.engine.machine import one_line
+from monoskd.engine.machine import channels_last_of, one_line
 from monoskd.engine.measure import Measurement
 from monoskd.engine.run import build_student, build_training
 from monoskd.engine.schedule import TaskWeights
+from monoskd.engine.sources import Sources
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
 from monoskd.kitti.io import read_split, write_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.models.checkpoints import check_seal
 from monoskd.models.weights import describe_model, load_model
+from monoskd.structures import Batch
 
 Run = Callable[..., Path]
 
@@ -637,6 +640,49 @@ def test_channels_last_changes_the_layout_and_rounding_alone(
         load_model(folder / "model.safetensors")
         found.append([float(loss) for loss in losses(folder)])
     assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "given", "expected"), [
+    ("bf16-mixed", None, (True, False)),
+    ("16-mixed", None, (True, False)),
+    ("32-true", None, (False, False)),
+    ("bf16-mixed", False, (False, False)),
+    ("32-true", True, (True, True)),
+])  # fmt: skip
+def test_the_layout_is_the_one_that_suits_the_device(
+    write_config: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    given: bool | None,
+    expected: tuple[bool, bool],
+) -> None:
+    chosen = {} if given is None else {"channels_last": given}
+    config = load_config(write_config(precision=precision, **chosen)).run()
+    found = []
+    for gpu in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        found.append(channels_last_of(config))
+    assert tuple(found) == expected
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_for_a_gpu_lie_in_pinned_memory(
+    write_config: Run, scenes: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    config = load_config(write_config(data={"root": str(scenes), "batch_size": 2, "workers": workers})).run()
+    student, pinned = build_student(config), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    frames = Frames(config, student, Sources.open(config.data))
+    monkeypatch.undo()
+    assert frames.pin == bool(workers)
+    batch = Batch.collate([frames.train[0]])
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    other = batch.pin_memory()
+    assert len(pinned) > 10
+    assert other.image is not batch.image
+    torch.testing.assert_close(other.targets, batch.targets)
+    moved = batch.to(torch.float64)
+    assert (moved.image.dtype, other.frames) == (torch.float64, batch.frames)
 
 
 def test_half_precision_on_a_cpu_is_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pytorch_lightning.plugins.precision.double import DoublePrecision
 
 from monoskd.data.lost import LostLoaderError
-from monoskd.engine.check import on_cpu
+from monoskd.engine.check import on_cpu, on_cuda
 from monoskd.engine.config import RunConfig
 from monoskd.engine.processes import ended, lost_connection, take_notes
 from monoskd.engine.resume import how_to_go_on
@@ -75,6 +75,13 @@ def alone(out: Path) -> Iterator[None]:
 def precision_of(config: RunConfig) -> str:
     """Lightning's precision; CPUs have no half precision but bfloat16."""
     return "bf16-mixed" if config.precision == "16-mixed" and on_cpu(config) else config.precision
+
+
+def channels_last_of(config: RunConfig) -> bool:
+    """The layout as configured, or the one that suits the device."""
+    if config.channels_last is not None:
+        return config.channels_last
+    return on_cuda(config) and config.precision in ("16-mixed", "bf16-mixed")
 
 
 class Doubles(DoublePrecision):

@@ -36,7 +36,7 @@ from monoskd.engine.config import RunConfig
 from monoskd.engine.frames import Frames
 from monoskd.engine.load import LoadedConfig
 from monoskd.engine.log import WholeLog, csv_logger
-from monoskd.engine.machine import Doubles, alone, cluster_of, one_line, precision_of
+from monoskd.engine.machine import Doubles, alone, channels_last_of, cluster_of, one_line, precision_of
 from monoskd.engine.measure import Measurement
 from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
 from monoskd.engine.resume import CHECKPOINT, LOG, Past
@@ -187,7 +187,7 @@ def build_training(config: RunConfig, student: Detector) -> Training:
         )
         if recipe.record_every and recipe.taps:  # it measures at taps
             recorder = FlightRecorder(distiller, every=recipe.record_every)
-    if config.channels_last:
+    if channels_last_of(config):
         for network in (student, *(distiller.teachers.values() if distiller else ())):
             network.to(memory_format=torch.channels_last)
     validation = config.validation
