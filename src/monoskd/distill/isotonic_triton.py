@@ -15,6 +15,12 @@ jit = triton.jit(do_not_specialize=["n", "pairs", "half", "steps"])  # or a row'
 
 
 @triton.jit
+def row_and_part(parts):  # type: ignore[no-untyped-def]
+    """Of which row, and which part of it, this program is; on one axis, as CUDA takes few programs on the others."""
+    return (tl.program_id(0) // parts).to(tl.int64), tl.program_id(0) % parts
+
+
+@triton.jit
 def _joined(sums, start, stop, middle, there, half, n, steps):  # type: ignore[no-untyped-def]
     """`isotonic.join` of the stretches of length `half` on either side of `middle`; an empty block where none is due.
 
@@ -81,10 +87,10 @@ def _level(sums, start, stop, first, last, origin, n, level, TILE: tl.constexpr,
 @jit  # type: ignore[untyped-decorator]
 def _solve_tile(sums, start, stop, first, last, n, TILE: tl.constexpr, LEVELS: tl.constexpr):  # type: ignore[no-untyped-def]
     """All levels inside a tile; first and last (tiles x TILE / 2) hand the joins to the points."""
-    row = tl.program_id(1).to(tl.int64)
+    row, tile = row_and_part(tl.cdiv(n, TILE))
     sums, start, stop = sums + row * (n + 1), start + row * (n + 1), stop + row * (n + 1)
-    own = (row * tl.num_programs(0) + tl.program_id(0)) * (TILE // 2)
-    first, last, origin = first + own, last + own, tl.program_id(0) * TILE
+    own = tl.program_id(0).to(tl.int64) * (TILE // 2)
+    first, last, origin = first + own, last + own, tile * TILE
     _level(sums, start, stop, first, last, origin, n, 0, TILE, TILE // 2)
     _level(sums, start, stop, first, last, origin, n, 1, TILE, TILE // 4)
     for level in range(2, LEVELS):
@@ -94,8 +100,8 @@ def _solve_tile(sums, start, stop, first, last, n, TILE: tl.constexpr, LEVELS: t
 @jit  # type: ignore[untyped-decorator]
 def _join(sums, start, stop, first, last, n, pairs, half, steps, JOINS: tl.constexpr):  # type: ignore[no-untyped-def]
     """The joins of one level; first, last: rows x pairs."""
-    row = tl.program_id(1).to(tl.int64)
-    pair = tl.program_id(0) * JOINS + tl.arange(0, JOINS)
+    row, part = row_and_part(tl.cdiv(pairs, JOINS))
+    pair = part * JOINS + tl.arange(0, JOINS)
     there = pair < pairs
     sums, start, stop = sums + row * (n + 1), start + row * (n + 1), stop + row * (n + 1)
     begin, end = _joined(sums, start, stop, tl.where(there, (2 * pair + 1) * half, 1), there, half, n, steps)
@@ -106,8 +112,8 @@ def _join(sums, start, stop, first, last, n, pairs, half, steps, JOINS: tl.const
 @jit  # type: ignore[untyped-decorator]
 def _mark(first, last, start, stop, n, pairs, half, POINTS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Write the joined blocks of one level to all their points."""
-    row = tl.program_id(1).to(tl.int64)
-    point = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
+    row, part = row_and_part(tl.cdiv(n, POINTS))
+    point = part * POINTS + tl.arange(0, POINTS)
     own = row * pairs + tl.minimum(point // (2 * half), pairs - 1)
     _marked(first + own, last + own, start + row * (n + 1), stop + row * (n + 1), point, point < n)
 
@@ -126,12 +132,12 @@ def blocks_of_means(
     tiles = triton.cdiv(n, tile)
     first, last = torch.empty(2, rows * tiles * (tile // 2), dtype=torch.int32, device=sums.device)
     levels = tile.bit_length() - 1
-    _solve_tile[tiles, rows](sums, start, stop, first, last, n, TILE=tile, LEVELS=levels, num_warps=2)
+    _solve_tile[(rows * tiles,)](sums, start, stop, first, last, n, TILE=tile, LEVELS=levels, num_warps=2)
     half = tile
     while half < n:
         pairs = len(range(half, n, 2 * half))
         steps = 2 * half.bit_length()
-        _join[triton.cdiv(pairs, _JOINS), rows](sums, start, stop, first, last, n, pairs, half, steps, JOINS=_JOINS)
-        _mark[triton.cdiv(n, _POINTS), rows](first, last, start, stop, n, pairs, half, POINTS=_POINTS)
+        _join[(rows * triton.cdiv(pairs, _JOINS),)](sums, start, stop, first, last, n, pairs, half, steps, JOINS=_JOINS)
+        _mark[(rows * triton.cdiv(n, _POINTS),)](first, last, start, stop, n, pairs, half, POINTS=_POINTS)
         half *= 2
     return start, stop

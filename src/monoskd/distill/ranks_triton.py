@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monoskd.distill.isotonic_triton import blocks_of_means, jit
+from monoskd.distill.isotonic_triton import blocks_of_means, jit, row_and_part
 
 _POINTS = 1024  # to a program
 
@@ -21,8 +21,9 @@ _POINTS = 1024  # to a program
 @jit  # type: ignore[untyped-decorator]
 def _rank(values, ranks, n, steps, POINTS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Of ascending rows the ranks less their mean, ties averaged."""
-    row = tl.program_id(1).to(tl.int64) * n
-    at = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
+    row, part = row_and_part(tl.cdiv(n, POINTS))
+    row *= n
+    at = part * POINTS + tl.arange(0, POINTS)
     there = at < n
     value = tl.load(values + row + at, mask=there, other=0)
     low, first = tl.zeros_like(at), at
@@ -40,8 +41,8 @@ def _rank(values, ranks, n, steps, POINTS: tl.constexpr):  # type: ignore[no-unt
 @jit  # type: ignore[untyped-decorator]
 def _gap(values, strength, gaps, n, POINTS: tl.constexpr):  # type: ignore[no-untyped-def]
     """How far each of the ascending values is from the one before it, in strengths; what no block bridges, narrowed."""
-    row = tl.program_id(1).to(tl.int64)
-    at = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
+    row, part = row_and_part(tl.cdiv(n, POINTS))
+    at = part * POINTS + tl.arange(0, POINTS)
     there = at < n
     value = tl.load(values + row * n + at, mask=there, other=0).to(tl.float64)
     before = tl.load(values + row * n + tl.maximum(at - 1, 0), mask=there, other=0).to(tl.float64)
@@ -52,8 +53,8 @@ def _gap(values, strength, gaps, n, POINTS: tl.constexpr):  # type: ignore[no-un
 @jit  # type: ignore[untyped-decorator]
 def _deviate(slope, sums, start, stop, strength, place, out, n, POINTS: tl.constexpr):  # type: ignore[no-untyped-def]
     """The deviation of each slope from the mean of its block, over the strength; each goes to its place."""
-    row = tl.program_id(1).to(tl.int64)
-    at = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
+    row, part = row_and_part(tl.cdiv(n, POINTS))
+    at = part * POINTS + tl.arange(0, POINTS)
     there = at < n
     border = row * (n + 1)
     first = tl.load(start + border + at, mask=there, other=0)
@@ -110,5 +111,5 @@ def _blocks(values: Float[Tensor, "rows n"], strength: Float64[Tensor, "rows 1"]
     return blocks_of_means(pad((counting - gaps.cumsum(-1)).cumsum(-1), (1, 0)))
 
 
-def _grid(values: Tensor) -> tuple[int, int]:
-    return triton.cdiv(values.shape[-1], _POINTS), len(values)
+def _grid(values: Tensor) -> tuple[int]:
+    return (len(values) * triton.cdiv(values.shape[-1], _POINTS),)
