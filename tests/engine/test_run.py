@@ -665,6 +665,7 @@ def test_the_layout_is_the_one_that_suits_the_device(
     assert tuple(found) == expected
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_for_a_gpu_lie_in_pinned_memory(
     write_config: Run, scenes: Path, monkeypatch: pytest.MonkeyPatch, workers: int
