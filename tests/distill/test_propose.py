@@ -81,7 +81,8 @@ def test_outputs_in_a_dict(images: Tensor) -> None:
 
 
 def test_networks_without_maps() -> None:
-    proposal = distil(nn.Linear(5, 3), nn.Sequential(nn.Linear(5, 9), nn.Linear(9, 3)), torch.rand(4, 5))
+    student, teacher = nn.Linear(5, 3), nn.Sequential(nn.Linear(5, 9), nn.Linear(9, 3))
+    proposal = distil(student, teacher, torch.rand(4, 5), logits=True)
     assert {type(term.loss) for term in proposal.distiller.terms.values()} == {LogitLoss, RelationalLoss}
     proposal.distiller(torch.rand(4, 5)).total.backward()
 

@@ -1,35 +1,33 @@
 """The maps and tokens that a network makes from a batch: where it could be tapped."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from monoskd.distill.layouts import Layout, Made, batch_size, features, named, steps_lead
 from monoskd.distill.probes import bare
 from monoskd.distill.seen import modes_of, restore
-from monoskd.distill.taps import Outlet, TokensAsMap, as_tokens, channels_first
+from monoskd.distill.taps import Outlet, TokensAsMap, as_tokens, batch_first, channels_first
 from monoskd.distill.teachers import Inputs, called
 from monoskd.distill.traps import tensors
 
 MOST_PREFIX = 8  # class and register tokens in front of patches
 MOST_TOKENS = 4096  # affinity compares all pairs of them
 
-_VIEWS = {"channels_first": channels_first, "as_tokens": as_tokens}
+_VIEWS = {"channels_first": channels_first, "as_tokens": as_tokens, "batch_first": batch_first}
 
-# What follows a layer of this kind is B x C x L, or B x N x C.
-_SIGNAL = (nn.Conv1d, nn.ConvTranspose1d)
 # In the names of outputs that hold a row for each object of a set.
 _SETS = ("boxes", "queries", "pred_masks")
 
 # The size of what these give has nothing to do with the image's.
-_FIXED_SIZE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_FIXED_SIZE = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
-_TOKENS = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase)
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,8 @@ class CandidateMap:
     channels: int
     size: tuple[int, ...]
     answer: str | None = None  # the key under which the network returns it, "" where it returns nothing else
+    depth: int = 0  # of the module among others
+    batch: int = 0
 
     @property
     def tokens(self) -> bool:
@@ -81,22 +81,61 @@ class Pass:
     output: Any
     heads: dict[str, str]
     queries: set[int]
+    drawn: bool
 
 
 def observed(network: nn.Module, inputs: Inputs, *, role: str) -> Pass:
     """One pass in eval mode. Nothing is learned."""
-    seen: list[tuple[str, Tensor, int, bool]] = []
-    affine: list[tuple[str, Tensor, int]] = []
-    signal = False  # whether tensors of three axes are B x C x L at this point of the pass
+    made, made_by_layers, output, drawn = _watched(network, inputs, role=role, trained=role == "student")
+    answers = {path.removeprefix(":"): x for path, x in named("", output)}
+    queries = {x.shape[1] for key, x in answers.items() if x.ndim > 2 and any(word in key for word in _SETS)}
+    steps_first = steps_lead(network)
+    batch = batch_size(inputs, list(answers.values()), steps_first=steps_first)
+    maps = [one for one in features(made, batch, steps_first=steps_first) if one.tokens not in queries]
+    image, texts = image_size(inputs), _text_lengths(inputs)
+    volume = next(((x.shape[3], x.shape[4]) for x in tensors(inputs) if x.ndim == 5), None)
+    candidates = [_candidate(one, image, texts, volume) for one in maps]
+    if not any(candidates):  # a network may resize its images
+        candidates = [_candidate(one, None, texts, volume) for one in maps]
+    returned, modules = {id(x): key for key, x in answers.items()}, dict(bare(network).named_modules())
+    chosen = [
+        replace(candidate, answer=returned.get(id(one.tensor)), depth=_depth(one.path, modules), batch=one.batch)
+        for candidate, one in zip(candidates, maps, strict=True)
+        if candidate is not None
+    ]
+    answers = {path.removeprefix(":"): x for path, x in named("", output, deep=True)}
+    heads = {key: made_by_layers[_memory(x)] for key, x in answers.items() if _memory(x) in made_by_layers}
+    return Pass(chosen, output, {} if drawn else heads, queries, drawn)
+
+
+def _watched(
+    network: nn.Module, inputs: Inputs, *, role: str, trained: bool
+) -> tuple[list[Made], dict[tuple[int, int], str], Any, bool]:
+    """One pass in eval mode: what was made, the layers that made it by its memory, the output, and whether it drew
+    random numbers.
+
+    Left out is what no parameter has touched yet (trained: no parameter that learns), and what is made after random
+    numbers were drawn, such as the tokens that a masked autoencoder keeps: it means something else in each pass.
+    """
+    made: list[Made] = []
+    layers: list[Made] = []
+    untouched = tensors(inputs)
+    layout, start, reached = Layout(), _random_state(network), False
 
     def keep(path: str, module: nn.Module, output: Any) -> None:
-        nonlocal signal
-        if isinstance(module, _AFFINE) and isinstance(output, Tensor):
-            affine.append((path, output, output._version))
-        signal = isinstance(module, _SIGNAL) or (signal and not isinstance(module, _TOKENS))
-        if isinstance(module, _FIXED_SIZE):
+        nonlocal reached
+        if not _same(start, _random_state(network)):
             return
-        seen.extend((name, x, x._version, signal) for name, x in _named(path, output))
+        reached = reached or any(x.requires_grad or not trained for x in module.parameters(recurse=False))
+        for name, x in named(path, output):
+            one = Made(name, x, x._version, layout.is_signal(module, x))
+            if not reached:
+                untouched.append(x)
+            if isinstance(module, _AFFINE):
+                layers.append(one)
+            state = isinstance(module, nn.RNNBase) and name != f"{path}:0"
+            if path and not state and not isinstance(module, _FIXED_SIZE):
+                made.append(one)
 
     modes = modes_of(network)
     with ExitStack() as stack:
@@ -108,27 +147,28 @@ def observed(network: nn.Module, inputs: Inputs, *, role: str) -> Pass:
                 stack.enter_context(hook)
         with torch.no_grad():
             output = called(network, inputs, role=role)
-    paths = Counter(path for path, *_ in seen)
-    once = [(path, x, signal) for path, x, version, signal in seen if paths[path] == 1 and x._version == version]
-    answers = {path.removeprefix(":"): x for path, x in _named("", output)}
-    queries = {x.shape[1] for key, x in answers.items() if x.ndim > 2 and any(word in key for word in _SETS)}
-    once = [made for made in once if made[1].ndim != 3 or made[1].shape[1] not in queries]
-    batches = Counter(len(x) for _, x, _ in once if x.ndim > 2).most_common(1)
-    maps = [made for made in once if len(made[1]) == batches[0][0]] if batches else []
-    image, texts = image_size(inputs), _text_lengths(inputs)
-    volume = next(((x.shape[3], x.shape[4]) for x in tensors(inputs) if x.ndim == 5), None)
-    candidates = [_candidate(*made, image, texts, volume) for made in maps]
-    if not any(candidates):  # a network may resize its images
-        candidates = [_candidate(*made, None, texts, volume) for made in maps]
-    returned = {id(x): key for key, x in answers.items()}
-    chosen = [
-        replace(candidate, answer=returned.get(id(x)))
-        for candidate, (_, x, _) in zip(candidates, maps, strict=True)
-        if candidate is not None
-    ]
-    made = {_memory(x): path for path, x, version in affine if x._version == version}
-    heads = {key: made[_memory(x)] for key, x in answers.items() if _memory(x) in made}
-    return Pass(chosen, output, heads, queries)
+    constant = set(map(_memory, untouched))
+    made = [one for one in made if _memory(one.tensor) not in constant]
+    by_memory = {_memory(one.tensor): one.path for one in layers if one.untouched}
+    return made, by_memory, output, not _same(start, _random_state(network))
+
+
+def _random_state(network: nn.Module) -> list[Tensor]:
+    """The state of torch's random numbers, on the devices of the network."""
+    devices = {x.device for x in network.parameters() if x.device.type == "cuda"}
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+
+
+def _same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(map(torch.equal, one, other))
+
+
+def _depth(path: str, modules: Mapping[str, nn.Module]) -> int:
+    """How deep a module lies: the modules around it. A container does not count around one that has parts itself."""
+    names = path.partition(":")[0].split(".")
+    around = [modules[".".join(names[:count])] for count in range(1, len(names))]
+    leaf = not any(modules[".".join(names)].children())
+    return sum(leaf or type(module) not in _CONTAINERS for module in around)
 
 
 def training_output(network: nn.Module, inputs: Inputs) -> Any:
@@ -146,20 +186,6 @@ def _memory(x: Tensor) -> tuple[int, int]:
     return x.data_ptr(), x.numel()
 
 
-def _named(path: str, made: Any) -> list[tuple[str, Tensor]]:
-    """The tensors in what a module returned, with the path that picks each."""
-    if isinstance(made, Tensor):
-        return [(path, made)]
-    items: Sequence[tuple[Any, Any]] = []
-    if isinstance(made, Mapping):
-        items = list(made.items())
-    elif isinstance(made, tuple | list):
-        items = list(enumerate(made))
-    elif is_dataclass(made):
-        items = list(vars(made).items())
-    return [(f"{path}:{key}", x) for key, x in items if isinstance(x, Tensor)]
-
-
 def image_size(inputs: Inputs) -> tuple[int, int] | None:
     """Height and width of the first batch of maps, or image in a list."""
     alone = [id(x) for x in (*inputs.args, *inputs.keywords.values())]
@@ -175,16 +201,17 @@ def _text_lengths(inputs: Inputs) -> set[int]:
 
 
 def _candidate(
-    path: str,
-    x: Tensor,
-    signal: bool,
+    one: Made,
     image: tuple[int, int] | None,
     texts: set[int],
     volume: tuple[int, int] | None,
 ) -> CandidateMap | None:
     """The tensor as a map or as tokens, if it has more than one place."""
-    if not x.is_floating_point() or x.is_nested or min(x.shape) == 0:
+    path, x, signal = one.path, one.tensor, one.signal
+    if not x.is_floating_point() or min(x.shape) == 0:
         return None
+    if one.steps_first:
+        return CandidateMap(path, "batch_first", x.shape[2], (len(x),)) if 1 < len(x) <= MOST_TOKENS else None
     if x.ndim == 4 and (image or not (texts or volume)):  # in a transformer of texts or volumes these are heads
         _, c, h, w = x.shape
         if image is None or _fits((h, w), image):
@@ -202,8 +229,10 @@ def _candidate(
 
 
 def _patches(path: str, x: Tensor, image: tuple[int, int]) -> CandidateMap | None:
-    """Tokens B x N x C as patches of an image."""
+    """Tokens B x N x C as patches of an image. With one channel they are a vector."""
     _, count, channels = x.shape
+    if channels == 1:
+        return None
     for prefix in range(min(MOST_PREFIX, count - 2) + 1):
         for height in range(1, count - prefix + 1):
             size = height, (count - prefix) // height

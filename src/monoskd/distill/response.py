@@ -37,7 +37,7 @@ class LogitLoss(nn.Module):
 
 
 class BoxLoss(nn.Module):
-    """The mean |student - teacher| of regressed values n x k x ...: boxes, depths, offsets.
+    """The mean |student - teacher| of regressed values n x k x ..., or n: boxes, depths, offsets.
 
     The mask n x ... or n x 1 x ... weighs each of the n x ... outputs: 1 where an object is, or the quality of the
     teacher's output (its score, or its overlap with the label). scale: k divisors, one for each error, so that one mean
@@ -51,9 +51,11 @@ class BoxLoss(nn.Module):
         self.register_buffer("scale", None if scale is None else torch.tensor(scale), persistent=False)
 
     def forward(
-        self, *, student: Float[Tensor, "n k ..."], teacher: Float[Tensor, "n k ..."], mask: Tensor | None = None
+        self, *, student: Float[Tensor, "n ..."], teacher: Float[Tensor, "n ..."], mask: Tensor | None = None
     ) -> Float[Tensor, ""]:
         """The loss; no gradient to the teacher."""
+        if student.ndim == teacher.ndim == 1:
+            student, teacher = student[:, None], teacher[:, None]
         student, teacher, weights = _comparable("BoxLoss", student, teacher, mask)
         error = (student - teacher).abs()
         if self.scale is not None:

@@ -116,3 +116,8 @@ def channels_first(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
 def as_tokens(x: Float[Tensor, "b c *places"]) -> Float[Tensor, "b n c"]:
     """A view for signals B x C x L and volumes B x C x D x H x W: one token for each place."""
     return x.flatten(2).transpose(1, 2)
+
+
+def batch_first(x: Float[Tensor, "n b c"]) -> Float[Tensor, "b n c"]:
+    """A view for networks that keep the steps of a sequence first, as torch's recurrent layers do by default."""
+    return x.transpose(0, 1)
