@@ -613,6 +613,24 @@ def test_a_killed_loader_process_is_one_line(run: Run, monkeypatch: pytest.Monke
         run("--data.workers", "1")
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), (KeyboardInterrupt, None)),
+        (RuntimeError("DataLoader worker (pid(s) 7) is killed by signal: Killed."), (InputError, "by signal Killed")),
+    ],
+)
+def test_what_ends_a_run_while_its_loaders_start_is_not_hidden(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, said: tuple[type[BaseException], str | None]
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.utils.data.dataloader._SingleProcessDataLoaderIter.__init__", failing)
+    with pytest.raises(said[0], match=said[1]):
+        run()
+
+
 def test_channels_last_changes_the_layout_and_rounding_alone(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

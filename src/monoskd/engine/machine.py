@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from monoskd.errors import InputError
 from monoskd.files import NO_SPACE
 
 _LOCK = ".lock"
+_CLEAN_UP = "_teardown"  # Lightning's function
 
 
 @contextmanager
@@ -48,6 +50,21 @@ def one_line(out: Path) -> Iterator[None]:
         raise InputError(line) from error
     finally:
         threading.excepthook = report
+
+
+@contextmanager
+def first_error() -> Iterator[None]:
+    """Raise what ended a training where Lightning's clean-up raises another error over it.
+
+    It does so where the loaders were just being started: an interruption became a RuntimeError.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.walk_tb(error.__traceback__)
+        if error.__context__ is None or not any(frame.f_code.co_name == _CLEAN_UP for frame, _ in frames):
+            raise
+        raise error.__context__ from None
 
 
 @contextmanager
