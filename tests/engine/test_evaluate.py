@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,11 +146,20 @@ def test_hidden_files_marks_cases_and_other_names_change_nothing(folders: tuple[
     for folder in folders:
         for path in list(folder.iterdir()):
             text = path.read_text().replace("Car", "cAR").replace("\n", "\r\n")
-            suffix = (".txt", ".TXT", ".Txt")[int(path.stem)]
+            suffix = (".txt", ".TXT", ".tXt")[int(path.stem)]
             path.with_name(f"frame {path.stem}{suffix}").write_bytes(b"\xef\xbb\xbf" + text.encode())
             path.unlink()
             path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7Mac")
     assert evaluate_folders(*folders).rows() == before
+
+
+@pytest.mark.parametrize("name", ["000001.TXT", "000001 (1).txt"])
+def test_a_second_file_of_a_frame_is_refused(folders: tuple[Path, Path], name: str) -> None:
+    for folder in folders:
+        (folder / name).write_bytes((folder / "000001.txt").read_bytes())
+        with pytest.raises(InputError, match=re.escape(f"{folder}: expected one file for each frame, got {name} and")):
+            evaluate_folders(*folders)
+        (folder / name).unlink()
 
 
 def test_only_the_order_of_scores_matters(folders: tuple[Path, Path]) -> None:

@@ -354,6 +354,26 @@ def test_a_thread_that_meets_a_full_disk_says_nothing(tmp_path: Path, monkeypatc
     assert said == faults[1:]
 
 
+def test_the_end_of_a_loader_process_that_python_drops_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: said.append(dropped.exc_value))
+
+    class Failing:
+        def __init__(self, error: Exception) -> None:
+            self.error = error
+
+        def __del__(self) -> None:
+            raise self.error
+
+    faults = [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), ValueError("a fault")]
+    with one_line(tmp_path):
+        for fault in faults:
+            Failing(fault)
+    assert said == faults[1:]
+
+
 def test_a_run_of_fewer_steps_than_it_logs_has_a_log(run: Run) -> None:
     assert [row["step"] for row in rows(run(log_every=100))] == ["3"]
 
@@ -611,6 +631,24 @@ def test_a_killed_loader_process_is_one_line(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr(Samples, "read", killed)
     with pytest.raises(InputError, match=r"data.workers: .* ended by .* at frame 000003, .* repeat the command"):
         run("--data.workers", "1")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), (KeyboardInterrupt, None)),
+        (RuntimeError("DataLoader worker (pid(s) 7) is killed by signal: Killed."), (InputError, "by signal Killed")),
+    ],
+)
+def test_what_ends_a_run_while_its_loaders_start_is_not_hidden(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, said: tuple[type[BaseException], str | None]
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.utils.data.dataloader._SingleProcessDataLoaderIter.__init__", failing)
+    with pytest.raises(said[0], match=said[1]):
+        run()
 
 
 def test_channels_last_changes_the_layout_and_rounding_alone(

@@ -145,6 +145,14 @@ def test_a_wrong_camera_file_is_named(tmp_path: Path, changes: dict[str, object]
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_calibrations_is_read_as_that_of_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "a.tXt").write_text("P2: 700 0 600 0 0 700 180 0 0 0 1 0\n")
+    assert CameraSource(calibration=tmp_path).lens("a", width=1200, height=360).camera.focal_px == 700
+    (tmp_path / "a.txt").write_text("P2: 800 0 600 0 0 800 180 0 0 0 1 0\n")
+    with pytest.raises(InputError, match=r"expected one file for each frame, got a\.tXt and a\.txt: remove one"):
+        CameraSource(calibration=tmp_path)
+
+
 def test_a_calibration_of_another_picture_size_says_which(tmp_path: Path) -> None:
     path = tmp_path / "000000.txt"
     path.write_text("P2: 721.5377 0 609.5593 44.85728 0 721.5377 172.854 0.2163791 0 0 1 0.002745884\n")

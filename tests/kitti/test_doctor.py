@@ -286,6 +286,13 @@ def test_what_has_other_names_and_suffixes_is_healthy_too(healthy):
     assert set(report.files.values()) == {4}
 
 
+@pytest.mark.parametrize("name", ["000001.TXT", "000001 (1).txt"])
+def test_a_second_file_of_a_frame_is_an_error(healthy, name):
+    shutil.copy(healthy.label("000001"), healthy.folder("label_2") / name)
+    assert_found(healthy, "error", "two files", f"label_2: expected one file .*, got {re.escape(name)} and 000001.txt")
+    assert len(examine(healthy.root).findings) == 1
+
+
 def test_hidden_files_of_macos_are_ignored(healthy):
     for path in [*healthy.root.rglob("*.*")]:
         path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7Mac")

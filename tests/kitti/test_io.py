@@ -1,4 +1,5 @@
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -436,9 +437,9 @@ def test_layout_sees_what_the_readers_read_and_nothing_else(tmp_path):
     layout = KittiLayout(tmp_path)
     assert layout.frames("image_2") == []
     files = {
-        "image_2": ["000002.jpg", "000001.png", "notes.txt", "a b.PNG", "7.bmp", "._000001.png", "8.Jpg", "9.raw"],
+        "image_2": ["000002.jpg", "000001.png", "notes.txt", "a b.PNG", "7.bmp", "._000001.png", "8.jPg", "9.raw"],
         "velodyne": ["000001.bin", "000002.npy", "000003.pcd", "000004.BIN"],
-        "label_2": ["000001.txt", "000002.json", ".DS_Store", "000003.TXT"],
+        "label_2": ["000001.txt", "000002.json", ".DS_Store", "000003.TXT", "000004.tXt", "4 (1).txt"],
         "depth_2": ["000001.png", "000002.npy"],
     }
     for kind, names in files.items():
@@ -447,7 +448,7 @@ def test_layout_sees_what_the_readers_read_and_nothing_else(tmp_path):
             written(layout.folder(kind) / name, "")
     assert layout.frames("image_2") == ["000001", "000002", "7", "8", "a b"]
     assert layout.frames("velodyne") == ["000001", "000004"]
-    assert layout.frames("label_2") == ["000001", "000003"]
+    assert layout.frames("label_2") == ["000001", "000003", "000004", "4 (1)"]
     assert layout.frames("depth_2") == ["000001"]
     for kind in files:
         assert all(layout.file(kind, frame).exists() for frame in layout.frames(kind))
@@ -455,6 +456,25 @@ def test_layout_sees_what_the_readers_read_and_nothing_else(tmp_path):
     assert [path.name for path in layout.strangers("velodyne")] == ["000002.npy", "000003.pcd"]
     assert [path.name for path in layout.strangers("label_2")] == ["000002.json"]
     assert layout.image("000009").suffix == ".png"
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        ("label_2", "000001.TXT", "000001.txt"),
+        ("label_2", "000001 (1).txt", "000001.txt"),
+        ("calib", "000001(12).TXT", "000001.txt"),
+        ("image_2", "000001.jpg", "000001.png"),
+    ],
+)
+def test_two_files_of_one_frame_are_refused(tmp_path, kind, first, second):
+    layout = KittiLayout(tmp_path)
+    layout.folder(kind).mkdir(parents=True)
+    for name in (first, second, "000002 (1).txt"):
+        written(layout.folder(kind) / name, "")
+    with pytest.raises(InputError, match=re.escape(f"{kind}: expected one file for each frame, got {first} and")):
+        layout.frames(kind)
+    assert layout.strangers(kind) == [layout.folder(kind) / "000002 (1).txt"][kind != "image_2" :]
 
 
 # --- what other tools write ---

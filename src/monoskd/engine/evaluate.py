@@ -11,7 +11,7 @@ from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
 from monoskd.files import visible
 from monoskd.kitti.bulk import read_objects_folder
 from monoskd.kitti.io import read_split
-from monoskd.kitti.layout import has_suffix
+from monoskd.kitti.layout import frames_in, has_suffix
 from monoskd.objects import Objects
 
 _KIND = "label_2"  # results are spelt as labels
@@ -72,14 +72,14 @@ def _notes(*, frames: int, with_result: int, predicted: int) -> tuple[str, ...]:
 
 
 def _frames_in(folder: Path, *, what: str) -> set[str]:
-    """The frames that have a .txt file in the folder. Raises InputError where there is none, and looks one deeper."""
+    """The frames that have a .txt file in the folder. Raises InputError where one has two, and where there is none."""
     try:
         files = visible(folder.iterdir())
     except OSError as error:
         raise InputError(
             f"{folder}: expected a folder of .txt files, got '{error.strerror}': check the path"
         ) from error
-    frames = {path.stem for path in files if has_suffix(path, _KIND)}
+    frames = set(frames_in(folder, _KIND))
     if not frames:
         folders = [path for path in files if path.is_dir()]
         deeper = {path: sum(has_suffix(file, _KIND) for file in visible(path.glob("*"))) for path in folders}

@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.plugins.precision.double import DoublePrecision
 
-from monoskd.data.lost import LostLoaderError
+from monoskd.data.lost import LostLoaderError, is_lost_loader
 from monoskd.engine.check import on_cpu, on_cuda
 from monoskd.engine.config import RunConfig
 from monoskd.engine.processes import ended, lost_connection, take_notes
@@ -23,19 +25,27 @@ from monoskd.errors import InputError
 from monoskd.files import NO_SPACE
 
 _LOCK = ".lock"
+_CLEAN_UP = "_teardown"  # Lightning's function
 
 
 @contextmanager
 def one_line(out: Path) -> Iterator[None]:
-    """What the machine or another process does to a run becomes one line, also where a thread meets it first."""
-    report = threading.excepthook
+    """What the machine or another process does to a run becomes one line, also where it is first met elsewhere.
+
+    TensorBoard's thread meets a full disk, and the next step raises the same error. The hooks of a fork meet the end of
+    a loader process, and a loader that still needs it notices.
+    """
+    report, report_dropped = threading.excepthook, sys.unraisablehook
 
     def report_others(failed: threading.ExceptHookArgs) -> None:
-        """TensorBoard's thread meets a full disk, and the next step raises the same error."""
         if failed.exc_value is None or outside_fault(failed.exc_value, out) is None:
             report(failed)
 
-    threading.excepthook = report_others
+    def report_others_dropped(dropped: "sys.UnraisableHookArgs") -> None:
+        if dropped.exc_value is None or not is_lost_loader(dropped.exc_value):
+            report_dropped(dropped)
+
+    threading.excepthook, sys.unraisablehook = report_others, report_others_dropped
     try:
         yield
     except KeyboardInterrupt as stop:  # torchrun ends the other processes, too, when one ends
@@ -47,7 +57,22 @@ def one_line(out: Path) -> Iterator[None]:
             raise
         raise InputError(line) from error
     finally:
-        threading.excepthook = report
+        threading.excepthook, sys.unraisablehook = report, report_dropped
+
+
+@contextmanager
+def first_error() -> Iterator[None]:
+    """Raise what ended a training where Lightning's clean-up raises another error over it.
+
+    It does so where the loaders were just being started: an interruption became a RuntimeError.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.walk_tb(error.__traceback__)
+        if error.__context__ is None or not any(frame.f_code.co_name == _CLEAN_UP for frame, _ in frames):
+            raise
+        raise error.__context__ from None
 
 
 @contextmanager

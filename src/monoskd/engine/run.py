@@ -36,7 +36,7 @@ from monoskd.engine.config import RunConfig
 from monoskd.engine.frames import Frames
 from monoskd.engine.load import LoadedConfig
 from monoskd.engine.log import WholeLog, csv_logger
-from monoskd.engine.machine import Doubles, alone, channels_last_of, cluster_of, one_line, precision_of
+from monoskd.engine.machine import Doubles, alone, channels_last_of, cluster_of, first_error, one_line, precision_of
 from monoskd.engine.measure import Measurement
 from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
 from monoskd.engine.resume import CHECKPOINT, LOG, Past
@@ -143,7 +143,7 @@ def fit(run: Run) -> Path:
         try:
             checkpoint = run.past.checkpoint if run.past else None
             lost = naming_lost_frames(run.frames.train, run.frames.val, run.frames.unlabelled)
-            with lost, Children(trainer.strategy.launcher, run.config.out):
+            with lost, Children(trainer.strategy.launcher, run.config.out), first_error():
                 trainer.fit(run.training, datamodule=run.frames, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # Lightning raises this for an interruption, after its callbacks have saved
             raise KeyboardInterrupt from stop

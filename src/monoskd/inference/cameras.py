@@ -15,6 +15,7 @@ from monoskd.files import read_text
 from monoskd.geometry.camera import Camera
 from monoskd.inference.lens import FloatArray, Lens, level_rotation
 from monoskd.kitti.io import read_calibration
+from monoskd.kitti.layout import frame_file, frames_in
 
 _LONGEST_FOCAL_PX = 1_000_000
 _MOST_TILT_DEG = 60
@@ -68,6 +69,8 @@ class CameraSource:
                 raise InputError(f"{name}: expected -{_MOST_TILT_DEG} to {_MOST_TILT_DEG} degrees, got {angle:g}")
         if self.calibration is not None and not self.calibration.exists():
             raise InputError(f"{self.calibration}: expected a calibration file or a folder of them, got neither")
+        if self.calibration is not None and self.calibration.is_dir():
+            frames_in(self.calibration, "calib")  # one file each
         if self.file is not None:
             read_camera(self.file)
 
@@ -94,7 +97,8 @@ class CameraSource:
                 )
             return lens
         if self.calibration is not None:
-            path = self.calibration / f"{stem}.txt" if self.calibration.is_dir() else self.calibration
+            is_folder = self.calibration.is_dir()
+            path = frame_file(self.calibration, "calib", stem) if is_folder else self.calibration
             camera = read_calibration(path).camera
             check_size(camera, width=width, height=height, where=f"{path}: P2")
             return Lens(camera, width, height, str(path))

@@ -1,4 +1,4 @@
-"""The checksum in an exported file: one changed bit of its weights would change numbers without a word. No torch."""
+"""The checksum in an exported file: one changed bit would change numbers without a word. No torch."""
 
 import hashlib
 import re
@@ -9,6 +9,7 @@ from monoskd.errors import InputError
 
 SEAL = "monoskd_sha256"  # the key in the file's metadata
 UNSEALED = "0" * 64  # stands in the file while its checksum is computed
+_OURS = b"monoskd"  # in several places of every exported file, so that no changed bit makes it another's
 _ENTRY = re.compile(SEAL.encode() + rb"\x12\x40([0-9a-f]{64})")  # in a protobuf: the tag and the length of the value
 
 
@@ -24,16 +25,16 @@ def sealed(graph: Any) -> bytes:
 
 
 def check_seal(model: str | Path) -> None:
-    """Raise InputError where a file is not, bit by bit, what was exported. Earlier versions wrote no checksum."""
+    """Raise InputError where a file of ours is not, bit by bit, what was exported; one without a checksum is not."""
     content = Path(model).read_bytes()
-    if SEAL.encode() not in content:
+    if _OURS not in content:
         return
     start, end = _place(content)
     digest = hashlib.sha256(content[:start] + UNSEALED.encode() + content[end:]).hexdigest()
     if digest.encode() != content[start:end]:
         raise InputError(
-            f"{model}: expected the file as it was exported, got a changed one: its checksum differs; copy or export "
-            f"it again, or remove the metadata entry {SEAL} if it was changed on purpose"
+            f"{model}: expected the file as it was exported, got a changed one: its checksum differs or is missing; "
+            "copy or export it again; docs/export.md says how to change a file on purpose"
         )
 
 

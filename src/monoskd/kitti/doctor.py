@@ -13,7 +13,7 @@ from monoskd.kitti.agreement import disagreement
 from monoskd.kitti.doctor_checks import CLASSES, FrameFacts, facts_of
 from monoskd.kitti.doctor_report import DoctorReport, Finding, Severity
 from monoskd.kitti.io import read_split
-from monoskd.kitti.layout import UNLABELLED, KittiLayout, suffixes
+from monoskd.kitti.layout import ONE_FILE, UNLABELLED, KittiLayout, suffixes, two_files
 from monoskd.kitti.leakage import RawRecord, copies, drives_of
 from monoskd.kitti.neighbours import neighbours
 
@@ -40,7 +40,7 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
     """
     started = time.perf_counter()
     layout = KittiLayout(Path(root))
-    frames = {kind: layout.frames(kind) for kind in KINDS}
+    frames = {kind: list(layout.files(kind)) for kind in KINDS}
     everything = sorted(set().union(*frames.values()))
     if not everything:
         raise InputError(_nothing(layout))
@@ -124,6 +124,8 @@ def _counts(layout: KittiLayout, frames: dict[str, list[str]], *, unlabelled: Se
             what = f"expected an image for each file, got none for {_some(extra)}"
             findings.append(Finding("error", f"{kind} without image", what, "add the images or remove these", where))
     for kind in KINDS:
+        for paths in filter(lambda paths: paths[1:], layout.files(kind).values()):
+            findings.append(Finding("error", "two files", two_files(paths), ONE_FILE, str(layout.folder(kind))))
         if strangers := layout.strangers(kind):
             what = f"expected files in {suffixes(kind)}, got {_some([path.name for path in strangers])}"
             # With other files there besides they may be notes; alone they are data that no command reads.

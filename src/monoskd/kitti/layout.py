@@ -1,14 +1,18 @@
 """Where the files of a data set lie."""
 
+import re
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
+from monoskd.errors import InputError
 from monoskd.files import is_there, visible
 from monoskd.images import IMAGE_SUFFIXES
 
+ONE_FILE = "remove one, or rename it if it is another frame's"  # what to do about two
 UNLABELLED = "unlabelled"  # the split of frames without labels
 
-# What the readers read of each kind of file; in lower case, in upper case or capitalised.
+# What the readers read of each kind of file, in upper or lower case.
 _SUFFIXES = {
     "image_2": IMAGE_SUFFIXES,
     "calib": (".txt",),
@@ -18,9 +22,14 @@ _SUFFIXES = {
     "depth_2": (".png",),
 }
 _SPELLINGS = {
-    kind: tuple(spelt for suffix in suffixes for spelt in (suffix, suffix.upper(), suffix.title()))
+    kind: [
+        "".join(letters)
+        for suffix in suffixes
+        for letters in product(*(dict.fromkeys((letter, letter.upper())) for letter in suffix))
+    ]
     for kind, suffixes in _SUFFIXES.items()
 }
+_SECOND_DOWNLOAD = re.compile(r"(.+?) ?\(\d+\)")  # what browsers make of a name that is there already
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class KittiLayout:
         return frame_file(self.folder(kind), kind, frame)
 
     def image(self, frame: str) -> Path:
-        """The picture; the `.png` if there are several."""
+        """The picture."""
         return self.file("image_2", frame)
 
     def calibration(self, frame: str) -> Path:
@@ -69,32 +78,60 @@ class KittiLayout:
         """The dense depth map that `monoskd prepare` writes."""
         return self.file("depth_2", frame)
 
+    def files(self, kind: str) -> dict[str, list[Path]]:
+        """The files of this kind that the readers read, by frame; a right frame has one. See `files_in`."""
+        return {frame: paths for frame, paths in files_in(self.folder(kind), kind).items() if is_frame(frame)}
+
     def frames(self, kind: str) -> list[str]:
-        """The sorted frames that have a file of this kind which the readers read; none where there is no folder."""
-        return sorted({path.stem for path in self._entries(kind) if self._is_read(kind, path)})
+        """The sorted frames that have a file of this kind that is read. Raises InputError where one has two."""
+        return [frame for frame in frames_in(self.folder(kind), kind) if is_frame(frame)]
 
     def strangers(self, kind: str) -> list[Path]:
         """What lies in the folder of a kind and is not read; hidden files aside."""
-        return [path for path in self._entries(kind) if not self._is_read(kind, path)]
+        return [path for path in _visible_in(self.folder(kind)) if not (has_suffix(path, kind) and is_frame(path.stem))]
 
-    def _entries(self, kind: str) -> list[Path]:
-        folder = self.folder(kind)
-        return visible(folder.iterdir()) if folder.is_dir() else []
 
-    @staticmethod
-    def _is_read(kind: str, path: Path) -> bool:
-        return has_suffix(path, kind) and is_frame(path.stem)
+def files_in(folder: Path, kind: str) -> dict[str, list[Path]]:
+    """The visible files of a kind in a folder by frame, sorted; none where there is no folder.
+
+    `a.txt`, `a.TXT` and `a (1).txt` beside one of them, a browser's second download, are files of the frame `a`.
+    """
+    paths = [path for path in _visible_in(folder) if has_suffix(path, kind)]
+    stems, by_frame = {path.stem for path in paths}, dict[str, list[Path]]()
+    for path in paths:
+        again = _SECOND_DOWNLOAD.fullmatch(path.stem)
+        by_frame.setdefault(again[1] if again and again[1] in stems else path.stem, []).append(path)
+    return dict(sorted(by_frame.items()))
+
+
+def frames_in(folder: Path, kind: str) -> list[str]:
+    """The sorted frames that have a file of this kind in a folder. Raises InputError where one has two."""
+    files = files_in(folder, kind)
+    for paths in files.values():
+        if paths[1:]:
+            raise InputError(f"{folder}: {two_files(paths)}: {ONE_FILE}")
+    return list(files)
+
+
+def two_files(paths: list[Path]) -> str:
+    """What is wrong with a frame that has several files."""
+    return f"expected one file for each frame, got {paths[0].name} and {paths[1].name}"
+
+
+def _visible_in(folder: Path) -> list[Path]:
+    return visible(folder.iterdir()) if folder.is_dir() else []
 
 
 def frame_file(folder: Path, kind: str, frame: str) -> Path:
     """The frame's file of this kind in a folder, however its suffix is spelt; the usual path where there is none."""
-    candidates = [folder / f"{frame}{suffix}" for suffix in _SPELLINGS[kind]]
-    return next(filter(is_there, candidates), candidates[0])
+    spellings = _SPELLINGS[kind]
+    candidates = (folder / f"{frame}{suffix}" for suffix in spellings)
+    return next(filter(is_there, candidates), folder / f"{frame}{spellings[0]}")
 
 
 def has_suffix(path: Path, kind: str) -> bool:
     """Whether the readers of this kind of file take one that ends so."""
-    return path.suffix in _SPELLINGS[kind]
+    return path.suffix.lower() in _SUFFIXES[kind]
 
 
 def suffixes(kind: str) -> str:
