@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 ARGS ?=
 
-.PHONY: help chromium demo test test-all test-shapes test-package test-lowest lint check docs clean
+.PHONY: help chromium demo test test-all test-shapes test-scale test-package test-lowest lint check docs clean
 
 help:
 	@echo "make demo          the main job on rendered data, 10 to 16 minutes on two cores: demo/report.html"
@@ -15,6 +15,7 @@ help:
 	@echo "make chromium      the browser that the tests of the page drive, where apt-get can install it"
 	@echo "make test-all      the slow tests too"
 	@echo "make test-shapes   the fast suite with the shapes in signatures checked at every call"
+	@echo "make test-scale    prediction and depth maps on a local Ray of two workers; installs Ray (0.6 GB)"
 	@echo "make test-package  sdist -> wheel -> a fresh environment, and what a user gets there"
 	@echo "make test-lowest   the fast suite with the lowest versions that pyproject.toml allows (8 GB in .venv-lowest)"
 	@echo "make lint          ruff, mypy, import contracts"
@@ -44,6 +45,10 @@ test-all: $(READY) chromium
 
 test-shapes: $(READY)
 	PYTHONPATH=.ci $(PYTEST) -m "not slow and not wrong_shapes" --jaxtyping-packages=monoskd,shapes.check $(ARGS)
+
+test-scale: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[scale]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/scale $(ARGS)
 
 test-package: $(READY)
 	$(BIN)/python .ci/test_package.py

@@ -1,9 +1,10 @@
-"""A local Ray of two workers: the same files as without, killed workers, broken frames."""
+"""A local Ray: the same files as without, killed workers, a lost machine, broken frames."""
 
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,29 @@ from monoskd.scale.spread import spread
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    pytest.importorskip("ray", reason="needs the extra `scale`")
+@contextmanager
+def local_ray(*cores: int) -> Iterator[Any]:
+    """A Ray cluster of as many machines as numbers, all of them on this one; the first is its head."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_worker_niceness", "0")  # by default its workers wait for whatever else the machine does
         from ray.cluster_utils import Cluster
 
-        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-        yield cluster.address
+        head, *others = cores
+        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": head, "include_dashboard": False})
+        for number in others:
+            cluster.add_node(num_cpus=number)
+        yield cluster
         cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    pytest.importorskip("ray", reason="needs the extra `scale`")
+    with local_ray(2) as two_workers:
+        yield two_workers.address
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +95,33 @@ def test_what_a_killed_worker_had_is_done_again(cluster: str, tmp_path: Path) ->
         return square
 
     assert sorted(spread(make, range(12), address=cluster)) == [number * number for number in range(12)]
+    assert Path(marker).exists()
+
+
+def test_what_a_lost_machine_had_is_done_again(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra `scale`")
+    marker = str(tmp_path / "lost")
+    with local_ray(1, 1) as two_machines:
+        head = two_machines.head_node.node_id
+
+        def make() -> Callable[[int], int]:
+            def square(number: int) -> int:
+                import os
+                import time
+
+                import ray
+
+                time.sleep(0.2)  # there is work left when the second machine joins
+                if ray.get_runtime_context().get_node_id() != head and number > 2 and not os.path.exists(marker):  # noqa: PTH110
+                    os.mkdir(marker)  # noqa: PTH102
+                    os.kill(os.getppid(), 9)  # Ray's own process of this machine: all its workers go with it
+                    time.sleep(60)
+                return number * number
+
+            return square
+
+        found = sorted(spread(make, range(60), address=two_machines.address))
+    assert found == [number * number for number in range(60)]
     assert Path(marker).exists()
 
 
