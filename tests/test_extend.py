@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from monoskd.errors import InputError
 from monoskd.kitti.io import read_calibration, read_image, read_objects, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.models.weights import load_model
+from monoskd.testing import check_detector
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
 
@@ -51,6 +53,15 @@ def config(root: Path, out: Path, detector: str | None, **entries: object) -> Pa
     path = out.parent / f"{out.name}.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+@pytest.mark.parametrize("name", ["dense.Dense", "queries.Queries"])
+def test_the_detectors_of_the_page_keep_their_promises(name: str, modality: str) -> None:
+    torch.manual_seed(0)
+    module = import_module(name.split(".")[0])
+    detector = getattr(module, name.split(".")[1])
+    check_detector(detector(module.Config(modality=modality, input_size=(192, 64))))
 
 
 @pytest.mark.parametrize(

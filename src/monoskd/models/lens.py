@@ -15,6 +15,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 KITTI_FOCAL_PX = 721.5377  # of most drives
 
 
+def magnification(views: Views, *, reference_focal_px: float = KITTI_FOCAL_PX) -> Float[Tensor, " b"]:
+    """k = f_net / f_ref: how much larger objects look than through the reference lens, whose pictures are not zoomed."""
+    lens: Tensor = views.cameras.focal_px.to(views.images) / reference_focal_px
+    return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
+
+
 class LensDetector(Detector):
     """A detector that predicts apparent depths: depth / k, with k = f_net / f_ref (`magnification`).
 
@@ -67,8 +73,7 @@ class LensDetector(Detector):
         """k = f_net / f_ref: how much larger objects look than through the reference lens; 1 if `lens_blind`."""
         if self.lens_blind:
             return views.images.new_ones(views.images.shape[0])
-        lens: Tensor = views.cameras.focal_px.to(views.images) / self.reference_focal_px
-        return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
+        return magnification(views, reference_focal_px=self.reference_focal_px)
 
     @property
     def input_channels(self) -> int:

@@ -1,0 +1,333 @@
+"""Does a detector keep its promises? `check_detector` is for the tests of whoever writes one (docs/extend.md).
+
+Each promise is a function below, which yields a line for whatever breaks it. An error in between breaks it, too.
+"""
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monoskd.data.samples import make_sample
+from monoskd.errors import Complaints
+from monoskd.geometry.camera import Camera
+from monoskd.geometry.heading import wrap
+from monoskd.models.weights import load_model, save_model
+from monoskd.objects import KITTI_HEIGHT_PX, MIN_HEIGHT_PX, class_index
+from monoskd.structures import Batch, Detections, Detector, DetectorOutput, Frame, Modality, PublishedData, Views
+from monoskd.synthetic import RenderedFrame, render_frame
+
+Promise = Callable[[Detector, Batch], Iterator[str]]
+
+_STREETS = ((3, 0), (3, 1))  # (seed, number) of rendered frames
+_LEARNING_STEPS, _LEARNING_RATE = 15, 1e-3
+_ALPHA_TOLERANCE_RAD, _NEAR_M = 0.05, 3.0  # the camera lies beside the origin of its frame: alpha differs nearby
+_LENS_TOLERANCE = 0.02
+
+
+def check_detector(detector: Detector) -> None:
+    """Try what training, validation, prediction and distillation ask of a detector, on two rendered streets.
+
+    Raises InputError that names every broken promise. The detector stays as it is. Let it be small, a few hundred
+    pixels wide: it makes 15 steps of training. Cars go by its first class where it has no class `Car`.
+    """
+    complaints = Complaints()
+    complaints.lines += _broken(_settings, detector, None)
+    complaints.raise_any()  # without these there is nothing to try
+    trained = copy.deepcopy(detector)
+    batch = _streets(trained)
+    trained.adapt_to(**_focal_px(batch))
+    for promise in PROMISES:
+        complaints.lines += _broken(promise, copy.deepcopy(trained), batch)
+    complaints.raise_any()
+
+
+def _broken(promise: Any, detector: Detector, batch: Batch | None) -> list[str]:
+    """What breaks a promise, each a line that says whose and which promise it is."""
+    lines: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            lines.extend(promise(detector, batch))
+        except Exception as error:
+            lines.append(f"expected no error, got {type(error).__name__}: {error}")
+    name = promise.__name__.strip("_").replace("_", " ")
+    return [f"{type(detector).__name__}: {name}: {line}" for line in lines]
+
+
+def _settings(detector: Detector, _: None) -> Iterator[str]:
+    if detector.modality not in get_args(Modality):
+        yield f"expected a modality of {', '.join(get_args(Modality))}, got {detector.modality!r}"
+    classes = detector.classes
+    if not (isinstance(classes, tuple) and classes and len({*classes}) == len(classes)):
+        yield f"expected a tuple of class names, none twice, got {classes!r}"
+    width, height = detector.input_size
+    if width % detector.input_multiple or height % detector.input_multiple:
+        yield f"expected an input size of multiples of {detector.input_multiple} px, got {width} x {height}"
+    config = getattr(detector, "config", None)
+    if not is_dataclass(config) or isinstance(config, type):
+        yield f"expected a dataclass under the name `config`, for the model file, got {type(config).__name__}"
+
+
+def _output(detector: Detector, batch: Batch) -> Iterator[str]:
+    output = _asked(detector, batch.views(detector.modality))
+    if not isinstance(output, DetectorOutput):
+        yield f"expected a DetectorOutput, got {type(output).__name__}"
+        return
+    if not output.features:
+        yield "expected named features, which distillation taps, got none"
+    for name, feature in output.features.items():
+        if feature.ndim != 4 or len(feature) != len(batch.frames):
+            yield f"expected feature {name} of shape b x c x h x w, b = {len(batch.frames)}, got {tuple(feature.shape)}"
+    yield from _not_finite({**output.features, **output.heads})
+
+
+def _detections(detector: Detector, batch: Batch) -> Iterator[str]:
+    found = _detected(detector, batch.views(detector.modality))
+    if len(found) != len(batch.frames):
+        yield f"expected detections for each of {len(batch.frames)} images, got {len(found)}"
+    for rows in found:
+        if rows.classes != detector.classes:
+            yield f"expected the classes {detector.classes}, got {rows.classes}"
+        boxes = rows.boxes_3d
+        numbers = {"scores": rows.scores, "boxes_2d": rows.boxes_2d, "alpha": rows.alpha, **vars(boxes)}
+        if (faults := [*_not_finite(numbers)]) or not len(rows):
+            yield from faults
+            continue
+        low, high = rows.scores.min().item(), rows.scores.max().item()
+        if low < 0 or high > 1:
+            yield f"expected scores of 0 to 1, got {low:g} to {high:g}"
+        if (rows.scores.diff() > 0).any():
+            yield "expected the best first, got scores that rise"
+        if (boxes.dimensions < 0).any():
+            yield "expected dimensions of at least 0 m, got negative ones"
+        x, _, z = boxes.bottom.unbind(1)
+        apart = wrap(boxes.yaw - torch.atan2(x, z) - rows.alpha).abs()[z > _NEAR_M]
+        if (apart > _ALPHA_TOLERANCE_RAD).any():
+            yield f"expected alpha = yaw - atan2(x, z), got {apart.max():.2g} rad beside it"
+
+
+def _each_image_by_itself(detector: Detector, batch: Batch) -> Iterator[str]:
+    views = batch.views(detector.modality)
+    for number, rows in enumerate(_detected(detector, views)):
+        part = slice(number, number + 1)
+        alone = Views(views.images[part], Camera(views.cameras.P[part]), views.letterbox[part])
+        if not _alike(rows, _detected(detector, alone)[0]):
+            yield f"expected the same detections in image {number} of a batch and in that image alone, got others"
+
+
+def _distance_follows_the_lens(detector: Detector, batch: Batch) -> Iterator[str]:
+    """Through a lens of twice the focal length the same picture shows what is twice as far away."""
+    if detector.published_input:  # a quirk
+        return
+    views = batch.views(detector.modality)
+    images = views.images.clone()
+    if detector.modality != "rgb":
+        images[:, -1] *= 2
+    longer = Camera(views.cameras.P * torch.tensor([2.0, 2.0, 1.0])[:, None])
+    near, far = (
+        torch.cat([rows.boxes_3d.bottom[:, 2] for rows in _detected(detector, asked)])
+        for asked in (views, Views(images, longer, views.letterbox))
+    )
+    if not len(near) or not len(far):
+        return
+    ratio = (far.median() / near.median()).item()
+    if abs(ratio - 2) > 2 * _LENS_TOLERANCE:
+        yield f"expected twice the distances through twice the focal length, got {ratio:.3g} times"
+
+
+def _targets(detector: Detector, batch: Batch) -> Iterator[str]:
+    maker = detector.target_maker()
+    try:
+        pickle.loads(pickle.dumps(maker))
+    except Exception as error:
+        yield f"expected a target maker that loader processes can pickle, got {type(error).__name__}: {error}"
+    targets, pseudo = batch.targets, _streets(detector, soft=True).targets
+    assert targets is not None
+    assert pseudo is not None
+    if not len(targets.image):
+        yield "expected targets for the cars of two streets, got none"
+    for made, labelled in ((targets, True), (pseudo, False)):
+        if made.labelled.tolist() != [labelled] * len(batch.frames):
+            yield f"expected labelled = {labelled} where soft is {not labelled}, got {made.labelled.tolist()}"
+    for name in (field.name for field in fields(targets)):
+        rows = len(batch.frames) if name in targets.BY_IMAGE else len(targets.image)
+        if len(getattr(targets, name)) != rows:
+            each = "image" if name in targets.BY_IMAGE else "object"
+            yield f"expected {name} with a row for each {each}, {rows} in all, got {len(getattr(targets, name))}"
+
+
+def _losses(detector: Detector, batch: Batch) -> Iterator[str]:
+    """Of both images, of the second alone (as where the first has no label), and of streets without an object."""
+    usual = _lost(detector, batch)
+    second = torch.tensor([number == 1 for number in range(len(batch.frames))])
+    cases = {"two images": usual, "one of two images": _lost(detector, batch, of=second)}
+    cases["images without objects"] = _lost(detector, _streets(detector, objects=False))
+    for case, losses in cases.items():
+        if {*losses} != {*usual}:
+            yield f"expected the losses {', '.join(usual)} of {case}, too, got {', '.join(losses)}"
+        for name, loss in losses.items():
+            if loss.ndim:
+                yield f"expected a scalar, got {name} of shape {tuple(loss.shape)} of {case}"
+        yield from (f"{line} of {case}" for line in _not_finite(losses))
+        detector.zero_grad()
+        _propagate(losses)
+        gradients = {name: value.grad for name, value in detector.named_parameters() if value.grad is not None}
+        yield from (f"{line}'s gradient, of {case}" for line in _not_finite(gradients))
+
+
+def _every_parameter_is_trained(detector: Detector, batch: Batch) -> Iterator[str]:
+    _propagate(_lost(detector, batch))
+    idle = [name for name, value in detector.named_parameters() if value.requires_grad and value.grad is None]
+    if idle:
+        yield f"expected a gradient for every parameter, as several processes wait for it, got none for {idle}"
+
+
+def _learning(detector: Detector, batch: Batch) -> Iterator[str]:
+    optimizer = torch.optim.Adam(detector.parameters(), _LEARNING_RATE)
+    totals = []
+    for _ in range(_LEARNING_STEPS):
+        optimizer.zero_grad()
+        totals.append(_propagate(_lost(detector, batch)))
+        optimizer.step()
+    if not totals[-1] < totals[0]:
+        yield f"expected a lower loss after {_LEARNING_STEPS} steps on one batch, got {totals[0]:g} to {totals[-1]:g}"
+
+
+def _metrics(detector: Detector, batch: Batch) -> Iterator[str]:
+    views, targets = batch.views(detector.modality), batch.targets
+    assert targets is not None
+    with torch.inference_mode():
+        errors = detector.eval().metrics(detector(views), targets, views)
+    for name, values in errors.items():
+        if values.shape != targets.image.shape:
+            rows = f"{len(targets.image)} objects"
+            yield f"expected {name} with a number for each of {rows}, got shape {tuple(values.shape)}"
+
+
+def _candidates(detector: Detector, batch: Batch) -> Iterator[str]:
+    """They are `decode` without its choice; a detector without them cannot be exported, which is no fault."""
+    views = batch.views(detector.modality)
+    output = _asked(detector, views)
+    try:
+        flat = detector.candidates(output, views)
+    except NotImplementedError:
+        return
+    each, rest = divmod(len(flat), len(views))
+    if rest:
+        yield f"expected equally many candidates for each of {len(views)} images, got {len(flat)}"
+    for number, rows in enumerate(detector.decode(output, views)):
+        candidates = flat[number * each : (number + 1) * each]
+        if not _alike(rows, candidates[candidates.scores >= 0]):
+            yield f"expected candidates with a score as `decode` has detections in image {number}, got others"
+
+
+def _half_precision(detector: Detector, batch: Batch) -> Iterator[str]:
+    views = batch.views(detector.modality)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = _lost(detector, batch)
+        found = _detected(detector, views)
+    yield from _not_finite({**losses, "depths": torch.cat([rows.boxes_3d.bottom[:, 2] for rows in found])})
+
+
+def _model_file(detector: Detector, batch: Batch) -> Iterator[str]:
+    views = batch.views(detector.modality)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_model(detector, path, provenance={})
+        loaded = load_model(path)
+    pairs = zip(_detected(detector, views), _detected(loaded, views), strict=True)
+    if not all(_alike(ours, theirs) for ours, theirs in pairs):
+        yield "expected the detections of the detector that was saved, got others"
+
+
+PROMISES: Sequence[Promise] = (
+    _output,
+    _detections,
+    _each_image_by_itself,
+    _distance_follows_the_lens,
+    _targets,
+    _losses,
+    _every_parameter_is_trained,
+    _learning,
+    _metrics,
+    _candidates,
+    _half_precision,
+    _model_file,
+)
+
+
+def _streets(detector: Detector, *, objects: bool = True, soft: bool = False) -> Batch:
+    """Two rendered streets, larger than the network's input and of another shape, with labels or pseudo-labels."""
+    width, height = detector.input_size
+    size = (width + width // 4, height + height // 2)
+    published = PublishedData.all() if detector.published_input else PublishedData()
+    targets = detector.target_maker(min_height_px=MIN_HEIGHT_PX * size[1] / KITTI_HEIGHT_PX, published=published)
+    make = partial(make_sample, input_size=detector.input_size, targets=targets, soft=soft, published=published)
+    samples = []
+    for seed, number in _STREETS:
+        street = _street(seed, number, size)
+        cars = street.objects[(street.objects.names == "Car") & objects]
+        names = np.full(len(cars), "Car" if class_index(["Car"], detector.classes)[0] >= 0 else detector.classes[0])
+        cars = replace(cars, names=names, scores=np.linspace(0.9, 0.3, len(cars)) if soft else None)
+        frame = Frame(street.image, street.calibration.camera, street.depth_m, cars)
+        samples.append(make(f"street {number}", frame))
+    return Batch.collate(samples)
+
+
+@cache
+def _street(seed: int, number: int, size: tuple[int, int]) -> RenderedFrame:
+    return render_frame(seed, number, size)
+
+
+def _focal_px(batch: Batch) -> dict[str, float]:
+    """Of these pictures, in original and in network pixels, as training tells it."""
+    focal_px = batch.cameras.focal_px.median().item()
+    return {"focal_px": focal_px, "input_focal_px": focal_px * batch.letterbox.scale.median().item()}
+
+
+def _asked(detector: Detector, views: Views) -> Any:
+    """What it says at inference."""
+    with torch.inference_mode():
+        return detector.eval()(views)
+
+
+def _detected(detector: Detector, views: Views) -> list[Detections]:
+    with torch.inference_mode():
+        return detector.decode(_asked(detector, views), views)
+
+
+def _lost(detector: Detector, batch: Batch, *, of: Tensor | None = None) -> dict[str, Tensor]:
+    """Its losses in training; of: the images that count."""
+    output, targets = detector.train()(batch.views(detector.modality), batch.targets), batch.targets
+    assert targets is not None
+    return detector.loss(output, targets) if of is None else detector.loss(output.of(of), targets.of(of))
+
+
+def _propagate(losses: dict[str, Tensor]) -> float:
+    """The sum of the losses, after its backward pass."""
+    total = torch.stack([loss.sum() for loss in losses.values()]).sum()
+    torch.autograd.backward(total)
+    return total.item()
+
+
+def _not_finite(values: dict[str, Tensor]) -> Iterator[str]:
+    for name, value in values.items():
+        if not value.isfinite().all():
+            yield f"expected finite numbers, got NaN or infinity in {name}"
+
+
+def _alike(ours: Detections, theirs: Detections) -> bool:
+    """Whether scores and depths are the same, in any order; those of an untrained network may be all but equal."""
+    return all(
+        len(a) == len(b) and torch.allclose(a.sort().values, b.sort().values, rtol=1e-3, atol=1e-4)
+        for a, b in ((ours.scores, theirs.scores), (ours.boxes_3d.bottom[:, 2], theirs.boxes_3d.bottom[:, 2]))
+    )
