@@ -261,14 +261,14 @@ class Detections(DetectionRows, _Movable):
         """The same rows; a score of -1 marks those that are none."""
         return replace(self, scores=torch.where(real, self.scores, -1))
 
-    def by_image(self, image: Int64[Tensor, " n"], *, images: int) -> list["Detections"]:
+    def by_image(self, image: Int64[Tensor, " n"], *, images: int, any_size: bool = False) -> list["Detections"]:
         """Detections of a whole batch, n in all, as those of each image, best first. image: the image of each.
 
-        Boxes with a negative dimension are dropped.
+        Boxes with a negative dimension are dropped, unless `any_size`.
         """
-        real = self.is_real
+        image = image if any_size else torch.where(self.is_real, image, -1)
         order = self.scores.argsort(descending=True, stable=True)
-        return [self[order[(real & (image == number))[order]]] for number in range(images)]
+        return [self[order[image[order] == number]] for number in range(images)]
 
 
 class Detector(nn.Module, ABC):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from monoskd import cli
 from monoskd.cli import build_parser, main
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.results import Evaluation
@@ -18,7 +19,7 @@ from monoskd.evaluation.rules import MIN_HEIGHTS_PX
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.weights import save_model
 
-COMMANDS = ("demo", "synth", "prepare", "doctor", "train", "evaluate", "predict", "convert")
+COMMANDS = [command.__name__.rpartition(".")[2].strip("_") for command in cli.COMMANDS]
 CAR = "Car 0.00 0 0.00 100.00 100.00 200.00 200.00 1.50 1.60 4.00 0.00 1.60 20.00 0.00"
 
 
@@ -90,6 +91,19 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
     example = text.partition(f"example: monoskd {command} ")[2].split()
     assert example
     build_parser().parse_known_args([command, *example])
+
+
+def test_help_shows_defaults_as_a_user_would_type_them(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = ""
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown += " ".join(capsys.readouterr().out.split())
+    assert "default: None" not in shown
+    assert "default: False" not in shown
+    assert "default: (" not in shown
+    for typed in ("1242x375", "Pedestrian,Car,Cyclist", "40,25,25", "0.25"):
+        assert f"(default: {typed})" in shown
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

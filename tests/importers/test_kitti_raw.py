@@ -193,7 +193,7 @@ def test_folders_of_other_names_are_refused(raw):
     (raw / DAY / SECOND).rename(raw / DAY / "drive_two")
     with pytest.raises(InputError, match=r"drive_two: expected a name such as 2011_09_26_drive_0001_sync"):
         read_kitti_raw(raw)
-    with pytest.raises(InputError, match="expected drives such as"):
+    with pytest.raises(InputError, match="expected raw drives such as"):
         read_kitti_raw(raw / DAY / FIRST)
 
 

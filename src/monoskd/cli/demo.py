@@ -19,10 +19,10 @@ def add(commands: Commands) -> None:
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo"), help="folder for data, runs and report")
-    add("--detector", default=None, help="whose networks: a folder of models/ that has configs for the demo")
+    add("--detector", metavar="NAME", help="whose networks, by its folder under models/ (default: did_m3d)")
     add("--frames", type=count, default=360, help="rendered frames; 200 of 360 are held out")
     add("--seed", type=int, default=0, help="of the scenes and of every training")
-    add("--size", type=size, default=(320, 96), metavar="WxH", help="size of the pictures")
+    add("--size", type=size, default="320x96", metavar="WxH", help="size of the pictures")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -31,12 +31,12 @@ def add(commands: Commands) -> None:
         "--data", type=Path, default=None, help="data set to predict on, in KITTI layout unless --dataset reads another"
     )
     add("--dataset", default=None, metavar="CLASS", help="with --data: a FrameSource by dotted path, as data.dataset")
-    add("--split", default=None, help="with --labels a file of frame names, with --data a name in ImageSets [val]")
-    add("--classes", type=names, default=("Pedestrian", "Car", "Cyclist"), help="comma-separated")
+    add("--split", help="with --labels a file of frame names, with --data a name in ImageSets (default: val)")
+    add("--classes", type=names, default="Pedestrian,Car,Cyclist", help="comma-separated")
     add(
         "--min-heights",
         type=heights,
-        default=(40.0, 25.0, 25.0),
+        default="40,25,25",
         metavar="EASY,MODERATE,HARD",
         help="2D heights [px] that objects must exceed; scale them with pictures smaller than KITTI's",
     )

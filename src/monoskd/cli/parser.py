@@ -31,6 +31,14 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something: neither a flag's False nor nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is False or action.default in (None, ())
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 """Where commands are added."""
 
@@ -47,14 +55,15 @@ def add_command(
     """Add the command `name` and return its parser, which still needs its arguments.
 
     run: does the work. example: the words after `monoskd NAME` in the help. takes_overrides: whether unknown words are
-    passed on in `options.overrides`; otherwise they are an error.
+    passed on in `options.overrides`; otherwise they are an error. Defaults of arguments with a type of their own are
+    written as a user would type them, so that the help shows them so.
     """
     parser = commands.add_parser(
         name,
         help=help_,
         description=help_,
         epilog=f"example: monoskd {name} {example}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, takes_overrides=takes_overrides)

@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     add("--val", type=share, default=0.25, help="share of these frames in the val split")
     add("--unlabelled", type=count, default=0, metavar="N", help="number of further frames, without labels")
     add("--seed", type=int, default=0, help="the same seed renders the same scenes")
-    add("--size", type=size, default=(1242, 375), metavar="WxH", help="size of the pictures")
+    add("--size", type=size, default="1242x375", metavar="WxH", help="size of the pictures")
     focal = "focal lengths [px], drawn for each frame; without it KITTI's field of view"
     add("--focal", type=focals, default=None, metavar="LOW,HIGH", help=focal)
     add("--workers", type=count, default=None, help="number of processes; without it one per core")

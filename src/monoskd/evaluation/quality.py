@@ -5,7 +5,7 @@ counts is how many of them are right, how many objects they miss and how wrong t
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,16 +33,20 @@ class LabelQuality:
     wrong: int
     missed: int
     depth_error_m: float | None
-    precision: float | None = field(init=False)
-    recall: float | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "precision", _share(self.right, self.right + self.wrong))
-        object.__setattr__(self, "recall", _share(self.right, self.right + self.missed))
+    @property
+    def precision(self) -> float | None:
+        """The share of the detections that are right; None without any."""
+        return _share(self.right, self.right + self.wrong)
+
+    @property
+    def recall(self) -> float | None:
+        """The share of the countable objects that are detected; None without any."""
+        return _share(self.right, self.right + self.missed)
 
     def to_json(self) -> dict[str, Any]:
         """The row as JSON; `name` is called class."""
-        row = asdict(self)
+        row = {**asdict(self), "precision": self.precision, "recall": self.recall}
         return {"class": row.pop("name"), **row}
 
 

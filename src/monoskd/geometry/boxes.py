@@ -30,6 +30,13 @@ class Boxes3D:
     dimensions: Any
     yaw: Any
 
+    @classmethod
+    def around(cls, centres: Any, dimensions: Any, yaw: Any) -> "Boxes3D":
+        """The boxes with these geometric centres, n x 3 [m]: the inverse of `centres`."""
+        half = namespace(centres).zeros_like(centres)
+        half[..., 1] = dimensions[..., 0] / 2
+        return cls(centres + half, dimensions, yaw)
+
     def __len__(self) -> int:
         return len(self.yaw)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+import numpy as np
+
 from monoskd.geometry.arrays import Array, namespace
 
 
@@ -41,7 +43,7 @@ def mirror(P: Any, width: Any) -> Any:
 
     With u' = W - u and x' = -x: cu' = W - cu and p03' = W p23 - p03; nothing else changes.
     """
-    mirrored = P.copy() if isinstance(P, namespace(0.0).ndarray) else P.clone()
+    mirrored = P.copy() if isinstance(P, np.ndarray) else P.clone()
     mirrored[..., 0, 2] = width - P[..., 0, 2]
     mirrored[..., 0, 3] = width * P[..., 2, 3] - P[..., 0, 3]
     return mirrored
@@ -65,7 +67,6 @@ class Camera:
         """A camera with square pixels whose principal point is the middle of a width x height image."""
         if not (math.isfinite(focal_px) and focal_px > 0):
             raise ValueError(f"focal length: expected a positive number of pixels, got {focal_px}")
-        np = namespace(0.0)
         return cls(
             np.array([[focal_px, 0, width / 2, 0], [0, focal_px, height / 2, 0], [0, 0, 1, 0]], dtype=np.float64)
         )
@@ -120,7 +121,6 @@ class Letterbox:
     @classmethod
     def crop(cls, *, centre: tuple[float, float], scale: float, size: tuple[int, int]) -> "Letterbox":
         """The part of the image around `centre` [original px] enlarged by `scale`, in the middle of `size`."""
-        np = namespace(0.0)
         return cls(np.float64(scale), np.array(size, np.float64) / 2 - scale * np.array(centre, np.float64), size)
 
     def apply(self, uv: Any) -> Any:
@@ -189,7 +189,6 @@ class PublishedLetterbox(Letterbox):
         picture: (width, height) of the whole picture, where the region is not all of it.
         """
         box = Letterbox.crop(centre=centre, scale=size[0] / extent[0], size=size)
-        np = namespace(0.0)
         half = np.array(extent, np.float64) / 2
         region = np.stack([np.array(centre) - half, np.array(centre) + half])
         return cls(box.scale, box.shift, size, region, None if picture is None else np.array(picture, np.float64))

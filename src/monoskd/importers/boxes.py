@@ -39,6 +39,11 @@ class OrientedBoxes:
     axes: Floats
     dimensions: Floats
 
+    @classmethod
+    def empty(cls) -> "OrientedBoxes":
+        """No boxes."""
+        return cls(np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 3)))
+
     def __len__(self) -> int:
         return len(self.centre)
 

@@ -23,8 +23,8 @@ from monoskd.importers.boxes import Floats, OrientedBoxes, label, tilt_deg
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
 from monoskd.kitti.io import Calibration, read_split
 from monoskd.kitti.layout import KittiLayout
-from monoskd.kitti.leakage import Fingerprints, drive_of, validation_drives
-from monoskd.kitti.raw import read_raw_calibration
+from monoskd.kitti.leakage import Fingerprints, drives_behind, validation_drives
+from monoskd.kitti.raw import drive_folders, read_raw_calibration, refuse_validation_drive
 
 TRACKLETS, FRAME_LIST = "tracklet_labels.xml", "frame_list.txt"
 CLASSES: dict[str, str | None] = {
@@ -93,12 +93,7 @@ def read_kitti_raw(
         raise InputError(
             "kitti-raw: expected both the devkit's mapping and a KITTI data set, got one: give --mapping and --kitti"
         )
-    folders = [path for path in visible(Path(source).glob("*/*drive*")) if path.is_dir()]
-    if not folders:
-        raise InputError(
-            f"{source}: expected drives such as 2011_09_26/2011_09_26_drive_0001_sync, got none: check the path"
-        )
-    reasons = {folder: _why_not(folder) for folder in folders}
+    reasons = {folder: _why_not(folder) for folder in drive_folders(Path(source))}
     drives = [folder for folder, reason in reasons.items() if reason is None]
     splits, warnings = dict[str, str](), [_UNKNOWN_DRIVES]
     if mapping is not None and kitti is not None:
@@ -188,7 +183,7 @@ def read_frame_list(path: Path) -> dict[str, int]:
 def _boxes(tracklets: Sequence[Tracklet]) -> OrientedBoxes:
     """The boxes in the LiDAR's frame; a tracklet's place is its bottom centre, z points up."""
     if not tracklets:
-        return OrientedBoxes(np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 3)))
+        return OrientedBoxes.empty()
     axes = np.array([_rotation(*tracklet.angles) for tracklet in tracklets])
     sizes = np.array([tracklet.size_hwl for tracklet in tracklets])
     return OrientedBoxes(
@@ -254,10 +249,6 @@ def _pictures(drive: Path, calibration: Calibration) -> list[RawPicture]:
 
 def _why_not(drive: Path) -> str | None:
     """Why the drive is left out, if it is."""
-    if drive_of(Path(drive.name)) is None:
-        raise InputError(
-            f"{drive}: expected a name such as 2011_09_26_drive_0001_sync, got '{drive.name}': give it such a name"
-        )
     if drive.name.endswith("_extract"):
         return "drives that are not rectified (their _sync download is)"
     if not (drive / TRACKLETS).is_file():
@@ -272,19 +263,7 @@ def _splits(drives: Sequence[Path], *, mapping: str | Path, layout: KittiLayout)
     splits = {}
     fingerprints = Fingerprints(layout, validation)
     for drive in drives:
-        names = {drive_of(Path(drive.name)), drive_of(Path(drive.resolve().name))} - {None}
-        splits[drive.name] = "val" if names & forbidden.keys() else "train"
+        splits[drive.name] = "val" if drives_behind(drive) & forbidden.keys() else "train"
         if splits[drive.name] == "train":
-            _refuse_validation(drive, fingerprints)
+            refuse_validation_drive(drive, fingerprints)
     return splits
-
-
-def _refuse_validation(drive: Path, fingerprints: Fingerprints) -> None:
-    for path in sorted(
-        path for folder in ("image_02", "velodyne_points") for path in visible((drive / folder / "data").glob("*"))
-    ):
-        if frame := fingerprints.same(path):
-            raise InputError(
-                f"{path}: expected no validation frame, got what frame {frame} has: the drive is a validation drive "
-                "under another name, remove it"
-            )

@@ -244,7 +244,8 @@ def _key_frames(
         for row in rows
         if row["is_key_frame"]
     }
-    nothing = Annotations([], OrientedBoxes(np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 3))), *_no_numbers())
+    none = np.zeros(0, np.int64)
+    nothing = Annotations([], OrientedBoxes.empty(), occlusion=none, points=none)
     samples = sorted(tables["sample"], key=lambda token: int(tables["sample"][token]["timestamp"]))
     for index, sample in enumerate(samples):
         for camera in readings.cameras:
@@ -252,10 +253,6 @@ def _key_frames(
                 number = index * _NUMBERS_A_SAMPLE + readings.cameras.index(camera)
                 known = annotations.get(sample, nothing) if annotations else None
                 yield _picture(readings, row, camera, scenes, number=number, annotations=known)
-
-
-def _no_numbers() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 def _sweeps(readings: _Readings, scenes: Mapping[str, str]) -> Iterator[NuscenesPicture]:

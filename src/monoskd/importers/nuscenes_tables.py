@@ -1,6 +1,5 @@
 """The JSON tables of nuScenes' v1.0 format: rows by token, with damage named."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import read_text
+from monoskd.files import read_json
 from monoskd.importers.boxes import Floats
 
 _MOST_BYTES = 4 * 2**30  # of a table; the largest of the full data set has about 1 GiB
@@ -56,12 +55,7 @@ class Tables:
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / f"{name}.json"
-        try:
-            rows = json.loads(read_text(path, at_most=_MOST_BYTES))
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: expected JSON, got a damaged file ({error}): unpack it again") from error
+        rows = read_json(path, at_most=_MOST_BYTES)
         if not isinstance(rows, list):
             raise InputError(f"{path}: expected a list of rows, got {type(rows).__name__}: unpack it again")
         for index, row in enumerate(rows):

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monoskd.errors import InputError
-from monoskd.files import check_writable, link, read_text, visible, write_atomically
+from monoskd.files import check_writable, link, read_json, visible, write_atomically, write_json
 from monoskd.images import IMAGE_SUFFIXES
 from monoskd.importers.boxes import DECIMALS
 from monoskd.importers.plan import Planned, make_plan
@@ -117,8 +116,8 @@ def import_recording(
     _write_lists(layout, done)
     warnings = [*recording.warnings, *plan.warnings]
     report = _report(done, absent, warnings, seconds=time.perf_counter() - started)
-    document = json.loads(read_text(layout.root / RECORD)) | asdict(report)
-    write_atomically(layout.root / RECORD, _json(document | {"scenes_left_out": dict(recording.left_out)}))
+    document = read_json(layout.root / RECORD) | asdict(report)
+    write_json(layout.root / RECORD, document | {"scenes_left_out": dict(recording.left_out)})
     failures = [frame.failure for frame in results if frame.failure is not None]
     if failures:
         more = f", and {len(failures) - 1} more damaged frames" if len(failures) > 1 else ""
@@ -189,7 +188,7 @@ def _claim(root: Path, arguments: dict[str, Any]) -> None:
     check_writable(root)
     if path.is_file():
         try:
-            before = json.loads(read_text(path))["arguments"]
+            before = read_json(path)["arguments"]
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path}: expected the record of an import, got something else: remove it") from error
         for name, value in arguments.items():
@@ -199,11 +198,7 @@ def _claim(root: Path, arguments: dict[str, Any]) -> None:
         return
     if root.is_dir() and visible(root.iterdir()):
         raise InputError(f"{root}: expected an empty or new folder, got one with other files: choose another folder")
-    write_atomically(path, _json({"schema": SCHEMA, "arguments": arguments}))
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1) + "\n").encode()
+    write_json(path, {"schema": SCHEMA, "arguments": arguments})
 
 
 def _write_lists(layout: KittiLayout, done: Sequence[_Done]) -> None:

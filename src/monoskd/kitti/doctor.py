@@ -15,7 +15,7 @@ from monoskd.kitti.doctor_report import DoctorReport, Finding, Severity
 from monoskd.kitti.io import read_split
 from monoskd.kitti.layout import ONE_FILE, UNLABELLED, KittiLayout, suffixes, two_files
 from monoskd.kitti.leakage import RawRecord, copies, drives_of
-from monoskd.kitti.neighbours import neighbours
+from monoskd.kitti.neighbours import neighbours, spread
 
 KINDS = ("image_2", "calib", "label_2", "velodyne", "depth_2")
 
@@ -44,7 +44,7 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
     everything = sorted(set().union(*frames.values()))
     if not everything:
         raise InputError(_nothing(layout))
-    sampled = {frames["velodyne"][i] for i in _spread(len(frames["velodyne"]), _LIDAR_FRAMES)}
+    sampled = set(spread(frames["velodyne"], at_most=_LIDAR_FRAMES))
     facts: dict[str, FrameFacts] = {}
     for frame in everything:
         facts[frame] = facts_of(layout, frame, lidar=frame in sampled)
@@ -92,11 +92,6 @@ def _nothing(layout: KittiLayout) -> str:
 def _classes(facts: Iterable[FrameFacts]) -> dict[str, int]:
     """The number of objects of each class, the most frequent first."""
     return dict(sum((fact.classes for fact in facts), Counter[str]()).most_common())
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` indices below `count`, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist() if count else []
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -223,9 +218,8 @@ def _training(
                 f"expected objects to train on ({', '.join(CLASSES)}; not too small, hidden or truncated), got none of "
                 f"{sum(fact.objects for fact in listed)} objects"
             )
-            yield Finding(
-                "error", "nothing to train on", what, "check names, 3D boxes and occlusion", _at(layout, name)
-            )
+            advice = "check names, 3D boxes and occlusion"
+            yield Finding("error", "nothing to train on", what, advice, str(layout.split(name)))
 
 
 def _absent_classes(layout: KittiLayout, by_split: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
@@ -234,13 +228,8 @@ def _absent_classes(layout: KittiLayout, by_split: Mapping[str, Mapping[str, int
     if "val" in by_split and (absent := [name for name in CLASSES if name in train and name not in val]):
         counts = ", ".join(f"{name} ({train[name]} in train)" for name in absent)
         what = f"expected every class of train in val, got no object of {counts}"
-        yield Finding(
-            "warning", "class not in val", what, "its average precision will have no meaning", _at(layout, "val")
-        )
-
-
-def _at(layout: KittiLayout, split: str) -> str:
-    return str(layout.split(split))
+        advice = "its average precision will have no meaning"
+        yield Finding("warning", "class not in val", what, advice, str(layout.split("val")))
 
 
 def _agreement(facts: Sequence[FrameFacts]) -> list[Finding]:

@@ -65,6 +65,11 @@ def drive_of(path: Path) -> str | None:
     return matches[-1][1] if matches else None
 
 
+def drives_behind(folder: Path) -> set[str]:
+    """The drives that a folder may hold: by its own name and, of a link, by its target's."""
+    return {drive for path in (folder, folder.resolve()) if (drive := drive_of(Path(path.name))) is not None}
+
+
 def read_drives(mapping: str | Path) -> list[str]:
     """The drive of each of the benchmark's training frames, from the devkit's two mapping files in a folder.
 

@@ -28,8 +28,7 @@ def neighbours(layout: KittiLayout, train: Sequence[str], val: Sequence[str]) ->
     training = sorted(set(train) - set(val))
     if not training or not val:
         return []
-    positions = np.unique(np.linspace(0, len(val) - 1, min(len(val), _FRAMES)).round().astype(int))
-    chosen = [sorted(val)[position] for position in positions]
+    chosen = spread(sorted(val), at_most=_FRAMES)
     thumbnails: dict[str, NDArray[np.float64] | None] = {}
     pairs = []
     for frame in chosen:
@@ -42,6 +41,12 @@ def neighbours(layout: KittiLayout, train: Sequence[str], val: Sequence[str]) ->
                 pairs.append((frame, other))
                 break
     return pairs if len(pairs) >= max(_LEAST_PAIRS, _LEAST_SHARE * len(chosen)) else []
+
+
+def spread(frames: Sequence[str], *, at_most: int) -> list[str]:
+    """Some of the frames, spread evenly over all of them."""
+    positions = np.linspace(0, max(len(frames) - 1, 0), min(len(frames), at_most)).round().astype(int)
+    return [frames[position] for position in np.unique(positions)]
 
 
 def _thumbnail(layout: KittiLayout, frame: str) -> NDArray[np.float64] | None:

@@ -11,7 +11,15 @@ from monoskd.files import link, read_text, visible
 from monoskd.images import IMAGE_SUFFIXES
 from monoskd.kitti.io import Calibration, FloatArray, parse_matrix, read_split, write_calibration, write_split
 from monoskd.kitti.layout import UNLABELLED, KittiLayout, is_kitti_number
-from monoskd.kitti.leakage import Fingerprints, RawRecord, by_origin, drive_of, read_drives, validation_drives
+from monoskd.kitti.leakage import (
+    Fingerprints,
+    RawRecord,
+    by_origin,
+    drive_of,
+    drives_behind,
+    read_drives,
+    validation_drives,
+)
 
 FIRST_FRAME = 100_000  # KITTI's own frames end at 007480
 _KINDS = ("image_2", "calib", "label_2", "velodyne", "depth_2")
@@ -71,7 +79,7 @@ def prepare_raw(
     """
     if every < 1:
         raise InputError(f"every: expected to take each 1st, 2nd, ... frame, got {every}")
-    layout, drives = KittiLayout(Path(root)), _drive_folders(Path(raw_root))
+    layout, drives = KittiLayout(Path(root)), drive_folders(Path(raw_root))
     validation = read_split(layout.split("val"))
     forbidden = validation_drives(validation, mapping)
     allowed = set(read_drives(mapping)) if only_training_drives else None
@@ -84,7 +92,8 @@ def prepare_raw(
             + "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         )
     fingerprints = Fingerprints(layout, validation)
-    _refuse_known(kept, fingerprints)
+    for drive in kept:
+        refuse_validation_drive(drive, fingerprints)
     calibrations = {date: read_raw_calibration(date) for date in sorted({drive.parent for drive in kept})}
 
     before, names = RawRecord.read(layout.root), {drive.name for drive in drives}
@@ -137,8 +146,8 @@ def _read_matrices(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[st
     return matrices
 
 
-def _drive_folders(raw_root: Path) -> list[Path]:
-    """The folders `raw_root/DATE/DATE_drive_NNNN_sync`, sorted."""
+def drive_folders(raw_root: Path) -> list[Path]:
+    """The folders `raw_root/DATE/DATE_drive_NNNN_sync`, sorted. Raises InputError for other names, and for none."""
     drives = [path for path in visible(raw_root.glob("*/*drive*")) if path.is_dir()]
     if not drives:
         raise InputError(
@@ -155,9 +164,9 @@ def _drive_folders(raw_root: Path) -> list[Path]:
 
 def _why_not(drive: Path, forbidden: Mapping[str, str], allowed: set[str] | None) -> str | None:
     """Why the drive is left out, or None; a link is judged by its own name and by its target."""
-    for name in {drive_of(Path(drive.name)), drive_of(Path(drive.resolve().name))} - {None}:
+    for name in drives_behind(drive):
         if name in forbidden:
-            return f"holds validation frame {forbidden[str(name)]}"
+            return f"holds validation frame {forbidden[name]}"
         if allowed is not None and name not in allowed:
             return "holds no training frame: test frames may be from it"
     if drive.name.endswith("_extract"):
@@ -175,17 +184,14 @@ def _refuse_validation(record: RawRecord, forbidden: Mapping[str, str], *, where
             )
 
 
-def _refuse_known(drives: Sequence[Path], fingerprints: Fingerprints) -> None:
-    """Raise where a drive of any name holds the picture or sweep of a validation frame."""
-    for drive in drives:
-        for path in visible(
-            [*(drive / "velodyne_points" / "data").glob("*"), *(drive / "image_02" / "data").glob("*")]
-        ):
-            if frame := fingerprints.same(path):
-                raise InputError(
-                    f"{path}: expected no validation frame, got what frame {frame} has: the drive is a "
-                    "validation drive under another name, remove it"
-                )
+def refuse_validation_drive(drive: Path, fingerprints: Fingerprints) -> None:
+    """Raise InputError where a drive of any name holds the picture or sweep of a validation frame."""
+    for path in visible(path for sensor in ("velodyne_points", "image_02") for path in drive.glob(f"{sensor}/data/*")):
+        if frame := fingerprints.same(path):
+            raise InputError(
+                f"{path}: expected no validation frame, got what frame {frame} has: the drive is a validation drive "
+                "under another name, remove it"
+            )
 
 
 def _complete_frames(drive: Path) -> dict[str, tuple[Path, Path]]:

@@ -17,6 +17,15 @@ from monoskd.structures import Detector
 
 BATCH_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 
+UNUSED_OF_DLA = {
+    "ImageNet classifier": r"backbone\.fc\.(weight|bias)",
+    "projection that the backbone never calls": rf"backbone\.level[34]\.project\.(0\.weight|1\.{BATCH_NORM})",
+}
+"""Tensors of a published DLA-34 that are not used, by reason: patterns of their names."""
+
+_NECK = re.compile(r"neck\.rounds\.(\d)\.(project|up|node)\.(\d)\.(0\.|1\.|)(\w+)")
+_NECK_LAYERS = {"0.": "conv.", "1.": "bn.", "": ""}
+
 
 @dataclass(frozen=True)
 class Account:
@@ -100,6 +109,21 @@ def sorted_tensors(
         if name in found and tuple(found[name].shape) != shapes[name]:
             raise InputError(f"{theirs}: expected shape {shapes[name]}, got {tuple(found[name].shape)}")
     return found, dict(others)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def published_neck_name(name: str, *, neck: str) -> str | None:
+    """The published name of a tensor of our `DLAUp`, whose published name is `neck`; None for any other tensor."""
+    match = _NECK.fullmatch(name)
+    if match is None:
+        return None
+    number, block, merge, layer, leaf = match.groups()
+    theirs = block.replace("project", "proj")
+    return f"{neck}.ida_{number}.{theirs}_{int(merge) + 1}.{_NECK_LAYERS[layer]}{leaf}"
 
 
 def listed(names: Sequence[str]) -> str:

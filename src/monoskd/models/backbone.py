@@ -65,6 +65,11 @@ class Backbone(nn.Module):
         }
 
 
+def maps_by_name(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The maps of a network's parts, each by stride, under names such as `backbone.4`."""
+    return {f"{part}.{stride}": x for part, maps in parts.items() for stride, x in maps.items()}
+
+
 def _timm_features(
     name: str, pretrained: bool | str | Path, arguments: Mapping[str, Any], input_channels: int
 ) -> nn.Module:

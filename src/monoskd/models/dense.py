@@ -12,20 +12,19 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from monoskd.errors import InputError
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera, Letterbox
-from monoskd.geometry.heading import BINS, decode_heading, encode_heading, yaw_from_alpha
-from monoskd.models.heatmap import Peaks, draw_heatmap
+from monoskd.geometry.heading import yaw_from_alpha
+from monoskd.models.heads import depth_m, full_precision, heading_angle, heading_distances, heading_errors, mean
+from monoskd.models.heatmap import HEAD_STRIDE, Peaks
+from monoskd.models.targets import as_float, peak_fields
 from monoskd.objects import Objects, class_index
-from monoskd.parallel import average, normaliser
+from monoskd.parallel import average
 from monoskd.structures import Detections, DetectorOutput, Targets, Views, renumbered
 
-HEAD_STRIDE = 4  # network pixels a cell
 OF_OBJECTS = ("offset_2d", "size_2d", "offset_3d", "size_3d", "heading", "depth", "depth_log_std")
-_DEPTH_EPSILON = 1e-6  # keeps the depth below 1e6 m
 
 
 @dataclass(frozen=True)
@@ -83,38 +82,10 @@ def cell_fields(
     mean_sizes: Mapping[str, tuple[float, float, float]],
     soft: bool,
 ) -> dict[str, Any]:
-    """The fields of `CellTargets` of one image (with image index 0), whose supervised objects are `kept`, by name.
-
-    cell: n x 2 (column, row) of their peaks; centre: n x 2, their projected 3D centres [cells]; alpha: n [rad].
-    soft: their scores say how high their heat is and how much they weigh.
-    """
-    columns, rows = letterbox.size[0] // HEAD_STRIDE, letterbox.size[1] // HEAD_STRIDE
-    label = class_index(kept.names, classes)
-    corners = letterbox.apply(kept.boxes_2d.reshape(-1, 2, 2)) / HEAD_STRIDE
-    size = corners[:, 1] - corners[:, 0]
-    heading_bin, heading_residual = encode_heading(alpha)
-    weight = np.ones(len(kept)) if kept.scores is None or not soft else kept.scores.clip(0, 1)
-    return {
-        "heatmap": draw_heatmap(cell, label, size, height=weight, shape=(len(classes), rows, columns))[None],
-        "image": torch.zeros(len(kept), dtype=torch.int64),
-        "cell": torch.from_numpy(cell.astype(np.int64)),
-        "label": torch.from_numpy(label),
-        "offset_2d": as_float(corners.mean(1) - cell),
-        "size_2d": as_float(size),
-        "offset_3d": as_float(centre - cell),
-        "dimensions": as_float(kept.dimensions),
-        "mean_size": as_float(np.array([mean_sizes[name] for name in classes])[label]),
-        "heading_bin": torch.from_numpy(heading_bin.astype(np.int64)),
-        "heading_residual": as_float(heading_residual),
-        "depth": as_float(kept.bottom[:, 2]),
-        "weight": as_float(weight),
-        "labelled": torch.tensor([not soft]),
-    }
-
-
-def as_float(array: NDArray[Any]) -> Tensor:
-    """The array as a tensor of float32."""
-    return torch.from_numpy(array.astype(np.float32))
+    """The fields of `CellTargets` of one image by name; see `peak_fields`. mean_sizes: (h, w, l) [m] of each class."""
+    mean_size = np.array([mean_sizes[name] for name in classes])[class_index(kept.names, classes)]
+    fields = peak_fields(kept, cell=cell, centre=centre, alpha=alpha, letterbox=letterbox, classes=classes, soft=soft)
+    return fields | {"dimensions": as_float(kept.dimensions), "mean_size": as_float(mean_size)}
 
 
 def in_metres(raw: Mapping[str, Tensor], k: Tensor) -> dict[str, Tensor]:
@@ -125,16 +96,6 @@ def in_metres(raw: Mapping[str, Tensor], k: Tensor) -> dict[str, Tensor]:
     heads = {name: full_precision(head) for name, head in raw.items()}
     raw_depth, heads["depth_log_std"] = heads["depth"][:, :1], heads["depth"][:, 1:]
     return heads | {"depth": depth_m(raw_depth) * k.to(raw_depth)}
-
-
-def full_precision(head: Tensor) -> Tensor:
-    """Float32 or better: positions need more than half precision."""
-    return head.to(torch.promote_types(head.dtype, torch.float32))
-
-
-def depth_m(raw: Tensor) -> Tensor:
-    """1 / (sigmoid(raw) + 1e-6) - 1, which is exp(-raw) as long as that is well below 1e6 m."""
-    return 1 / (raw.sigmoid() + _DEPTH_EPSILON) - 1
 
 
 def at_objects(heads: Mapping[str, Tensor], targets: CellTargets) -> dict[str, Float[Tensor, "n _k"]]:
@@ -169,26 +130,8 @@ def size_loss(
 
 def heading_loss(heading: Float[Tensor, "n 24"], targets: CellTargets) -> Float[Tensor, ""]:
     """Cross-entropy of the 12 bins plus L1 of the true bin's residual [rad], each a mean over objects."""
-    logits, offsets = heading[:, :BINS], heading[:, BINS:]
-    cross_entropy = functional.cross_entropy(logits, targets.heading_bin, reduction="none")
-    residual = offsets.gather(1, targets.heading_bin[:, None]).squeeze(1)
-    return mean(cross_entropy * targets.weight) + mean((residual - targets.heading_residual).abs() * targets.weight)
-
-
-def laplacian_loss(prediction: Tensor, target: Tensor, log_std: Tensor) -> Tensor:
-    """-log of a Laplacian of standard deviation exp(u), up to a constant: 1.4142 exp(-u) |error| + u."""
-    return 1.4142 * torch.exp(-log_std) * (prediction - target).abs() + log_std
-
-
-def mean(values: Float[Tensor, "n *k"], where: Bool[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
-    """The mean of all rows, or of those in `where`, over all processes together; 0, with a gradient of 0, of nothing.
-
-    Rows are left out by a weight: to pick them, the host would wait for the device.
-    """
-    if where is None:
-        return values.sum() / normaliser(values.numel(), like=values)
-    inside = where.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
-    return torch.where(inside, values, 0).sum() / normaliser(inside.sum(), like=values)
+    of_bins, of_residual = heading_errors(heading, bins=targets.heading_bin, residuals=targets.heading_residual)
+    return mean(of_bins * targets.weight) + mean(of_residual * targets.weight)
 
 
 def decode_cells(
@@ -212,10 +155,8 @@ def decode_cells(
     centre_px = letterbox.invert((best.cell + at["offset_3d"]) * HEAD_STRIDE)
     dimensions = mean_sizes[best.label] + at["size_3d"]
     centre = camera.back_project(centre_px, at["depth"].squeeze(1)).to(corners)
-    below = torch.zeros_like(centre)
-    below[:, 1] = dimensions[:, 0] / 2
-    index = at["heading"][:, :BINS].argmax(1, keepdim=True)
-    alpha = decode_heading(index, at["heading"][:, BINS:].gather(1, index)).squeeze(1)
+    alpha = heading_angle(at["heading"])
+    yaw = yaw_from_alpha(alpha, u=centre_px[:, 0], camera=camera).to(alpha)
     confidence = torch.exp(-at["depth_log_std"].squeeze(1))
     if bounded_score:
         confidence = confidence.clamp(max=1)
@@ -224,7 +165,7 @@ def decode_cells(
         labels=best.label,
         scores=best.heat * confidence,
         boxes_2d=boxes_2d,
-        boxes_3d=Boxes3D(centre + below, dimensions, yaw_from_alpha(alpha, u=centre_px[:, 0], camera=camera).to(alpha)),
+        boxes_3d=Boxes3D.around(centre, dimensions, yaw),
         alpha=alpha,
         heat=best.heat,
         depth_std_m=at["depth_log_std"].squeeze(1).exp(),
@@ -254,9 +195,7 @@ class HeadLoss(nn.Module):
         parts = {
             f"head_{name}": mean((s[name] - t[name]).abs()) for name in ("offset_2d", "size_2d", "offset_3d", "size_3d")
         }
-        log_s, log_t = s["heading"][:, :BINS].log_softmax(1), t["heading"][:, :BINS].log_softmax(1)
-        divergence = functional.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)
-        residual = (s["heading"] - t["heading"])[:, BINS:].gather(1, targets.heading_bin[:, None])
+        divergence, residual = heading_distances(s["heading"], t["heading"], bins=targets.heading_bin)
         parts["head_depth"] = mean((s["depth"] - t["depth"]).abs() / targets.depth[:, None])
-        parts["head_heading"] = mean(divergence) + mean(residual.abs())
+        parts["head_heading"] = mean(divergence.sum(1)) + mean(residual)
         return parts

@@ -14,6 +14,9 @@ from torch.nn import functional
 from monoskd.geometry.heatmap import gaussian_radius
 from monoskd.parallel import normaliser
 
+HEAD_STRIDE = 4  # network pixels a cell of the heads' map
+HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
+
 
 class AtCells(Protocol):
     """Anything that holds the image and the cell (column, row) of n objects."""

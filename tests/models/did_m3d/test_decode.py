@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monoskd.models.did_m3d.decode import heading_angle, merge_depth
+from monoskd.models.did_m3d.decode import merge_depth
+from monoskd.models.heads import heading_angle
 
 
 def test_merged_depth_weighs_by_trust() -> None:

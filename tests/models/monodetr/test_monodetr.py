@@ -20,10 +20,10 @@ from monoskd.geometry.heading import BINS, alpha_from_yaw, wrap
 from monoskd.inference.export import export
 from monoskd.inference.onnx_predictor import OnnxPredictor
 from monoskd.inference.predictor import Predictor
+from monoskd.models.heads import depth_m
 from monoskd.models.monodetr import MonoDETR, MonoDETRConfig
 from monoskd.models.monodetr.bilinear import gathered
 from monoskd.models.monodetr.deformable import DeformableAttention
-from monoskd.models.monodetr.heads import depth_m
 from monoskd.models.monodetr.losses import class_loss, layer_losses, task_losses
 from monoskd.models.monodetr.matching import generalised_overlap, match
 from monoskd.models.monodetr.structures import MonoDETROutput, MonoDETRTargets

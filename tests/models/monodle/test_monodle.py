@@ -15,7 +15,8 @@ from monoskd.data.transforms import Draw
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, alpha_from_yaw, wrap
-from monoskd.models.dense import CellOutput, depth_m, mean, size_loss
+from monoskd.models.dense import CellOutput, size_loss
+from monoskd.models.heads import depth_m, mean
 from monoskd.models.heatmap import Peaks, at_cells, peaks
 from monoskd.models.monodle import MonoDLE, MonoDLEConfig
 from monoskd.models.monodle.losses import task_losses

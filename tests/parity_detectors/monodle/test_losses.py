@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from monoskd.models.dense import CellOutput, depth_m
+from monoskd.models.dense import CellOutput
+from monoskd.models.heads import depth_m
 from monoskd.models.heatmap import at_cells
 from monoskd.models.monodle import MonoDLE
 from monoskd.models.monodle.losses import task_losses

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera
-from monoskd.geometry.heading import BINS, decode_heading, yaw_from_alpha
+from monoskd.geometry.heading import yaw_from_alpha
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput
+from monoskd.models.heads import heading_angle
 from monoskd.structures import Detections, Views
 
 
@@ -25,10 +26,7 @@ def decode_regions(
     centre_px = letterbox.invert((rois.cell + heads["offset_3d"]) * HEAD_STRIDE)
     depth_m, confidence = merge_depth(heads["depth"], heads["depth_log_variance"])
     dimensions = mean_sizes[rois.label] + heads["size_3d"]
-
     centre = camera.back_project(centre_px, depth_m).to(output.boxes)
-    below = torch.zeros_like(centre)
-    below[:, 1] = dimensions[:, 0] / 2
     alpha = heading_angle(heads["heading"])
     yaw = yaw_from_alpha(alpha, u=(boxes_2d[:, 0] + boxes_2d[:, 2]) / 2, camera=camera).to(alpha)
     return Detections(
@@ -36,7 +34,7 @@ def decode_regions(
         labels=rois.label,
         scores=output.scores * confidence,
         boxes_2d=boxes_2d,
-        boxes_3d=Boxes3D(centre + below, dimensions, yaw),
+        boxes_3d=Boxes3D.around(centre, dimensions, yaw),
         alpha=alpha,
         heat=output.scores,
         depth_std_m=depth_deviation(heads["depth"], heads["depth_log_variance"]),
@@ -66,11 +64,3 @@ def depth_deviation(depth: Float[Tensor, "n 7 7"], log_variance: Float[Tensor, "
     spread = depth - (log_share.exp() * depth).sum(1, keepdim=True)
     own, between = torch.logsumexp(log_share + u, 1).exp(), (log_share.exp() * spread**2).sum(1)
     return (own + between).sqrt()
-
-
-def heading_angle(heading: Float[Tensor, "n 24"]) -> Float[Tensor, " n"]:
-    """alpha [rad]: the likeliest of 12 bins plus its residual."""
-    logits, residuals = heading[:, :BINS], heading[:, BINS:]
-    index = logits.argmax(1, keepdim=True)
-    angle: Tensor = decode_heading(index, residuals.gather(1, index)).squeeze(1)
-    return angle

@@ -13,10 +13,9 @@ from torchvision.ops import roi_align
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, Rois
-from monoskd.models.heatmap import heads_at_cells
+from monoskd.models.heads import full_precision
+from monoskd.models.heatmap import HEAT_PRIOR_LOGIT, heads_at_cells
 from monoskd.structures import Views
-
-HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
 
 
 class DenseHeads(nn.Module):
@@ -33,16 +32,16 @@ class DenseHeads(nn.Module):
 
     def forward(self, shared: Float[Tensor, "b k v u"]) -> dict[str, Tensor]:
         """`heatmap` b x c x v x u, `offset_2d` and `size_2d` b x 2 x v x u."""
-        return {name: _full_precision(head(shared)) for name, head in self.named_children()}
+        return {name: full_precision(head(shared)) for name, head in self.named_children()}
 
     def heat(self, shared: Float[Tensor, "b k v u"]) -> Float[Tensor, "b c v u"]:
         """`heatmap` alone."""
-        return _full_precision(self.heatmap(shared))
+        return full_precision(self.heatmap(shared))
 
     def boxes(self, shared: Float[Tensor, "b k v u"], rois: Rois) -> Float[Tensor, "n 4"]:
         """2D boxes [cells] at the regions' cells, where alone the heads are evaluated."""
         said = heads_at_cells({"offset_2d": self.offset_2d, "size_2d": self.size_2d}, shared, rois)
-        return boxes_at(**{name: _full_precision(value) for name, value in said.items()}, rois=rois)
+        return boxes_at(**{name: full_precision(value) for name, value in said.items()}, rois=rois)
 
 
 class RegionalHeads(nn.Module):
@@ -85,7 +84,7 @@ class RegionalHeads(nn.Module):
         patches = roi_align(shared, torch.cat([rois.image[:, None].to(boxes), boxes], 1), ROI_CELLS)
         joined = torch.cat([patches, rays.to(patches), one_hot.to(patches)], 1)
 
-        heads = {name: _full_precision(head(joined)) for name, head in self.named_children()}
+        heads = {name: full_precision(head(joined)) for name, head in self.named_children()}
         k = _zoom(boxes=boxes, corners_px=corners_px) if magnification is None else magnification[rois.image]
         heads["visual_depth"] = torch.exp(-heads["visual_depth"]) * k[:, None, None]
         heads["depth"] = heads["visual_depth"] + heads["attribute_depth"]
@@ -118,11 +117,6 @@ def _zoom(*, boxes: Tensor, corners_px: Tensor) -> Tensor:
     network_px = HEAD_STRIDE * (boxes[:, 3] - boxes[:, 1])
     original_px = corners_px[:, 1, 1] - corners_px[:, 0, 1]
     return network_px.clamp(min=1) / original_px.clamp(min=1)
-
-
-def _full_precision(x: Tensor) -> Tensor:
-    """Float32 at least, also after half-precision layers: positions need more than half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _dense_head(inputs: int, hidden: int, bias: list[float]) -> nn.Sequential:

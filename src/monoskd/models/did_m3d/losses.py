@@ -8,14 +8,12 @@ all (`normaliser`).
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
-from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.models.heads import heading_errors, mean
 from monoskd.models.heatmap import at_cells, focal_loss
-from monoskd.parallel import normaliser
 
 
 def task_losses(heads: dict[str, Tensor], targets: DidM3DTargets) -> dict[str, Tensor]:
@@ -42,7 +40,7 @@ def l1_loss(
     prediction: Float[Tensor, "n k"], target: Float[Tensor, "n k"], *, weight: Float[Tensor, " n"]
 ) -> Float[Tensor, ""]:
     """Mean |prediction - target| over objects and components."""
-    return _mean((prediction - target).abs() * weight[:, None])
+    return mean((prediction - target).abs() * weight[:, None])
 
 
 def heading_loss(
@@ -53,10 +51,8 @@ def heading_loss(
     weight: Float[Tensor, " n"],
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the 12 bins plus L1 of the true bin's residual [rad], each a mean over objects."""
-    logits, offsets = heading[:, :BINS], heading[:, BINS:]
-    cross_entropy = functional.cross_entropy(logits, bins, reduction="none")
-    residual = offsets.gather(1, bins[:, None]).squeeze(1)
-    return _mean(cross_entropy * weight) + _mean((residual - residuals).abs() * weight)
+    of_bins, of_residual = heading_errors(heading, bins=bins, residuals=residuals)
+    return mean(of_bins * weight) + mean(of_residual * weight)
 
 
 def depth_loss(heads: dict[str, Tensor], targets: DidM3DTargets) -> Float[Tensor, ""]:
@@ -65,18 +61,9 @@ def depth_loss(heads: dict[str, Tensor], targets: DidM3DTargets) -> Float[Tensor
     visual = laplacian_loss(heads["visual_depth"], targets.visual_depth, heads["visual_log_variance"])
     attribute = laplacian_loss(heads["attribute_depth"], targets.attribute_depth, heads["attribute_log_variance"])
     instance = laplacian_loss(heads["depth"], targets.depth[:, None, None], heads["depth_log_variance"])
-    return _masked_mean(visual * weight, known) + _masked_mean(attribute * weight, known) + _mean(instance * weight)
+    return mean(visual * weight, known) + mean(attribute * weight, known) + mean(instance * weight)
 
 
 def laplacian_loss(prediction: Tensor, target: Tensor, log_variance: Tensor) -> Tensor:
     """-log of a Laplacian of variance exp(u), up to a constant, point by point: sqrt(2) exp(-u/2) |error| + u/2."""
     return math.sqrt(2) * torch.exp(-log_variance / 2) * (prediction - target).abs() + log_variance / 2
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.sum() / normaliser(values.numel(), like=values)
-
-
-def _masked_mean(values: Tensor, mask: Bool[Tensor, "n 7 7"]) -> Tensor:
-    """Mean over the mask, zero where the mask is empty."""
-    return torch.where(mask, values, 0).sum() / normaliser(mask.sum(), like=values)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monoskd.models.backbone import Backbone
+from monoskd.models.backbone import Backbone, maps_by_name
 from monoskd.models.did_m3d.decode import decode_regions, merge_depth
 from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads
 from monoskd.models.did_m3d.losses import task_losses
@@ -140,8 +140,7 @@ class DidM3D(LensDetector):
         else:
             dense = self.dense(shared)
             scores = heat_at(dense["heatmap"].sigmoid(), rois)
-        features = {f"backbone.{stride}": x for stride, x in backbone.items()}
-        features |= {f"neck.{stride}": x for stride, x in neck.items()}
+        features = maps_by_name(backbone=backbone, neck=neck)
         boxes, regional = self.heads_at(rois, shared=shared, views=views)
         return DidM3DOutput(features, dense | regional, rois, boxes, scores)
 

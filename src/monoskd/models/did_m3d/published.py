@@ -6,16 +6,21 @@ used, known to be unused, or named in an error.
 """
 
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
-from monoskd.errors import InputError
-from monoskd.models.account import BATCH_NORM, Account, convert_checkpoint, listed
+from monoskd.models.account import (
+    BATCH_NORM,
+    UNUSED_OF_DLA,
+    Account,
+    convert_checkpoint,
+    published_neck_name,
+    shapes_of,
+    sorted_tensors,
+)
 from monoskd.models.did_m3d.network import DidM3D, DidM3DConfig
 from monoskd.objects import KITTI_MEAN_SIZES
 from monoskd.structures import Modality
@@ -44,14 +49,8 @@ _PUBLISHED = {
     "regional.visual_log_variance.": "vis_depth_uncer.",
     "regional.attribute_log_variance.": "att_depth_uncer.",
 }
-_NECK = re.compile(r"neck\.rounds\.(\d)\.(project|up|node)\.(\d)\.(0\.|1\.|)(\w+)")
-_NECK_LAYERS = {"0.": "conv.", "1.": "bn.", "": ""}
 
-# Known tensors that are not used, by reason.
-_UNUSED_IN_NETWORK = {
-    "ImageNet classifier": r"backbone\.fc\.(weight|bias)",
-    "projection that the backbone never calls": rf"backbone\.level[34]\.project\.(0\.weight|1\.{BATCH_NORM})",
-}
+# Known tensors beside the networks, which are not used, by reason.
 _UNUSED_BESIDE_NETWORKS = {
     "adapter of the distillation": r"adapt_layer(4|8|16|32)\.[02]\.(weight|bias)",
     "fusion module": rf"rgb_fs\.[0-3]\.(conv[12]\.0\.weight|conv[12]\.1\.{BATCH_NORM}|att_conv\.0\.(weight|bias))",
@@ -79,19 +78,17 @@ def from_published(state: Mapping[str, Any], *, part: Part = "student") -> tuple
     """The detector that a published state dict describes, with its weights, and the account of the tensors."""
     with torch.device("meta"):
         network = DidM3D(DidM3DConfig(pretrained=False)).state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.items()} | {_MEAN_SIZE: (3, 3)}
-    state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    prefix = _NETWORK[part] if any(name.startswith(tuple(_NETWORK.values())) for name in state) else ""
-    tensors, unused = _sorted_out(state, names={_published_name(name): name for name in shapes}, prefix=prefix)
-
-    absent = [prefix + _published_name(name) for name in shapes if name not in tensors and not _is_counter(name)]
-    if absent:
-        raise InputError(f"missing {listed(absent)}; is this a whole checkpoint of a {part}?")
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != shapes[name]:
-            theirs = prefix + _published_name(name)
-            raise InputError(f"{theirs}: expected shape {shapes[name]}, got {tuple(tensor.shape)}")
-
+    shapes = shapes_of(network) | {_MEAN_SIZE: (3, 3)}
+    names = {_published_name(name): name for name in shapes}
+    holds_two = any(str(name).removeprefix("module.").startswith(tuple(_NETWORK.values())) for name in state)
+    prefix = _NETWORK[part] if holds_two else ""
+    tensors, unused = sorted_tensors(
+        state,
+        names={prefix + theirs: name for theirs, name in names.items()},
+        shapes=shapes,
+        unused=_unused_beside(prefix, names) if holds_two else UNUSED_OF_DLA,
+        implementation=IMPLEMENTATIONS,
+    )
     sizes = (tuple(size) for size in tensors[_MEAN_SIZE].double().tolist())
     config = DidM3DConfig(
         modality=_MODALITY[part],
@@ -105,46 +102,20 @@ def from_published(state: Mapping[str, Any], *, part: Part = "student") -> tuple
     return detector.eval(), Account(used=len(tensors), unused=unused)
 
 
-def _sorted_out(
-    state: Mapping[str, Any], *, names: Mapping[str, str], prefix: str
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The tensors under `prefix` by our names, and the count of the others by reason.
-
-    names: the published names within a network, to ours. Raises InputError for unknown names.
-    """
-    used: dict[str, Tensor] = {}
-    unused: Counter[str] = Counter()
-    unknown: list[str] = []
-    networks = tuple(_NETWORK.values()) if prefix else ("",)
-    for name, value in state.items():
-        network = next((network for network in networks if name.startswith(network)), None)
-        bare = name.removeprefix(network or "")
-        known_unused = _UNUSED_BESIDE_NETWORKS if network is None else _UNUSED_IN_NETWORK
-        reason = next((reason for reason, pattern in known_unused.items() if re.fullmatch(pattern, bare)), None)
-        if reason is not None:
-            unused[reason] += 1
-        elif network is None or bare not in names or not isinstance(value, Tensor):
-            unknown.append(name)
-        elif network != prefix:
-            unused["the other network"] += 1
-        else:
-            used[names[bare]] = value
-    if unknown:
-        raise InputError(f"unknown {listed(unknown)}; expected a checkpoint of {IMPLEMENTATIONS}")
-    return used, dict(unused)
+def _unused_beside(prefix: str, names: Iterable[str]) -> dict[str, str]:
+    """What a checkpoint of two networks holds beside the tensors of one, by reason: patterns of published names."""
+    either = "|".join(re.escape(network) for network in _NETWORK.values())
+    (other,) = set(_NETWORK.values()) - {prefix}
+    return {
+        **{reason: f"({either}){pattern}" for reason, pattern in UNUSED_OF_DLA.items()},
+        **_UNUSED_BESIDE_NETWORKS,
+        "the other network": f"{re.escape(other)}({'|'.join(map(re.escape, names))})",
+    }
 
 
 def _published_name(name: str) -> str:
     """The published name of a tensor of ours, within its network."""
-    neck = _NECK.fullmatch(name)
-    if neck:
-        number, block, merge, layer, leaf = neck.groups()
-        theirs = block.replace("project", "proj")
-        return f"feat_up.ida_{number}.{theirs}_{int(merge) + 1}.{_NECK_LAYERS[layer]}{leaf}"
+    if neck := published_neck_name(name, neck="feat_up"):
+        return neck
     prefix = next(prefix for prefix in _PUBLISHED if name.startswith(prefix))
     return _PUBLISHED[prefix] + name.removeprefix(prefix)
-
-
-def _is_counter(name: str) -> bool:
-    """Old versions of PyTorch did not store how many batches a BatchNorm has seen; nothing here reads it."""
-    return name.endswith(".num_batches_tracked")

@@ -10,9 +10,9 @@ from typing import ClassVar
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from monoskd.models.heatmap import HEAD_STRIDE as HEAD_STRIDE
 from monoskd.structures import DetectorOutput, Targets, renumbered
 
-HEAD_STRIDE = 4  # network pixels a cell
 ROI_CELLS = 7  # cells along either side of a region
 DENSE = ("heatmap", "offset_2d", "size_2d")  # heads with a value for every cell; the others have one for each region
 

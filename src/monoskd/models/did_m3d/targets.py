@@ -11,9 +11,9 @@ from torch.nn.functional import avg_pool2d
 from torchvision.ops import roi_align
 
 from monoskd.geometry.camera import Camera, Letterbox
-from monoskd.geometry.heading import alpha_from_yaw, encode_heading
+from monoskd.geometry.heading import alpha_from_yaw
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, DidM3DTargets
-from monoskd.models.heatmap import draw_heatmap
+from monoskd.models.targets import as_float, in_map, peak_fields
 from monoskd.objects import MIN_HEIGHT_PX, Objects, class_index, is_supervised
 from monoskd.structures import DepthMap, PublishedData
 
@@ -40,43 +40,34 @@ def make_targets(
     min_height_px: of the 2D box of an object that is supervised, in original pixels; soft: the objects are a teacher's
     detections, and their scores say how high their heat is and how much they weigh.
     """
-    columns, rows = letterbox.size[0] // HEAD_STRIDE, letterbox.size[1] // HEAD_STRIDE
     supervised = objects[is_supervised(objects, classes, min_height_px=min_height_px)]
     centres = _cells(camera.project(supervised.boxes_3d.centres), letterbox)
     cells = np.trunc(centres) if published.truncated_cells else np.floor(centres)
-    inside = ((cells >= 0) & (cells < (columns, rows))).all(-1)
+    inside = in_map(cells, letterbox)
 
-    kept, centre, cell = supervised[inside], centres[inside], cells[inside]
-    label = class_index(kept.names, classes)
-    means = np.array([mean_sizes[name] for name in classes])
-    box = _cells(kept.boxes_2d.reshape(-1, 2, 2), letterbox).reshape(-1, 4)
-    size = box[:, 2:] - box[:, :2]
-    alpha = alpha_from_yaw(kept.yaw, u=(kept.boxes_2d[:, 0] + kept.boxes_2d[:, 2]) / 2, camera=camera)
-    heading_bin, heading_residual = encode_heading(alpha)
-    visual, known = visual_depth(depth_m, boxes=_float(box), fill_unknown=published.plain_bilinear)
-    depth = _float(kept.bottom[:, 2])
-    gap = depth[:, None, None] - visual
+    kept = supervised[inside]
+    fields = peak_fields(
+        kept,
+        cell=cells[inside],
+        centre=centres[inside],
+        alpha=alpha_from_yaw(kept.yaw, u=(kept.boxes_2d[:, 0] + kept.boxes_2d[:, 2]) / 2, camera=camera),
+        letterbox=letterbox,
+        classes=classes,
+        soft=soft,
+    )
+    means = np.array([mean_sizes[name] for name in classes])[class_index(kept.names, classes)]
+    box_2d = as_float(_cells(kept.boxes_2d.reshape(-1, 2, 2), letterbox).reshape(-1, 4))
+    visual, known = visual_depth(depth_m, boxes=box_2d, fill_unknown=published.plain_bilinear)
+    gap = fields["depth"][:, None, None] - visual
     mask = known & (gap.abs() < MAX_DEPTH_GAP_M)
-    weight = np.ones(len(kept)) if kept.scores is None or not soft else kept.scores.clip(0, 1)
     return DidM3DTargets(
-        heatmap=draw_heatmap(cell, label, size, height=weight, shape=(len(classes), rows, columns))[None],
-        image=torch.zeros(len(kept), dtype=torch.int64),
-        cell=torch.from_numpy(cell.astype(np.int64)),
-        label=torch.from_numpy(label),
-        box_2d=_float(box),
-        offset_2d=_float((box[:, :2] + box[:, 2:]) / 2 - cell),
-        size_2d=_float(size),
-        offset_3d=_float(centre - cell),
-        size_3d=_float(kept.dimensions - means[label]),
-        heading_bin=torch.from_numpy(heading_bin.astype(np.int64)),
-        heading_residual=_float(heading_residual),
-        depth=depth,
+        **fields,
+        box_2d=box_2d,
+        size_3d=as_float(kept.dimensions - means),
         visual_depth=visual * mask,
         attribute_depth=gap * mask,
         depth_mask=mask,
         unsupervised=torch.tensor([len(objects) - len(kept)]),
-        weight=_float(weight),
-        labelled=torch.tensor([not soft]),
     )
 
 
@@ -104,7 +95,3 @@ def _cells(uv: NDArray[Any], letterbox: Letterbox) -> NDArray[Any]:
     """Original pixels ... x 2 in cells of the network's map."""
     cells: NDArray[Any] = letterbox.apply(uv) / HEAD_STRIDE
     return cells
-
-
-def _float(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))

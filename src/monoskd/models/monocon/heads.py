@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
-from monoskd.models.dense import full_precision, in_metres
-from monoskd.models.heatmap import AtCells, at_cells
+from monoskd.models.dense import in_metres
+from monoskd.models.heads import full_precision
+from monoskd.models.heatmap import HEAT_PRIOR_LOGIT, AtCells, at_cells
 from monoskd.models.monocon.normalisation import AttentiveNorm
 from monoskd.models.monocon.structures import CORNERS, KEYPOINTS, MonoConTargets
 
-HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
 PREDICTING = ("offset_2d", "size_2d", "offset_3d", "depth", "size_3d", "heading")
 AUXILIARY = ("corners", "keypoint_heatmap", "keypoint_offset")
 _WEIGHT_STD = 0.001

@@ -5,13 +5,12 @@ number.
 """
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monoskd.models.dense import at_objects, heading_loss, laplacian_loss, mean, size_loss
+from monoskd.models.dense import at_objects, heading_loss, size_loss
+from monoskd.models.heads import laplacian_loss, mean
 from monoskd.models.heatmap import focal_loss
 from monoskd.models.monocon.structures import KEYPOINTS, MonoConTargets
-from monoskd.parallel import normaliser
 
 SIZE_2D_WEIGHT = 0.1  # all others are 1
 
@@ -33,7 +32,7 @@ def object_losses(heads: dict[str, Tensor], targets: MonoConTargets) -> dict[str
     """
     at = at_objects(heads, targets)
     weight = targets.weight[:, None]
-    depth = laplacian_loss(at["depth"], targets.depth[:, None], at["depth_log_std"])
+    depth = laplacian_loss(at["depth"] - targets.depth[:, None], at["depth_log_std"])
     said = torch.cat([heads["corners"], at["offset_3d"]], 1).reshape(-1, KEYPOINTS, 2)
     true = torch.cat([targets.corners, targets.offset_3d[:, None]], 1)
     known = torch.cat([targets.has_corner, torch.ones_like(targets.has_corner[:, :1])], 1)
@@ -41,14 +40,9 @@ def object_losses(heads: dict[str, Tensor], targets: MonoConTargets) -> dict[str
     return {
         "offset_2d": mean((at["offset_2d"] - targets.offset_2d).abs() * weight),
         "size_2d": SIZE_2D_WEIGHT * mean((at["size_2d"] - targets.size_2d).abs() * weight),
-        "keypoints": _mean_known((said - true).abs() * weight[..., None], known),
-        "keypoint_offset": _mean_known(offset_error, targets.has_keypoint),
+        "keypoints": mean((said - true).abs() * weight[..., None], known),
+        "keypoint_offset": mean(offset_error, targets.has_keypoint),
         "depth": mean(depth * weight),
         "size_3d": size_loss(at["size_3d"] + targets.mean_size, targets.dimensions, weight=weight),
         "heading": heading_loss(at["heading"], targets),
     }
-
-
-def _mean_known(values: Float[Tensor, "n k 2"], known: Bool[Tensor, "n k"]) -> Float[Tensor, ""]:
-    """The mean over the known points, over all processes together; 0, with a gradient of 0, of none."""
-    return torch.where(known[..., None], values, 0).sum() / normaliser(2 * known.sum(), like=values)

@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monoskd.models.backbone import Backbone
-from monoskd.models.dense import HEAD_STRIDE, decode_cells
-from monoskd.models.heatmap import Peaks, heat_at, peaks
+from monoskd.models.backbone import Backbone, maps_by_name
+from monoskd.models.dense import decode_cells
+from monoskd.models.heatmap import HEAD_STRIDE, Peaks, heat_at, peaks
 from monoskd.models.lens import LensDetector
 from monoskd.models.monocon.heads import Heads
 from monoskd.models.monocon.losses import task_losses
@@ -130,8 +130,7 @@ class MonoCon(LensDetector):
         """`forward` for inputs that are normalised already, of this magnification."""
         backbone = self.backbone(inputs)
         neck = self.neck(backbone)
-        features = {f"backbone.{stride}": x for stride, x in backbone.items()}
-        features |= {f"neck.{stride}": x for stride, x in neck.items()}
+        features = maps_by_name(backbone=backbone, neck=neck)
         shared = neck[str(HEAD_STRIDE)]
         heatmap = self.heads.heat(shared)
         heat = heatmap.sigmoid()

@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from monoskd.models.heads import full_precision
+
 _EPSILON = 1e-3
 _MOMENTUM = 0.03
 _SPREAD = 0.1  # of the mixture's components when training begins
@@ -39,8 +41,7 @@ class AttentiveNorm(nn.Module):
 
     def _mixture(self, x: Float[Tensor, "b c v u"]) -> Float[Tensor, "b k"]:
         """w. A batch of one picture has no statistics of its own: there the running ones serve."""
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = torch.var_mean(exact, (2, 3), correction=0)
+        variance, mean = torch.var_mean(full_precision(x), (2, 3), correction=0)
         logits = self.attention(mean * torch.rsqrt(variance + _EPSILON))
         norm = self.attention_norm
         if self.training and len(x) == 1:

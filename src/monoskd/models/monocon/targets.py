@@ -1,17 +1,16 @@
-"""Labelled objects -> what the network should say of them. The inverse is the detector's decoding."""
+"""Labelled objects to the network's targets. The inverse is the detector's decoding."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.geometry.heading import alpha_from_yaw
-from monoskd.models.dense import HEAD_STRIDE, as_float, cell_fields
-from monoskd.models.heatmap import draw_heatmap
+from monoskd.models.dense import cell_fields
+from monoskd.models.heatmap import HEAD_STRIDE, draw_heatmap
 from monoskd.models.monocon.structures import CORNERS, KEYPOINTS, MonoConTargets
+from monoskd.models.targets import as_float, in_map, map_shape
 from monoskd.objects import MIN_HEIGHT_PX, Objects, is_supervised
 from monoskd.structures import DepthMap
 
@@ -36,11 +35,10 @@ def make_targets(
     to; soft: the objects are a teacher's detections, and their scores say how high their heat is and how much they
     weigh. The centre of the 2D box must lie in the network's input, the projected 3D centre need not.
     """
-    columns, rows = letterbox.size[0] // HEAD_STRIDE, letterbox.size[1] // HEAD_STRIDE
     near = is_supervised(objects, classes, min_height_px=min_height_px) & (objects.bottom[:, 2] <= max_depth_m)
     supervised = objects[near]
     cells = np.floor(letterbox.apply(supervised.boxes_2d.reshape(-1, 2, 2).mean(1)) / HEAD_STRIDE)
-    inside = _inside(cells, columns=columns, rows=rows)
+    inside = in_map(cells, letterbox)
     kept, cell = supervised[inside], cells[inside]
 
     points = np.concatenate([kept.boxes_3d.corners(), kept.boxes_3d.centres[:, None]], 1)  # n x 9 x 3 [m]
@@ -58,7 +56,7 @@ def make_targets(
         soft=soft,
     )
     keypoint_cell = np.floor(keypoint)
-    seen = in_front & _inside(keypoint_cell, columns=columns, rows=rows)
+    seen = in_front & in_map(keypoint_cell, letterbox)
     keypoint_cell = np.where(seen[..., None], keypoint_cell, 0)
     object_of, number = seen.nonzero()
     heat = draw_heatmap(
@@ -66,7 +64,7 @@ def make_targets(
         number,
         fields["size_2d"].numpy()[object_of],
         height=fields["weight"].numpy()[object_of],
-        shape=(KEYPOINTS, rows, columns),
+        shape=(KEYPOINTS, *map_shape(letterbox)),
     )
     return MonoConTargets(
         **fields,
@@ -77,8 +75,3 @@ def make_targets(
         keypoint_offset=as_float(np.where(seen[..., None], keypoint - keypoint_cell, 0)),
         has_keypoint=torch.from_numpy(seen),
     )
-
-
-def _inside(cells: NDArray[Any], *, columns: int, rows: int) -> NDArray[np.bool_]:
-    """Which (column, row) lie in the map."""
-    return np.asarray(((cells >= 0) & (cells < (columns, rows))).all(-1))

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera
-from monoskd.geometry.heading import BINS, decode_heading, yaw_from_alpha
+from monoskd.geometry.heading import yaw_from_alpha
+from monoskd.models.heads import heading_angle
 from monoskd.models.monodetr.matching import corners
 from monoskd.structures import Detections, Views
 
@@ -34,10 +35,7 @@ def decode_queries(
     boxes_2d = letterbox.invert(_pixels(corners(said["boxes"]).reshape(-1, 2, 2), letterbox.size)).flatten(1).to(heat)
     centre_px = letterbox.invert(_pixels(said["boxes"][:, :2], letterbox.size))
     centre = camera.back_project(centre_px, said["depth"].squeeze(1)).to(heat)
-    below = torch.zeros_like(centre)
-    below[:, 1] = said["size_3d"][:, 0] / 2
-    best = said["heading"][:, :BINS].argmax(1, keepdim=True)
-    alpha = decode_heading(best, said["heading"][:, BINS:].gather(1, best)).squeeze(1)
+    alpha = heading_angle(said["heading"])
     yaw = yaw_from_alpha(alpha, u=(boxes_2d[:, 0] + boxes_2d[:, 2]) / 2, camera=camera).to(alpha)
     confidence = torch.exp(-said["depth_log_std"].squeeze(1))
     if bounded_score:
@@ -47,7 +45,7 @@ def decode_queries(
         labels=label,
         scores=heat.flatten() * confidence,
         boxes_2d=boxes_2d,
-        boxes_3d=Boxes3D(centre + below, said["size_3d"], yaw),
+        boxes_3d=Boxes3D.around(centre, said["size_3d"], yaw),
         alpha=alpha,
         heat=heat.flatten(),
         depth_std_m=said["depth_log_std"].squeeze(1).exp() * magnification[image].to(alpha),

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from monoskd.models.heads import full_precision
 from monoskd.models.monodetr.transformer import FeedForward, SelfAttention, position_code
 
 NEAREST_M, FARTHEST_M = 1e-3, 60.0
@@ -60,8 +61,7 @@ class DepthPredictor(nn.Module):
         fine, middle, coarse = maps
         raised = functional.interpolate(coarse, size=middle.shape[-2:], mode="bilinear", align_corners=False)
         features = self.mix((self.down(fine) + self.same(middle) + self.up(raised)) / 3)
-        logits = self.classifier(features)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = full_precision(self.classifier(features))
         mean = (logits.softmax(1) * self.depths[:, None, None].to(logits)).sum(1)
         rows, columns = middle.shape[-2:]
         position = position_code(rows, columns, width=features.shape[1], like=features)

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
+from monoskd.models.heads import depth_m, full_precision
 from monoskd.models.monodetr.bilinear import read_maps
 
 CLASS_PRIOR = 0.01  # a query is an object of a class with this probability before anything is learned
 EDGE_LOGIT = -2.0  # of the distances from the centre to the 2D box before anything is learned
 _INVERSE_EPSILON = 1e-5
-_DEPTH_EPSILON = 1e-6  # keeps the depth below 1e6 m
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,17 @@ class QueryHeads(nn.Module):
         mean_depth: b x v x u, the depth map. The depth is the mean of three: the depth head's; that at which an object
         as high as predicted fills the predicted box; and the depth map's at the centre.
         """
-        said = {name: exact(getattr(self, name)[number](x)) for name in ("logits", "boxes", "size_3d", "heading")}
+        said = {
+            name: full_precision(getattr(self, name)[number](x)) for name in ("logits", "boxes", "size_3d", "heading")
+        }
         change = said["boxes"]
         known = inverse_sigmoid(reference)
         if known.shape[-1] == 2:
             known = torch.cat([known, torch.zeros_like(change[..., 2:])], -1)
         said["boxes"] = (change + known).sigmoid()
-        raw, said["depth_log_std"] = exact(self.depth[number](x)).tensor_split(2, -1)
+        raw, said["depth_log_std"] = full_precision(self.depth[number](x)).tensor_split(2, -1)
         said["depth"] = (depth_m(raw) + box_depth(said, scale) + depth_at(mean_depth, said["boxes"])) / 3
         return said
-
-
-def depth_m(raw: Tensor) -> Tensor:
-    """1 / (sigmoid(raw) + 1e-6) - 1, which is exp(-raw) as long as that is well below 1e6 m."""
-    return 1 / (raw.sigmoid() + _DEPTH_EPSILON) - 1
 
 
 def box_depth(said: dict[str, Tensor], scale: BoxScale) -> Float[Tensor, "b q 1"]:
@@ -93,11 +90,6 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
     """log(x / (1 - x)), with both clamped at 1e-5."""
     x = x.clamp(0.0, 1.0)
     return (x.clamp(min=_INVERSE_EPSILON) / (1 - x).clamp(min=_INVERSE_EPSILON)).log()
-
-
-def exact(x: Tensor) -> Tensor:
-    """Float32 at least, also after half-precision layers."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _perceptron(width: int, outputs: int, *, hidden_layers: int = 1) -> nn.Sequential:

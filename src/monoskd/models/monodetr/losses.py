@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from monoskd.geometry.heading import BINS
+from monoskd.models.heads import heading_errors, laplacian_loss
 from monoskd.models.monodetr.matching import ALPHA, GAMMA, corners, generalised_overlap, match
 from monoskd.models.monodetr.structures import MonoDETROutput, MonoDETRTargets
 
@@ -98,17 +98,12 @@ def size_loss(
     return relative * (error.sum() / relative.clamp(min=torch.finfo(relative.dtype).tiny)).detach()
 
 
-def laplacian_loss(error: Tensor, log_std: Tensor) -> Tensor:
-    """-log of a Laplacian of standard deviation exp(u), up to a constant: 1.4142 exp(-u) |error| + u."""
-    return 1.4142 * torch.exp(-log_std) * error.abs() + log_std
-
-
 def heading_loss(heading: Float[Tensor, "m 24"], targets: MonoDETRTargets, row: Tensor) -> Float[Tensor, ""]:
     """Cross-entropy of the bins plus L1 of the true bin's residual [rad], summed."""
-    index, weight = targets.heading_bin[row], targets.weight[row]
-    cross_entropy = functional.cross_entropy(heading[:, :BINS], index, reduction="none")
-    residual = heading[:, BINS:].gather(1, index[:, None]).squeeze(1)
-    return ((cross_entropy + (residual - targets.heading_residual[row]).abs()) * weight).sum()
+    of_bins, of_residual = heading_errors(
+        heading, bins=targets.heading_bin[row], residuals=targets.heading_residual[row]
+    )
+    return ((of_bins + of_residual) * targets.weight[row]).sum()
 
 
 def depth_map_loss(logits: Float[Tensor, "b d v u"], targets: MonoDETRTargets) -> Float[Tensor, ""]:

@@ -5,7 +5,6 @@ With depth maps instead of images as input, the same network is a teacher.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -16,12 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm  # of all kinds, those of seve
 
 from monoskd.errors import InputError
 from monoskd.geometry.camera import PublishedLetterbox
-from monoskd.models.backbone import Backbone
+from monoskd.models.backbone import Backbone, maps_by_name
+from monoskd.models.heads import full_precision
 from monoskd.models.lens import LensDetector
 from monoskd.models.monodetr.config import MonoDETRConfig
 from monoskd.models.monodetr.decode import decode_queries
 from monoskd.models.monodetr.depth import DepthPredictor
-from monoskd.models.monodetr.heads import BoxScale, QueryHeads, exact
+from monoskd.models.monodetr.heads import BoxScale, QueryHeads
 from monoskd.models.monodetr.losses import task_losses
 from monoskd.models.monodetr.matching import match
 from monoskd.models.monodetr.structures import DEPTH_STRIDE, STRIDES, MonoDETROutput, MonoDETRTargets
@@ -136,10 +136,8 @@ class MonoDETR(LensDetector):
         said = self._decode(neck, depth, groups=groups, scale=scale)
         for heads in said:
             heads["depth"] = heads["depth"] * k[:, None, None].to(heads["depth"])
-        features = {f"backbone.{stride}": x for stride, x in backbone.items()}
-        features |= {f"projected.{stride}": x for stride, x in projected.items()}
-        features |= {f"neck.{stride}": x for stride, x in neck.items()}
-        features[f"depth.{DEPTH_STRIDE}"] = depth["features"]
+        of_depth = {str(DEPTH_STRIDE): depth["features"]}
+        features = maps_by_name(backbone=backbone, projected=projected, neck=neck, depth=of_depth)
         earlier = {str(number): heads for number, heads in enumerate(said[:-1])}
         return MonoDETROutput(features, said[-1] | {"depth_map": depth["logits"]}, earlier, groups)
 
@@ -171,7 +169,7 @@ class MonoDETR(LensDetector):
         shapes = [_shape(x) for x in neck.values()]
         chosen = self.queries.weight[: groups * self.config.queries].expand(tokens.shape[0], -1, -1)
         position, x = chosen.to(tokens).chunk(2, -1)
-        reference = exact(self.reference(position)).sigmoid()
+        reference = full_precision(self.reference(position)).sigmoid()
         said = []
         for number, layer in enumerate(self.decoder):
             x = layer(
@@ -194,16 +192,12 @@ class MonoDETR(LensDetector):
     def decode(self, output: MonoDETROutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres; of the first group of queries."""
         found, image = self._found(output, views)
-        if "negative_sizes" not in self.quirks:
-            return found.by_image(image, images=len(views))
-        order = found.scores.argsort(descending=True, stable=True)
-        return [found[order[(image == number)[order]]] for number in range(len(views))]
+        return found.by_image(image, images=len(views), any_size="negative_sizes" in self.quirks)
 
     def candidates(self, output: MonoDETROutput, views: Views) -> Detections:
         """The `top_k` pairs of query and class of each image, laid flat; score -1: `decode` drops it."""
         found, _ = self._found(output, views)
-        real = (found.boxes_3d.dimensions >= 0).all(1)
-        return found if "negative_sizes" in self.quirks else replace(found, scores=torch.where(real, found.scores, -1))
+        return found if "negative_sizes" in self.quirks else found.marked(found.is_real)
 
     def _found(self, output: MonoDETROutput, views: Views) -> tuple[Detections, Tensor]:
         """The best pairs of query and class, and the image of each."""

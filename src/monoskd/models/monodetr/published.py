@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monoskd.errors import InputError
-from monoskd.models.account import Account, convert_checkpoint, listed, sorted_tensors
+from monoskd.models.account import Account, convert_checkpoint, listed, shapes_of, sorted_tensors
 from monoskd.models.monodetr.config import MonoDETRConfig
 from monoskd.models.monodetr.depth import bin_depths
 from monoskd.models.monodetr.network import MonoDETR
@@ -88,7 +88,7 @@ def from_published(state: Mapping[str, Any]) -> tuple[MonoDETR, Account]:
     """The detector that a published state dict describes, with its weights, and the account of the tensors."""
     config = MonoDETRConfig(pretrained=False, geometry="published")
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in MonoDETR(config).state_dict().items()}
+        shapes = shapes_of(MonoDETR(config).state_dict())
     found, unused = sorted_tensors(
         state,
         names={published_name(name): name for name in shapes},

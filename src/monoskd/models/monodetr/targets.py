@@ -12,6 +12,7 @@ from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.geometry.heading import alpha_from_yaw, encode_heading
 from monoskd.models.monodetr.depth import NEAREST_M, bin_size_m
 from monoskd.models.monodetr.structures import DEPTH_STRIDE, MonoDETRTargets, Quirk
+from monoskd.models.targets import as_float, object_weights
 from monoskd.objects import MIN_HEIGHT_PX, Objects, class_index, is_supervised
 from monoskd.structures import DepthMap
 
@@ -58,20 +59,19 @@ def make_targets(
         background=bins,
         wrapped="wrapped_boxes" in quirks,
     )
-    weight = np.ones(len(kept)) if kept.scores is None or not soft else kept.scores.clip(0, 1)
     return MonoDETRTargets(
         image=torch.zeros(len(kept), dtype=torch.int64),
         labelled=torch.tensor([not soft]),
-        magnification=_float(np.array([k])),
+        magnification=as_float(np.array([k])),
         depth_bin=depth_bin[None],
         foreground=foreground[None],
         label=torch.from_numpy(class_index(kept.names, classes)),
-        box=_float(box),
-        dimensions=_float(kept.dimensions),
+        box=as_float(box),
+        dimensions=as_float(kept.dimensions),
         heading_bin=torch.from_numpy(heading_bin.astype(np.int64)),
-        heading_residual=_float(heading_residual),
-        depth=_float(depth),
-        weight=_float(weight),
+        heading_residual=as_float(heading_residual),
+        depth=as_float(depth),
+        weight=as_float(object_weights(kept, soft=soft)),
     )
 
 
@@ -122,7 +122,3 @@ def _unmirrored(camera: Camera, letterbox: Letterbox) -> Camera:
     if not isinstance(letterbox, PublishedLetterbox) or camera.P[0, 3] >= 0:
         return camera
     return camera.mirrored(float(letterbox.picture[0]))
-
-
-def _float(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))

@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
-from monoskd.models.dense import full_precision, in_metres
-from monoskd.models.heatmap import AtCells, heads_at_cells
+from monoskd.models.dense import in_metres
+from monoskd.models.heads import full_precision
+from monoskd.models.heatmap import HEAT_PRIOR_LOGIT, AtCells, heads_at_cells
 
-HEAT_PRIOR_LOGIT = -2.19  # a cell holds an object with probability 0.1 before anything is learned
 _WEIGHT_STD = 0.001
 
 

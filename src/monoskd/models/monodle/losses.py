@@ -8,7 +8,8 @@ import math
 
 from torch import Tensor
 
-from monoskd.models.dense import at_objects, heading_loss, laplacian_loss, mean, size_loss
+from monoskd.models.dense import at_objects, heading_loss, size_loss
+from monoskd.models.heads import laplacian_loss, mean
 from monoskd.models.heatmap import focal_loss
 from monoskd.models.monodle.structures import MonoDLETargets
 
@@ -29,7 +30,7 @@ def object_losses(heads: dict[str, Tensor], targets: MonoDLETargets) -> dict[str
     """The losses of what is said of each object: all but the heat map's."""
     at = at_objects(heads, targets)
     weight, has_3d = targets.weight[:, None], targets.has_3d
-    depth = laplacian_loss(at["depth"], targets.depth[:, None], at["depth_log_std"])
+    depth = laplacian_loss(at["depth"] - targets.depth[:, None], at["depth_log_std"])
     return {
         "offset_2d": mean((at["offset_2d"] - targets.offset_2d).abs() * weight),
         "size_2d": mean((at["size_2d"] - targets.size_2d).abs() * weight),

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monoskd.models.backbone import Backbone
-from monoskd.models.dense import HEAD_STRIDE, CellOutput, decode_cells
-from monoskd.models.heatmap import LabelledCells, Peaks, heat_at, peaks
+from monoskd.models.backbone import Backbone, maps_by_name
+from monoskd.models.dense import CellOutput, decode_cells
+from monoskd.models.heatmap import HEAD_STRIDE, LabelledCells, Peaks, heat_at, peaks
 from monoskd.models.lens import LensDetector
 from monoskd.models.monodle.heads import Heads
 from monoskd.models.monodle.losses import task_losses
@@ -146,8 +146,7 @@ class MonoDLE(LensDetector):
         """`forward` for inputs that are normalised already, of this magnification."""
         backbone = self.backbone(inputs)
         neck = self.neck(backbone)
-        features = {f"backbone.{stride}": x for stride, x in backbone.items()}
-        features |= {f"neck.{stride}": x for stride, x in neck.items()}
+        features = maps_by_name(backbone=backbone, neck=neck)
         shared = neck[str(HEAD_STRIDE)]
         heatmap = self.heads.heat(shared)
         heat = heatmap.sigmoid()
@@ -166,11 +165,8 @@ class MonoDLE(LensDetector):
 
     def decode(self, output: CellOutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
-        found, image = self._boxes(output, views), output.where.image
-        if "negative_sizes" not in self.quirks:
-            return found.by_image(image, images=len(views))
-        order = found.scores.argsort(descending=True, stable=True)
-        return [found[order[(image == number)[order]]] for number in range(len(views))]
+        found, any_size = self._boxes(output, views), "negative_sizes" in self.quirks
+        return found.by_image(output.where.image, images=len(views), any_size=any_size)
 
     def candidates(self, output: CellOutput, views: Views) -> Detections:
         """The `top_k` cells of each image; those with a negative dimension are marked, unless `negative_sizes`."""

@@ -1,6 +1,5 @@
 """Checkpoints of the published MonoDLE implementation as networks of this library."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,18 +7,18 @@ from typing import Any
 import torch
 
 from monoskd.errors import InputError
-from monoskd.models.account import BATCH_NORM, Account, convert_checkpoint, sorted_tensors
+from monoskd.models.account import (
+    UNUSED_OF_DLA,
+    Account,
+    convert_checkpoint,
+    published_neck_name,
+    shapes_of,
+    sorted_tensors,
+)
 from monoskd.models.monodle.network import MonoDLE, MonoDLEConfig
 
 IMPLEMENTATIONS = "MonoDLE"
 CONVERTER = 1  # raised when the same checkpoint would give another model file
-
-_NECK = re.compile(r"neck\.rounds\.(\d)\.(project|up|node)\.(\d)\.(0\.|1\.|)(\w+)")
-_NECK_LAYERS = {"0.": "conv.", "1.": "bn.", "": ""}
-_UNUSED = {
-    "ImageNet classifier": r"backbone\.fc\.(weight|bias)",
-    "projection that the backbone never calls": rf"backbone\.level[34]\.project\.(0\.weight|1\.{BATCH_NORM})",
-}
 
 
 def fits(state: Mapping[str, Any]) -> bool:
@@ -42,12 +41,12 @@ def from_published(state: Mapping[str, Any]) -> tuple[MonoDLE, Account]:
     """The detector that a published state dict describes, with its weights, and the account of the tensors."""
     config = MonoDLEConfig(pretrained=False, geometry="published")
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in MonoDLE(config).state_dict().items()}
+        shapes = shapes_of(MonoDLE(config).state_dict())
     found, unused = sorted_tensors(
         state,
         names={published_name(name): name for name in shapes},
         shapes=shapes,
-        unused=_UNUSED,
+        unused=UNUSED_OF_DLA,
         implementation=IMPLEMENTATIONS,
     )
     detector = MonoDLE(config)
@@ -57,8 +56,4 @@ def from_published(state: Mapping[str, Any]) -> tuple[MonoDLE, Account]:
 
 def published_name(name: str) -> str:
     """The published name of a tensor of ours."""
-    if neck := _NECK.fullmatch(name):
-        number, block, merge, layer, leaf = neck.groups()
-        block = block.replace("project", "proj")
-        return f"neck.ida_{number}.{block}_{int(merge) + 1}.{_NECK_LAYERS[layer]}{leaf}"
-    return name.replace("backbone.net.", "backbone.").removeprefix("heads.")
+    return published_neck_name(name, neck="neck") or name.replace("backbone.net.", "backbone.").removeprefix("heads.")

@@ -1,4 +1,4 @@
-"""Labelled objects -> what the network should say of them. The inverse is the detector's decoding."""
+"""Labelled objects to the network's targets. The inverse is the detector's decoding."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -7,8 +7,10 @@ import torch
 
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.geometry.heading import alpha_from_yaw
-from monoskd.models.dense import HEAD_STRIDE, cell_fields
+from monoskd.models.dense import cell_fields
+from monoskd.models.heatmap import HEAD_STRIDE
 from monoskd.models.monodle.structures import MonoDLETargets, Quirk
+from monoskd.models.targets import in_map
 from monoskd.objects import MIN_HEIGHT_PX, Objects, is_supervised
 from monoskd.structures import DepthMap, PublishedData
 
@@ -33,13 +35,12 @@ def make_targets(
     to; soft: the objects are a teacher's detections, and their scores say how high their heat is and how much they
     weigh.
     """
-    columns, rows = letterbox.size[0] // HEAD_STRIDE, letterbox.size[1] // HEAD_STRIDE
     near = is_supervised(objects, classes, min_height_px=min_height_px) & (objects.bottom[:, 2] <= max_depth_m)
     supervised = objects[near]
     pixels = camera.project(supervised.boxes_3d.centres)
     centres = letterbox.apply(pixels) / HEAD_STRIDE
     cells = np.trunc(centres) if published.truncated_cells else np.floor(centres)
-    inside = ((cells >= 0) & (cells < (columns, rows))).all(-1)
+    inside = in_map(cells, letterbox)
 
     kept, pixel = supervised[inside], pixels[inside]
     fields = cell_fields(

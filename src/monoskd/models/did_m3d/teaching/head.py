@@ -3,15 +3,13 @@
 from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 
 from monoskd.errors import InputError
-from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import DidM3DOutput, DidM3DTargets
 from monoskd.models.did_m3d.teaching.masks import centre_squares
-from monoskd.parallel import normaliser
+from monoskd.models.heads import heading_distances, mean
 
 DepthUnit: TypeAlias = Literal["relative", "metres"]
 
@@ -60,13 +58,13 @@ class HeadLoss(nn.Module):
             targets.depth[:, None, None] if self.depth == "relative" else torch.ones_like(targets.depth[:, None, None])
         )
         return {
-            "head_offset2d": _l1_inside(s["offset_2d"], t["offset_2d"], squares),
-            "head_size2d": _l1_inside(s["size_2d"], t["size_2d"], squares),
-            "head_offset3d": _mean((s["offset_3d"] - t["offset_3d"]).abs()),
+            "head_offset2d": mean((s["offset_2d"] - t["offset_2d"]).abs(), squares),
+            "head_size2d": mean((s["size_2d"] - t["size_2d"]).abs(), squares),
+            "head_offset3d": mean((s["offset_3d"] - t["offset_3d"]).abs()),
             "head_depth": torch.stack(
-                [_mean((s[name] - t[name]).abs() / unit) for name in ("visual_depth", "attribute_depth", "depth")]
+                [mean((s[name] - t[name]).abs() / unit) for name in ("visual_depth", "attribute_depth", "depth")]
             ).sum(),
-            "head_size3d": _mean((s["size_3d"] - t["size_3d"]).abs()),
+            "head_size3d": mean((s["size_3d"] - t["size_3d"]).abs()),
             "head_heading": _heading(s["heading"], t["heading"], targets),
         }
 
@@ -75,22 +73,8 @@ def _heading(
     student: Float[Tensor, "n 24"], teacher: Float[Tensor, "n 24"], targets: DidM3DTargets
 ) -> Float[Tensor, ""]:
     """Mean over objects *and* bins of t ln(t / s), plus the L1 of the true bin's residual."""
-    log_s, log_t = student[:, :BINS].log_softmax(1), teacher[:, :BINS].log_softmax(1)
-    divergence = kl_div(log_s, log_t, reduction="none", log_target=True)
-    residual = (student[:, BINS:] - teacher[:, BINS:]).gather(1, targets.heading_bin[:, None])
-    return _mean(divergence) + _mean(residual.abs())
-
-
-def _l1_inside(
-    student: Float[Tensor, "b k v u"], teacher: Float[Tensor, "b k v u"], mask: Bool[Tensor, "b 1 v u"]
-) -> Float[Tensor, ""]:
-    inside = mask.to(student)
-    return ((student - teacher).abs() * inside).sum() / normaliser(inside.sum() * student.shape[1], like=student)
-
-
-def _mean(values: Tensor) -> Float[Tensor, ""]:
-    """The mean; 0, with a gradient of 0, where there are no values."""
-    return values.sum() / normaliser(values.numel(), like=values)
+    divergence, residual = heading_distances(student, teacher, bins=targets.heading_bin)
+    return mean(divergence) + mean(residual)
 
 
 def _check_regions(student: DidM3DOutput, teacher: DidM3DOutput, targets: DidM3DTargets) -> None:

@@ -3,10 +3,10 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, kl_div
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from monoskd.errors import InputError
-from monoskd.geometry.heading import BINS
+from monoskd.models.heads import heading_distances
 from monoskd.models.monodetr.losses import WEIGHTS
 from monoskd.models.monodetr.matching import match
 from monoskd.models.monodetr.structures import MonoDETROutput, MonoDETRTargets
@@ -46,20 +46,18 @@ class HeadLoss(nn.Module):
         image = targets.image[row]
         s = {name: student.heads[name][image, query] for name in _COMPARED}
         t = {name: teacher.heads[name][image, answer].detach() for name in _COMPARED}
-        apart = {name: (s[name] - t[name]).abs() for name in ("boxes", "size_3d", "depth", "heading")}
+        apart = {name: (s[name] - t[name]).abs() for name in ("boxes", "size_3d", "depth")}
         p = t["logits"].sigmoid()
         surprise = binary_cross_entropy_with_logits(s["logits"], p, reduction="none")
         least = binary_cross_entropy_with_logits(t["logits"], p, reduction="none")
-        log_s, log_t = s["heading"][:, :BINS].log_softmax(1), t["heading"][:, :BINS].log_softmax(1)
-        divergence = kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)
-        residual = apart["heading"][:, BINS:].gather(1, targets.heading_bin[row, None]).squeeze(1)
+        divergence, residual = heading_distances(s["heading"], t["heading"], bins=targets.heading_bin[row])
         parts = {
             "classes": (surprise - least).sum(1),
             "centre": apart["boxes"][:, :2].sum(1),
             "edges": apart["boxes"][:, 2:].sum(1),
             "size_3d": apart["size_3d"].sum(1),
             "depth": apart["depth"][:, 0] / targets.depth[row],
-            "heading": divergence + residual,
+            "heading": divergence.sum(1) + residual,
         }
         return {f"head_{name}": WEIGHTS[name] * part.sum() / max(len(part), 1) for name, part in parts.items()}
 
