@@ -6,7 +6,7 @@ from torch import Tensor
 
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera
-from monoskd.geometry.heading import yaw_from_alpha
+from monoskd.geometry.heading import alpha_from_yaw, yaw_from_alpha
 from monoskd.models.heads import heading_angle
 from monoskd.models.monodetr.matching import corners
 from monoskd.structures import Detections, Views
@@ -20,11 +20,12 @@ def decode_queries(
     classes: tuple[str, ...],
     top_k: int,
     bounded_score: bool,
+    box_alpha: bool,
 ) -> tuple[Detections, Int64[Tensor, " n"]]:
     """The `top_k` best pairs of query and class of each image, good or not, and the image of each.
 
     A query may come twice, under two classes. Score = probability times the confidence exp(-u), which stays below 1 if
-    `bounded_score`.
+    `bounded_score`. alpha is that at the projected 3D centre, as in KITTI's labels, or with `box_alpha` as it was said.
     """
     images, queries, _ = heads["logits"].shape
     heat, index = heads["logits"].sigmoid().flatten(1).topk(min(top_k, queries * len(classes)))
@@ -35,8 +36,10 @@ def decode_queries(
     boxes_2d = letterbox.invert(_pixels(corners(said["boxes"]).reshape(-1, 2, 2), letterbox.size)).flatten(1).to(heat)
     centre_px = letterbox.invert(_pixels(said["boxes"][:, :2], letterbox.size))
     centre = camera.back_project(centre_px, said["depth"].squeeze(1)).to(heat)
-    alpha = heading_angle(said["heading"])
+    alpha = heading_angle(said["heading"])  # seen at the middle of the 2D box
     yaw = yaw_from_alpha(alpha, u=(boxes_2d[:, 0] + boxes_2d[:, 2]) / 2, camera=camera).to(alpha)
+    if not box_alpha:
+        alpha = alpha_from_yaw(yaw, u=centre_px[:, 0], camera=camera).to(alpha)
     confidence = torch.exp(-said["depth_log_std"].squeeze(1))
     if bounded_score:
         confidence = confidence.clamp(max=1)

@@ -208,6 +208,7 @@ class MonoDETR(LensDetector):
             classes=self.classes,
             top_k=self.config.top_k,
             bounded_score="unbounded_score" not in self.quirks,
+            box_alpha="box_alpha" in self.quirks,
         )
 
     def target_maker(

@@ -21,6 +21,7 @@ Quirk: TypeAlias = Literal[
     "near_edge_bins",
     "far_background",
     "wrapped_boxes",
+    "box_alpha",
     "unbounded_score",
     "negative_sizes",
     "small_start",
