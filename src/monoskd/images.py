@@ -49,10 +49,10 @@ def decode_pixels(
     """As `read_pixels`, of a file's bytes. where: what errors name; formats: Pillow's names of those taken, or all."""
     from PIL import ImageOps
 
-    path, file = where, BytesIO(data)
-    _check_end(path, file)
-    with opened(file, where=path, formats=formats) as image:
-        _check_mode(path, image, mode)
+    file = BytesIO(data)
+    _check_end(where, file)
+    with opened(file, where=where, formats=formats) as image:
+        _check_mode(where, image, mode)
         image.load()
         upright = ImageOps.exif_transpose(image)
         return np.array(upright if upright.mode == mode else upright.convert(mode))

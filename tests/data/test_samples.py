@@ -5,47 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from monoskd.data.samples import Samples, typical_focal_px
 from monoskd.data.transforms import Augmentation, Draw
 from monoskd.geometry.camera import Camera, PublishedLetterbox
-from monoskd.kitti.io import Calibration, write_calibration, write_depth, write_objects, write_split
+from monoskd.kitti.io import read_calibration
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.did_m3d.targets import make_targets
-from monoskd.objects import KITTI_MEAN_SIZES, Objects
+from monoskd.objects import KITTI_MEAN_SIZES
 from monoskd.structures import Batch, Frame, FrameSource, PublishedData, Sample, TargetMaker
-
-P2 = np.array([[110.0, 0, 93.0, 4.5], [0, 110.0, 25.0, 0.02], [0, 0, 1, 0.0027]])
-CAR = Objects(
-    names=np.array(["Car"]),
-    truncation=np.zeros(1),
-    occlusion=np.zeros(1, np.int64),
-    alpha=np.array([1.5]),
-    boxes_2d=np.array([[87.0, 14.0, 125.0, 47.0]]),
-    dimensions=np.array([[1.5, 1.6, 3.9]]),
-    bottom=np.array([[0.8, 1.2, 6.0]]),
-    yaw=np.array([1.6]),
-)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Three small frames: a car, nothing, a car."""
-    rng = np.random.default_rng(0)
-    for kind in ("image_2", "calib", "label_2", "depth_2"):
-        (tmp_path / "training" / kind).mkdir(parents=True)
-    (tmp_path / "ImageSets").mkdir()
-    write_split(tmp_path / "ImageSets" / "train.txt", ["000000", "000001", "000002"])
-    for frame in range(3):
-        stem = f"{frame:06d}"
-        training = tmp_path / "training"
-        Image.fromarray(rng.integers(0, 256, (58, 190, 3), np.uint8)).save(training / "image_2" / f"{stem}.png")
-        write_calibration(training / "calib" / f"{stem}.txt", Calibration(P2))
-        write_objects(training / "label_2" / f"{stem}.txt", Objects.empty() if frame == 1 else CAR)
-        write_depth(training / "depth_2" / f"{stem}.png", rng.uniform(5, 7, (58, 190)))
-    return tmp_path
 
 
 def target_maker(published: PublishedData | None = None) -> TargetMaker:
@@ -70,29 +39,30 @@ def assert_same(first: Sample, second: Sample) -> None:
     torch.testing.assert_close(first.letterbox.shift, second.letterbox.shift, rtol=0, atol=0)
 
 
-def test_a_sample_is_what_its_docstring_says(root: Path) -> None:
-    sample = open_samples(root)[0]
+def test_a_sample_is_what_its_docstring_says(three_frames: Path) -> None:
+    sample = open_samples(three_frames)[0]
     assert sample.frame == "000000"
     assert sample.image.shape == (3, 64, 192)
     assert 0 <= sample.image.min() < 0.1 < 0.9 < sample.image.max() <= 1
     assert sample.depth.shape == (1, 64, 192)
     assert 5 < sample.depth[sample.depth > 0].min() < sample.depth.max() < 7
     assert sample.size == (190, 58)
-    torch.testing.assert_close(sample.camera.P, torch.from_numpy(P2).float())
+    calibration = read_calibration(three_frames / "training" / "calib" / "000000.txt")
+    torch.testing.assert_close(sample.camera.P, torch.from_numpy(calibration.P2).float())
     assert sample.targets.label.tolist() == [1]
     assert sample.targets.depth_mask.all()
 
 
-def test_samples_of_a_batch_stand_side_by_side(root: Path) -> None:
-    batch = Batch.collate([open_samples(root)[index] for index in range(3)])
+def test_samples_of_a_batch_stand_side_by_side(three_frames: Path) -> None:
+    batch = Batch.collate([open_samples(three_frames)[index] for index in range(3)])
     assert batch.image.shape == (3, 3, 64, 192)
     assert batch.targets.image.tolist() == [0, 2]
     assert batch.letterbox.scale.shape == (3,)
     assert [len(objects) for objects in batch.objects] == [1, 0, 1]
 
 
-def test_a_published_letterbox_is_batched_with_its_region(root: Path) -> None:
-    dataset = open_samples(root, published=PublishedData(per_axis_decoding=True))
+def test_a_published_letterbox_is_batched_with_its_region(three_frames: Path) -> None:
+    dataset = open_samples(three_frames, published=PublishedData(per_axis_decoding=True))
     batch = Batch.collate([dataset[0], dataset[1]])
     assert isinstance(batch.letterbox, PublishedLetterbox)
     assert batch.letterbox.region.shape == (2, 2, 2)
@@ -104,29 +74,29 @@ def test_a_published_letterbox_is_batched_with_its_region(root: Path) -> None:
 # --- randomness -------------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_depends_on_seed_epoch_and_index_alone(root: Path) -> None:
-    dataset = open_samples(root, augmentation=Augmentation(), seed=3)
+def test_a_sample_depends_on_seed_epoch_and_index_alone(three_frames: Path) -> None:
+    dataset = open_samples(three_frames, augmentation=Augmentation(), seed=3)
     dataset.set_epoch(2)
     alone = [dataset[index] for index in range(3)]
     loaded = list(DataLoader(dataset, batch_size=None, num_workers=2))
     for first, second in zip(alone, loaded, strict=True):
         assert_same(first, second)
-    again = open_samples(root, augmentation=Augmentation(), seed=3)
+    again = open_samples(three_frames, augmentation=Augmentation(), seed=3)
     again.set_epoch(2)
     assert_same(again[1], alone[1])
 
 
-def test_epochs_frames_and_seeds_differ(root: Path) -> None:
-    dataset = open_samples(root, augmentation=Augmentation(crop_probability=1))
-    other = open_samples(root, augmentation=Augmentation(crop_probability=1), seed=1)
+def test_epochs_frames_and_seeds_differ(three_frames: Path) -> None:
+    dataset = open_samples(three_frames, augmentation=Augmentation(crop_probability=1))
+    other = open_samples(three_frames, augmentation=Augmentation(crop_probability=1), seed=1)
     shifts = [dataset[0].letterbox.shift, dataset[2].letterbox.shift, other[0].letterbox.shift]
     dataset.set_epoch(1)
     shifts.append(dataset[0].letterbox.shift)
     assert len({tuple(shift.tolist()) for shift in shifts}) == 4
 
 
-def test_workers_that_outlive_an_epoch_see_the_next_one(root: Path) -> None:
-    dataset = open_samples(root, augmentation=Augmentation(crop_probability=1))
+def test_workers_that_outlive_an_epoch_see_the_next_one(three_frames: Path) -> None:
+    dataset = open_samples(three_frames, augmentation=Augmentation(crop_probability=1))
     loader = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
     first = [sample.letterbox.shift for sample in loader]
     dataset.set_epoch(1)
@@ -138,8 +108,8 @@ def test_workers_that_outlive_an_epoch_see_the_next_one(root: Path) -> None:
 
 
 @pytest.mark.parametrize("draw", [Draw(), Draw(flip=True), Draw(flip=True, scale=0.8, shift=(0.1, -0.05))])
-def test_objects_camera_and_letterbox_agree_with_the_targets(root: Path, draw: Draw) -> None:
-    sample = open_samples(root).sample("000000", draw)
+def test_objects_camera_and_letterbox_agree_with_the_targets(three_frames: Path, draw: Draw) -> None:
+    sample = open_samples(three_frames).sample("000000", draw)
     box = sample.letterbox
     centres = torch.from_numpy(sample.objects.boxes_3d.centres).float()
     cells = box.apply(sample.camera.project(centres)) / 4
@@ -148,9 +118,11 @@ def test_objects_camera_and_letterbox_agree_with_the_targets(root: Path, draw: D
     torch.testing.assert_close(sample.targets.box_2d.reshape(2, 2), box.apply(corners) / 4, rtol=0, atol=1e-4)
 
 
-def test_the_published_teacher_sees_hardly_anything(root: Path) -> None:
-    metres = open_samples(root).sample("000000", Draw(scale=0.8))
-    quirk = open_samples(root, published=PublishedData(double_depth_scale=True)).sample("000000", Draw(scale=0.8))
+def test_the_published_teacher_sees_hardly_anything(three_frames: Path) -> None:
+    metres = open_samples(three_frames).sample("000000", Draw(scale=0.8))
+    quirk = open_samples(three_frames, published=PublishedData(double_depth_scale=True)).sample(
+        "000000", Draw(scale=0.8)
+    )
     torch.testing.assert_close(quirk.depth, metres.depth / 256 * 0.8)
     torch.testing.assert_close(quirk.targets.visual_depth, metres.targets.visual_depth)
 
@@ -158,10 +130,10 @@ def test_the_published_teacher_sees_hardly_anything(root: Path) -> None:
 # --- files that are there, and those that are not ---------------------------------------------------------------------
 
 
-def test_prediction_needs_an_image_and_a_camera(root: Path) -> None:
-    shutil.rmtree(root / "training" / "label_2")
-    shutil.rmtree(root / "training" / "depth_2")
-    sample = open_samples(root, depth=False, labels=False)[0]
+def test_prediction_needs_an_image_and_a_camera(three_frames: Path) -> None:
+    shutil.rmtree(three_frames / "training" / "label_2")
+    shutil.rmtree(three_frames / "training" / "depth_2")
+    sample = open_samples(three_frames, depth=False, labels=False)[0]
     assert sample.depth is None
     assert sample.targets is None
     assert sample.objects is None
@@ -170,15 +142,15 @@ def test_prediction_needs_an_image_and_a_camera(root: Path) -> None:
         batch.views("depth")
 
 
-def test_labels_without_depth_have_targets_without_visual_depth(root: Path) -> None:
-    shutil.rmtree(root / "training" / "depth_2")
-    assert not open_samples(root, depth=False)[0].targets.depth_mask.any()
+def test_labels_without_depth_have_targets_without_visual_depth(three_frames: Path) -> None:
+    shutil.rmtree(three_frames / "training" / "depth_2")
+    assert not open_samples(three_frames, depth=False)[0].targets.depth_mask.any()
 
 
-def test_a_cached_frame_is_read_once(root: Path) -> None:
-    dataset = open_samples(root, cache=True)
+def test_a_cached_frame_is_read_once(three_frames: Path) -> None:
+    dataset = open_samples(three_frames, cache=True)
     first = dataset[0]
-    shutil.rmtree(root / "training")
+    shutil.rmtree(three_frames / "training")
     assert_same(first, dataset[0])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from monoskd.cli import main
 from monoskd.demo.report import DRAWN, DemoReport, RunResult, write_report
-from monoskd.demo.story import STAGES, demo, launch, min_heights_px, recipes
+from monoskd.demo.story import RUNS, STAGES, demo, launch, min_heights_px, recipes
 from monoskd.engine.launch import Launch, is_finished
 from monoskd.engine.load import find_config, load_config
 from monoskd.errors import InputError
@@ -19,7 +19,6 @@ from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.objects import Objects
 from monoskd.structures import Views
 
-RUNS = [name for stage in STAGES for name in stage]
 RECIPES = recipes()
 
 

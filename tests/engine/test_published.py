@@ -1,7 +1,6 @@
 """The published mode: all switches are on in the published recipes and nowhere else, and each has an effect."""
 
 import copy
-import importlib.util
 import inspect
 import json
 from collections.abc import Iterator
@@ -288,17 +287,6 @@ def moved(trained: Any, before: Any) -> bool:
 
 
 # --- from the authors' checkpoints ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def named_weights(shared: Path) -> ModuleType:
-    """The reference's maker of checkpoints in the published format."""
-    spec = importlib.util.spec_from_file_location("named_weights", shared / "reference" / "named_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow

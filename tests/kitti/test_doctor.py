@@ -497,7 +497,7 @@ def a_report(count: int) -> DoctorReport:
 
 def test_text_shows_a_few_of_each_kind_worst_first():
     text = a_report(7).to_text()
-    assert text.startswith("set & co: not fit to use: 1 errors, 7 warnings, 0 notes\n")
+    assert text.startswith("set & co: not fit to use: 1 error, 7 warnings, 0 notes\n")
     assert text.index("error: leak (1)") < text.index("warning: case (7)")
     assert "  a.txt, line 4: expected <b>Car</b>, got 'car': rename" in text
     assert "line 5" not in text

@@ -452,9 +452,9 @@ def test_layout_sees_what_the_readers_read_and_nothing_else(tmp_path):
     assert layout.frames("depth_2") == ["000001"]
     for kind in files:
         assert all(layout.file(kind, frame).exists() for frame in layout.frames(kind))
-    assert [path.name for path in layout.strangers("image_2")] == ["9.raw", "notes.txt"]
-    assert [path.name for path in layout.strangers("velodyne")] == ["000002.npy", "000003.pcd"]
-    assert [path.name for path in layout.strangers("label_2")] == ["000002.json"]
+    assert [path.name for path in layout.unread_files("image_2")] == ["9.raw", "notes.txt"]
+    assert [path.name for path in layout.unread_files("velodyne")] == ["000002.npy", "000003.pcd"]
+    assert [path.name for path in layout.unread_files("label_2")] == ["000002.json"]
     assert layout.image("000009").suffix == ".png"
 
 
@@ -474,7 +474,7 @@ def test_two_files_of_one_frame_are_refused(tmp_path, kind, first, second):
         written(layout.folder(kind) / name, "")
     with pytest.raises(InputError, match=re.escape(f"{kind}: expected one file for each frame, got {first} and")):
         layout.frames(kind)
-    assert layout.strangers(kind) == [layout.folder(kind) / "000002 (1).txt"][kind != "image_2" :]
+    assert layout.unread_files(kind) == [layout.folder(kind) / "000002 (1).txt"][kind != "image_2" :]
 
 
 # --- what other tools write ---

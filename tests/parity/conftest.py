@@ -1,6 +1,5 @@
 """What the parity tests share: recorded outputs of the original implementation and the weights they were made with."""
 
-import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -30,17 +29,6 @@ def golden(shared: Path) -> Path:
 def seed() -> int:
     """The seed of the weights and inputs behind the recordings."""
     return int(os.environ.get("MONOSKD_GOLDEN_SEED", "0"))
-
-
-@pytest.fixture(scope="session")
-def named_weights(shared: Path) -> ModuleType:
-    """The reference's maker of weights and inputs: each tensor a function of its name, its shape and a seed."""
-    spec = importlib.util.spec_from_file_location("named_weights", shared / "reference" / "named_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

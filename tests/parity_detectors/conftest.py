@@ -1,7 +1,6 @@
 """Recordings of other published detectors, the weights they were made with and the frames they look at."""
 
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -36,17 +35,6 @@ def golden_detectors(shared: Path) -> Path:
 def seed() -> int:
     """The seed of the weights and inputs behind the recordings."""
     return int(os.environ.get("MONOSKD_GOLDEN_SEED", "0"))
-
-
-@pytest.fixture(scope="session")
-def named_weights(shared: Path) -> ModuleType:
-    """The reference's maker of weights and inputs: each tensor a function of its name, its shape and a seed."""
-    spec = importlib.util.spec_from_file_location("named_weights", shared / "reference" / "named_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

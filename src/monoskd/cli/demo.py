@@ -29,9 +29,10 @@ def run(options: argparse.Namespace) -> None:
     """Render, train and evaluate; say where the report is."""
     from monoskd.demo.report import DRAWN
     from monoskd.demo.story import demo
+    from monoskd.engine.run_folder import MODEL
 
     chosen = {name: getattr(options, name) for name in ("detector", "frames", "seed", "size")}
     report = demo(options.out, **chosen, say=say)
     say(f"report: {report}")
-    student = options.out / "runs" / DRAWN / "model.safetensors"
+    student = options.out / "runs" / DRAWN / MODEL
     say(f"its student on a page: monoskd serve --model {shlex.quote(str(student))}")

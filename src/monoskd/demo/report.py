@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from monoskd.engine.run_folder import METRICS, PSEUDO_LABEL_QUALITY
 from monoskd.evaluation.results import DIFFICULTIES
 from monoskd.files import read_json, read_text
 from monoskd.inference.draw import draw_scene
@@ -189,7 +190,7 @@ def _precision_table(report: DemoReport, name: str) -> Html:
 
 def _labels(report: DemoReport) -> Iterator[Html]:
     """How good the teacher's detections are as labels, by class and distance."""
-    record = read_json(report.runs["monoskd_unlabelled"].folder / "detections.json")
+    record = read_json(report.runs["monoskd_unlabelled"].folder / PSEUDO_LABEL_QUALITY)
     yield paragraph(
         f"monoskd_unlabelled learns from the teacher's detections with a score of at least {record['threshold']:g} on "
         f"{record['frames']} frames. Measured on: {record['measured_on']}. A detection is right if its 2D box "
@@ -230,14 +231,14 @@ def _costs(report: DemoReport) -> Iterator[Html]:
 
 def _on_the_way(report: DemoReport) -> Iterator[Html]:
     """Validations while the runs trained."""
-    curves = {name: read_curves(run.folder / "metrics.csv", smoothing=1) for name, run in report.runs.items()}
+    curves = {name: read_curves(run.folder / METRICS, smoothing=1) for name, run in report.runs.items()}
     for column, words in _VALIDATED.items():
         lines = {name: columns[column] for name, columns in curves.items() if column in columns}
         yield line_chart(lines, title=words, x_label="step", y_label=words)
 
 
 def _losses(report: DemoReport) -> Iterator[Html]:
-    losses = {name: read_curves(run.folder / "metrics.csv") for name, run in report.runs.items()}
+    losses = {name: read_curves(run.folder / METRICS) for name, run in report.runs.items()}
     totals = {name: curves["train/loss"] for name, curves in losses.items() if "train/loss" in curves}
     yield line_chart(totals, title="training loss, all terms", x_label="step", y_label="loss")
     for name in DISTILLED:
@@ -250,7 +251,7 @@ def _flight(report: DemoReport) -> Iterator[Html]:
     charts: list[Html] = []
     rows: list[tuple[str, ...]] = []
     for name in DISTILLED:
-        readings = _columns(read_curves(report.runs[name].folder / "metrics.csv", smoothing=1), "flight/")
+        readings = _columns(read_curves(report.runs[name].folder / METRICS, smoothing=1), "flight/")
         for kind, words in _READINGS.items():
             if terms := {key.split("/")[0]: line for key, line in readings.items() if key.endswith(f"/{kind}")}:
                 title = f"{name}: {words}"

@@ -6,7 +6,7 @@ side. On two cores this is faster than one after another with two threads.
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import numpy as np
 
 from monoskd.demo.report import DemoReport, DrawnFrame, RunResult, write_report
 from monoskd.engine.callbacks import versions
-from monoskd.engine.launch import Launch, is_finished, train_side_by_side
+from monoskd.engine.launch import Launch, is_finished, manifest_of, train_side_by_side
 from monoskd.engine.load import MOST_SEEDS, find_config, load_config
 from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.engine.run_folder import CONFIG, MODEL
 from monoskd.errors import InputError
 from monoskd.evaluation.evaluator import KittiEvaluator
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
-from monoskd.files import read_json, write_json
+from monoskd.files import write_json
 from monoskd.kitti.io import read_calibration, read_image, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
@@ -37,6 +38,8 @@ DRAWN_FRAMES, OBJECTS_IN_DRAWN = 4, 5  # held-out frames that the report draws, 
 
 STAGES = (("teacher", "baseline"), ("control", "monoskd", "monoskd_unlabelled"))
 """Which runs go side by side. Those of the second stage begin with the baseline; all but control need the teacher."""
+
+RUNS = tuple(name for stage in STAGES for name in stage)
 
 
 def demo(
@@ -98,36 +101,20 @@ def measure_runs(
     out: Path, *, data: Path, detector: str, seed: int, size: tuple[int, int], started: float | None
 ) -> DemoReport:
     """Measure every run on the held-out frames. started: when the demo began; None if an earlier process began it."""
-    runs, detections = {}, {}
-    for name in (name for stage in STAGES for name in stage):
+    layout, evaluator = KittiLayout(data), KittiEvaluator(min_heights_px=min_heights_px(size))
+    runs, detections, truth = dict[str, RunResult](), dict[str, list[Objects]](), list[Objects]()
+    for name in RUNS:
         folder = out / "runs" / name
-        evaluator = KittiEvaluator(min_heights_px=min_heights_px(size))
-        measurement = Measurement(evaluator)
-        network = load_model(folder / "model.safetensors")
+        network = load_model(folder / MODEL)
         batches = labelled_batches(network, data, split="val", min_height_px=min_heights_px(size)[-1])
-        measure(network, batches, measurement)
+        measurement = measure(network, batches, Measurement(evaluator))
+        truth, detections[name] = measurement.truth, measurement.detections
         runs[name] = RunResult(
             folder=folder,
-            results=evaluator.evaluate(measurement.truth, measurement.detections).rows(),
+            results=evaluator.evaluate(truth, detections[name]).rows(),
             depth_error_m=measurement.depth_error_m(),
-            manifest=read_json(folder / "manifest.json"),
+            manifest=manifest_of(folder),
         )
-        pairs = zip(measurement.detections, measurement.truth, strict=True)
-        detections[name] = [objects[: _countable(truth)] for objects, truth in pairs]  # best first
-    layout = KittiLayout(data)
-    names = read_split(layout.split("val"))
-    truth = measurement.truth
-    typical = sorted(range(len(names)), key=lambda i: abs(_countable(truth[i]) - OBJECTS_IN_DRAWN))[:DRAWN_FRAMES]
-    drawn = [
-        DrawnFrame(
-            frame=names[i],
-            image=read_image(layout.image(names[i])),
-            camera=read_calibration(layout.calibration(names[i])).camera,
-            truth=truth[i],
-            detections={name: objects[i] for name, objects in detections.items()},
-        )
-        for i in typical
-    ]
     frames = {split: len(read_split(layout.split(split))) for split in ("train", "val", "unlabelled")}
     seconds = None if started is None else time.perf_counter() - started
     return DemoReport(
@@ -136,10 +123,29 @@ def measure_runs(
         frames=frames,
         size=size,
         runs=runs,
-        drawn=drawn,
+        drawn=_drawn(layout, truth, detections),
         seconds=seconds,
         versions=versions(),
     )
+
+
+def _drawn(
+    layout: KittiLayout, truth: Sequence[Objects], detections: Mapping[str, Sequence[Objects]]
+) -> list[DrawnFrame]:
+    """The held-out frames that the report draws: those with about as many objects as fit, each run's best boxes."""
+    names = read_split(layout.split("val"))
+    counts = [_countable(objects) for objects in truth]
+    typical = sorted(range(len(names)), key=lambda i: abs(counts[i] - OBJECTS_IN_DRAWN))[:DRAWN_FRAMES]
+    return [
+        DrawnFrame(
+            frame=names[i],
+            image=read_image(layout.image(names[i])),
+            camera=read_calibration(layout.calibration(names[i])).camera,
+            truth=truth[i],
+            detections={name: objects[i][: counts[i]] for name, objects in detections.items()},
+        )
+        for i in typical
+    ]
 
 
 def recipes(config: Path = Path("demo/baseline.yaml")) -> dict[str, Path]:
@@ -166,9 +172,9 @@ def launch(name: str, *, out: Path, seed: int, size: tuple[int, int], recipe: Pa
         option, multiple = _input_size_option(recipe / f"{name}.yaml")
         options[option] = [-(-side // multiple) * multiple for side in size]  # rounded up
     else:
-        options["start"] = runs / "baseline" / "model.safetensors"
+        options["start"] = runs / "baseline" / MODEL
     if name not in (*STAGES[0], "control"):
-        options["distillation.teacher"] = runs / "teacher" / "model.safetensors"
+        options["distillation.teacher"] = runs / "teacher" / MODEL
     return Launch(recipe / f"{name}.yaml", runs / name, options)
 
 
@@ -205,13 +211,13 @@ def _check_ours(out: Path, *, recipe: Path) -> None:
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     runs = {path.name for path in (out / "runs").iterdir()} if "runs" in names else set()
     ours = {"data", "runs", "report.html", "report.json"}
-    known = names <= ours and runs <= {name for stage in STAGES for name in stage}
+    known = names <= ours and runs <= {*RUNS}
     if names and not (known and (out / "data" / MANIFEST).is_file()):
         raise InputError(
             f"{out}: expected a new folder or an earlier demo's, found other files; choose another with --out"
         )
     expected = _detector_class(recipe / f"{STAGES[0][0]}.yaml")
-    for begun in (out / "runs" / name / "config.yaml" for name in STAGES[0]):
+    for begun in (out / "runs" / name / CONFIG for name in STAGES[0]):
         found = _detector_class(begun) if begun.is_file() else expected
         if found is not expected:
             raise InputError(

@@ -18,14 +18,13 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from monoskd import __version__
 from monoskd.data.lost import is_lost_loader
+from monoskd.engine.run_folder import CONFIG, MANIFEST, MANIFEST_SCHEMA, MODEL
 from monoskd.engine.training import DivergenceError, Training
 from monoskd.errors import InputError
 from monoskd.files import write_atomically, write_json, write_text
 from monoskd.models.checkpoints import sealed
 from monoskd.models.weights import save_model
 from monoskd.revision import commit as commit
-
-MANIFEST, SCHEMA = "manifest.json", "monoskd/run/1"
 
 
 def say(line: str) -> None:
@@ -46,7 +45,7 @@ class ConfigFile(pl.Callback):
     """Writes `config.yaml` once the training begins: a resumption that is refused leaves the file unchanged."""
 
     def __init__(self, out: Path, text: str) -> None:
-        self.path = out / "config.yaml"
+        self.path = out / CONFIG
         self.text = text
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -74,7 +73,7 @@ class ModelFile(pl.Callback):
     """Writes `model.safetensors`, the student alone, when training ends or is stopped; never after it diverged."""
 
     def __init__(self, out: Path, provenance: dict[str, Any]) -> None:
-        self.path = out / "model.safetensors"
+        self.path = out / MODEL
         self.provenance = provenance
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -105,7 +104,7 @@ class Manifest(pl.Callback):
         self.path = out / MANIFEST
         self.step_images = step_images
         self.record: dict[str, Any] = {
-            "schema": SCHEMA,
+            "schema": MANIFEST_SCHEMA,
             "command": sys.argv,
             "seed": seed,
             "frames": frames,

@@ -8,14 +8,15 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from monoskd.engine.config import RunConfig, StartConfig
 from monoskd.engine.load import LoadedConfig
-from monoskd.engine.resume import CHECKPOINT, Past, began
+from monoskd.engine.resume import Past, began
+from monoskd.engine.run_folder import CHECKPOINT, CONFIG, MANIFEST, METRICS, MODEL
 from monoskd.engine.sources import Sources
 from monoskd.errors import Complaints, InputError
 from monoskd.files import check_writable
 from monoskd.models.weights import describe_model
 from monoskd.workers import cores
 
-_RUN_FILES = ("checkpoints", "model.safetensors", "config.yaml", "metrics.csv", "manifest.json")
+_RUN_FILES = (str(CHECKPOINT.parent), MODEL, CONFIG, METRICS, MANIFEST)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from monoskd.data.samples import Samples
 from monoskd.data.transforms import Augmentation
 from monoskd.engine.check import on_cuda
 from monoskd.engine.config import RunConfig
+from monoskd.engine.run_folder import PSEUDO_LABELS
 from monoskd.engine.sources import Sources
-from monoskd.engine.unlabelled import FOLDER, MixedBatches, MixedFrames
+from monoskd.engine.unlabelled import MixedBatches, MixedFrames
 from monoskd.kitti.source import WithDetections
 from monoskd.structures import Batch, Detector, FrameSource, Sample
 
@@ -49,7 +50,7 @@ class Frames(pl.LightningDataModule):
         if config.data.unlabelled is not None and sources.unlabelled is not None and detections is not None:
             self.unlabelled = self._samples(
                 student,
-                WithDetections(sources.unlabelled, config.out / FOLDER),
+                WithDetections(sources.unlabelled, config.out / PSEUDO_LABELS),
                 augmentation=config.data.unlabelled.augmentation,
                 soft=config.data.unlabelled.soft,
             )

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monoskd.engine.run_folder import CHECKPOINT, MANIFEST, OUTPUT
 from monoskd.errors import InputError
 from monoskd.files import read_json, read_text
-
-LOG = "log.txt"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Launch:
     def command(self) -> list[str]:
         """The words of the call; they resume the run where its folder holds a checkpoint."""
         options = {**self.options, "out": self.out}
-        if (self.out / "checkpoints" / "last.ckpt").is_file():
+        if (self.out / CHECKPOINT).is_file():
             options["resume"] = self.out
         words = [word for key, value in options.items() for word in (f"--{key}", _word(value))]
         return [sys.executable, "-m", "monoskd", "train", str(self.config), *words]
@@ -39,7 +38,7 @@ class Launch:
         """Begin; what the process prints goes to `log.txt` in the run folder."""
         self.out.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with (self.out / LOG).open("wb") as log:
+        with (self.out / OUTPUT).open("wb") as log:
             return subprocess.Popen(self.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
@@ -55,9 +54,9 @@ def train_side_by_side(
     try:
         for launch, process in zip(todo, processes, strict=True):
             if process.wait() != 0:
-                lines = read_text(launch.out / LOG).strip().splitlines() or ["no output"]
+                lines = read_text(launch.out / OUTPUT).strip().splitlines() or ["no output"]
                 raise InputError(
-                    f"training {launch.out} stopped with exit code {process.returncode}, see {launch.out / LOG}: "
+                    f"training {launch.out} stopped with exit code {process.returncode}, see {launch.out / OUTPUT}: "
                     f"{lines[-1]}; with that mended, this command goes on where it stopped"
                 )
             finished(launch, manifest_of(launch.out))
@@ -78,7 +77,7 @@ def is_finished(run: Path) -> bool:
 
 def manifest_of(run: Path) -> dict[str, Any]:
     """What `manifest.json` of a run folder says."""
-    manifest: dict[str, Any] = read_json(run / "manifest.json")
+    manifest: dict[str, Any] = read_json(run / MANIFEST)
     return manifest
 
 

@@ -49,7 +49,11 @@ class LoadedConfig:
         for key in list(namespace.keys()) if resumed else ():
             if key.startswith("detector.") and key.endswith(f".{PRETRAINED}") and namespace[key]:
                 namespace[key] = False
-        return self._made(namespace)
+        try:
+            made = self.parser.instantiate(namespace)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"config: {first_words(error)}") from error
+        return RunConfig(**{field.name: getattr(made, field.name) for field in fields(RunConfig)})
 
     def settings(self) -> RunConfig:
         """The configuration without its modules: no network, evaluator or distillation term is built."""
@@ -60,13 +64,6 @@ class LoadedConfig:
             raise InputError(f"config: {' | '.join(lines)}")
         settings: RunConfig = made
         return settings
-
-    def _made(self, namespace: Any) -> RunConfig:
-        try:
-            made = self.parser.instantiate(namespace)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"config: {first_words(error)}") from error
-        return RunConfig(**{field.name: getattr(made, field.name) for field in fields(RunConfig)})
 
 
 class _EachKeyOnce(yaml.SafeLoader):

@@ -9,14 +9,12 @@ from typing import Any, Self
 import yaml
 from torch import Tensor
 
-from monoskd.engine.callbacks import MANIFEST, SCHEMA
 from monoskd.engine.load import PRETRAINED, load_config
+from monoskd.engine.run_folder import CHECKPOINT, CONFIG, MANIFEST, MANIFEST_SCHEMA, METRICS, MODEL
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
 from monoskd.files import is_whole_number, read_json, read_text
 from monoskd.models.checkpoints import check_seal, read_checkpoint
-
-CHECKPOINT, LOG = Path("checkpoints", "last.ckpt"), "metrics.csv"
 
 _MAY_CHANGE = (
     *("out", "start", "data.root", "data.unlabelled.mapping", "distillation.teacher"),
@@ -66,7 +64,7 @@ class Past:
         state = read_checkpoint(checkpoint)
         if lacking := [name for name, kind in _NEEDED.items() if not isinstance(state.get(name), kind)]:
             raise InputError(f"{checkpoint}: expected a run's checkpoint, got one without {lacking[0]}: it is damaged")
-        log, steps = run / LOG, state["global_step"]
+        log, steps = run / METRICS, state["global_step"]
         rows, note = _rows(log)
         rows = [row for row in rows if int(row["step"]) < steps]
         if not rows and steps:
@@ -119,11 +117,11 @@ def began(run: Path, *, config: str) -> bool:
     """
     if (run / CHECKPOINT).exists():
         return False
-    path, manifest = run / "config.yaml", run / MANIFEST
+    path, manifest = run / CONFIG, run / MANIFEST
     if not manifest.is_file():
-        return path.is_file() and not (run / "model.safetensors").exists() and read_text(path) == config
+        return path.is_file() and not (run / MODEL).exists() and read_text(path) == config
     record = read_json(manifest)
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("finished") is not False:
+    if not isinstance(record, dict) or record.get("schema") != MANIFEST_SCHEMA or record.get("finished") is not False:
         return False
     if path.is_file():
         _check_same_run(run, config)
@@ -150,12 +148,12 @@ def _rows(path: Path) -> tuple[list[dict[str, str]], str | None]:
 
 def _check_same_run(run: Path, text: str) -> None:
     """A run goes on as it began, but for `_MAY_CHANGE`."""
-    before, now = _settings(load_config(run / "config.yaml").text), _settings(text)
+    before, now = _settings(load_config(run / CONFIG).text), _settings(text)
     for key in before | now:
         if before.get(key) != now.get(key) and not (key.startswith(_MAY_CHANGE) or key.endswith(f".{PRETRAINED}")):
             raise InputError(
                 f"{run}: expected the config that the run began with, got {key}: {now.get(key)} instead of "
-                f"{before.get(key)}; resume with {run / 'config.yaml'}, or begin another run in another `--out`"
+                f"{before.get(key)}; resume with {run / CONFIG}, or begin another run in another `--out`"
             )
 
 

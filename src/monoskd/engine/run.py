@@ -21,8 +21,6 @@ from monoskd.data.samples import typical_focal_px
 from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.averaging import AveragedWeights
 from monoskd.engine.callbacks import (
-    MANIFEST,
-    SCHEMA,
     ConfigFile,
     Manifest,
     ModelFile,
@@ -39,13 +37,14 @@ from monoskd.engine.log import WholeLog, csv_logger
 from monoskd.engine.machine import Doubles, alone, channels_last_of, cluster_of, first_error, one_line, precision_of
 from monoskd.engine.measure import Measurement
 from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
-from monoskd.engine.resume import CHECKPOINT, LOG, Past
+from monoskd.engine.resume import Past
+from monoskd.engine.run_folder import CHECKPOINT, MANIFEST, MANIFEST_SCHEMA, METRICS, PSEUDO_LABELS
 from monoskd.engine.schedule import TaskWeights
+from monoskd.engine.start import build_student, check_input
 from monoskd.engine.training import Training
-from monoskd.engine.unlabelled import FOLDER, detect_unlabelled
+from monoskd.engine.unlabelled import detect_unlabelled
 from monoskd.errors import InputError
 from monoskd.evaluation.evaluator import KittiEvaluator
-from monoskd.evaluation.rules import known_classes
 from monoskd.files import remove_partial_files, write_json
 from monoskd.models.weights import load_model
 from monoskd.structures import Batch, Detector
@@ -115,15 +114,15 @@ def _begin(plan: Plan, config: RunConfig) -> None:
     """Mark the folder as a run's, clear what killed runs left in it, and print what is not as expected."""
     out = config.out
     say(f"run folder: {out}")
-    for folder in (out, out / CHECKPOINT.parent, out / FOLDER):
+    for folder in (out, out / CHECKPOINT.parent, out / PSEUDO_LABELS):
         remove_partial_files(folder)
     leftovers = [*(out / CHECKPOINT.parent).glob("*.part")]  # of earlier versions
     take_notes(out)
     if plan.past is None:
         if plan.anew:
             say(f"{out}: the run in this folder ended before its first whole epoch; it begins anew")
-            leftovers += [out / LOG, *out.glob("events.out.tfevents.*")]
-        write_json(out / MANIFEST, {"schema": SCHEMA, "finished": False, "steps": 0, "epochs": 0})
+            leftovers += [out / METRICS, *out.glob("events.out.tfevents.*")]
+        write_json(out / MANIFEST, {"schema": MANIFEST_SCHEMA, "finished": False, "steps": 0, "epochs": 0})
     elif plan.past.note:
         say(plan.past.note)
     for path in leftovers:
@@ -152,26 +151,12 @@ def fit(run: Run) -> Path:
     return run.config.out
 
 
-def build_student(config: RunConfig) -> Detector:
-    """The network to train: new, or from a model file."""
-    student, start = config.detector, config.beginning
-    if start.model is not None:
-        started = load_model(start.model)
-        student = started.train() if student is None else _with_weights(student, started, start.model)
-    assert student is not None, "the check has refused a run without a network"
-    if start.inherit is not None:
-        inherit(student, start.inherit)
-    _check_input(config, student, "detector")
-    known_classes(config.validation.classes, present=student.classes)
-    return student
-
-
 def build_training(config: RunConfig, student: Detector) -> Training:
     """The Lightning module of a run, with its distiller if it has one."""
     distiller = recorder = None
     if (recipe := config.distillation) is not None:
         teacher = load_model(recipe.teacher)
-        _check_input(config, teacher, recipe.teacher)
+        check_input(config, teacher, recipe.teacher)
         if teacher.classes != student.classes:
             raise InputError(
                 f"{recipe.teacher}: expected the student's classes {', '.join(student.classes)} in this order, got "
@@ -231,64 +216,25 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
         ),
         enable_model_summary=False,
         enable_progress_bar=terminal,
-        logger=[csv_logger(out / LOG, history), TensorBoardLogger(out, name="", version="")],
+        logger=[csv_logger(out / METRICS, history), TensorBoardLogger(out, name="", version="")],
         plugins=[WholeCheckpoints(), *cluster_of(config), *([Doubles()] if config.precision == "64-true" else [])],
         callbacks=[
             ModelCheckpoint(
-                out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+                out / CHECKPOINT.parent,
+                filename=CHECKPOINT.stem,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
             ),
             StopSignal(),
             ConfigFile(out, text),
             *([AveragedWeights(config.optimizer.ema)] if config.optimizer.ema else []),
             ModelFile(out, provenance),
             Manifest(out, seed=config.seed, frames=frames.counts(), step_images=frames.labelled + frames.further),
-            WholeLog(out / LOG),
+            WholeLog(out / METRICS),
             PlainLines(epochs=not terminal),
             *([RichProgressBar()] if terminal else []),
         ],
     )
-
-
-def _with_weights(detector: Detector, started: Detector, start: Path) -> Detector:
-    """The configured network with the weights of the model file `start`."""
-    try:
-        detector.load_state_dict(started.state_dict())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(
-            f"{start}: expected weights that fit the configured `detector`, got others ({reason}); leave `detector` "
-            "out to take the file's own"
-        ) from error
-    return detector
-
-
-def inherit(student: Detector, path: Path) -> None:
-    """Take all but the backbone, such as neck and heads, from a model file of the same class of network."""
-    own, given = student.state_dict(), load_model(path).state_dict()
-    taken = {name: tensor for name, tensor in given.items() if not name.startswith("backbone.")}
-    for name in own:
-        if name.startswith("backbone."):
-            continue
-        if name not in taken or taken[name].shape != own[name].shape:
-            got = tuple(taken[name].shape) if name in taken else "none"
-            raise InputError(
-                f"{path}: start.inherit: expected the student's neck and heads, with {name} of shape "
-                f"{tuple(own[name].shape)}, got {got}: take a network of the same class and widths"
-            )
-    if not taken:
-        raise InputError(f"{path}: start.inherit: expected tensors outside the backbone, got none")
-    student.load_state_dict({name: taken.get(name, tensor) for name, tensor in own.items()})
-
-
-def _check_input(config: RunConfig, detector: Detector, where: str | Path) -> None:
-    """Check that the network and its data pipeline are both published or both corrected."""
-    published = config.data.published.per_axis_decoding
-    if detector.published_input != published:
-        names = {True: "published", False: "corrected"}
-        raise InputError(
-            f"{where}: expected geometry `{names[published]}`, which goes with data.published.per_axis_decoding: "
-            f"{published}, got `{names[detector.published_input]}`; change either"
-        )
 
 
 @contextmanager

@@ -164,11 +164,10 @@ class Training(pl.LightningModule):
         self.best_score = checkpoint.get("best_score")  # earlier versions wrote none
 
     def _trained(self, *, bias: bool) -> Iterator[nn.Parameter]:
-        modules: list[nn.Module] = [self.student] if self.distiller is None else [self.distiller]
-        for module in modules:
-            for name, parameter in module.named_parameters():
-                if name.endswith("bias") == bias and parameter.requires_grad:
-                    yield parameter
+        module: nn.Module = self.student if self.distiller is None else self.distiller
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias") == bias and parameter.requires_grad:
+                yield parameter
 
     def _log_reading(self, reading: Mapping[str, float]) -> None:
         """Log directly: `log_dict` would drop it on steps that `log_every` skips."""

@@ -15,6 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 from monoskd.data.lost import naming_lost_frames
 from monoskd.data.samples import Samples
 from monoskd.engine.config import DataConfig, UnlabelledConfig
+from monoskd.engine.run_folder import PSEUDO_LABEL_QUALITY, PSEUDO_LABELS
 from monoskd.engine.sources import Sources
 from monoskd.errors import InputError
 from monoskd.evaluation.quality import label_quality
@@ -23,7 +24,7 @@ from monoskd.kitti.io import write_objects
 from monoskd.objects import Objects
 from monoskd.structures import Batch, Detector, FrameSource, Sample
 
-FOLDER, RECORD, SCHEMA = "detections", "detections.json", "monoskd/detections-as-labels/1"
+SCHEMA = "monoskd/detections-as-labels/1"
 _BATCH = 8
 
 
@@ -39,7 +40,7 @@ def detect_unlabelled(
     unlabelled, frames = data.unlabelled, sources.unlabelled
     assert unlabelled is not None
     assert frames is not None
-    folder, record = out / FOLDER, out / RECORD
+    folder, record = out / PSEUDO_LABELS, out / PSEUDO_LABEL_QUALITY
     made_of = _made_of(teacher, frames.names, unlabelled)
     if keep and record.is_file() and read_json(record).get("made_of") == made_of:
         return folder
@@ -53,24 +54,30 @@ def detect_unlabelled(
         )
     for name, objects in zip(frames.names, detections, strict=True):
         write_objects(folder / f"{name}.txt", objects)
-    measured_on, truth = f"{unlabelled.split}, labels held back", [frames.held_back(name) for name in frames.names]
-    if any(objects is None for objects in truth):
-        val = sources.val(depth=teacher.modality != "rgb")
-        measured_on, truth = data.val, [val.objects(name) for name in val.names]
-        detections = detect(teacher, data, val)
-    labels = [Objects.empty() if objects is None else objects for objects in truth]
-    rows = label_quality(labels, detections, classes=teacher.classes, min_height_px=data.min_height_px)
     document = {
         "schema": SCHEMA,
         "frames": len(frames.names),
         "made_of": made_of,
         "threshold": unlabelled.threshold,
         "thresholds": unlabelled.thresholds,
-        "measured_on": measured_on,
-        "quality": [row.to_json() for row in rows],
     }
-    write_json(record, document)
+    write_json(record, document | _quality(teacher, data, sources, detections))
     return folder
+
+
+def _quality(teacher: Detector, data: DataConfig, sources: Sources, detections: Sequence[Objects]) -> dict[str, Any]:
+    """How good the pseudo-labels are, and on which frames that was measured: entries of `detections.json`."""
+    assert data.unlabelled is not None
+    assert sources.unlabelled is not None
+    frames, measured_on = sources.unlabelled, f"{data.unlabelled.split}, labels held back"
+    truth = [frames.held_back(name) for name in frames.names]
+    if any(objects is None for objects in truth):
+        frames, measured_on = sources.val(depth=teacher.modality != "rgb"), data.val
+        truth = [frames.objects(name) for name in frames.names]
+        detections = detect(teacher, data, frames)
+    labels = [Objects.empty() if objects is None else objects for objects in truth]
+    rows = label_quality(labels, detections, classes=teacher.classes, min_height_px=data.min_height_px)
+    return {"measured_on": measured_on, "quality": [row.to_json() for row in rows]}
 
 
 @torch.no_grad()

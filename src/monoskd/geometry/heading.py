@@ -20,7 +20,7 @@ def wrap(angle: Any) -> Any:
 
 
 def alpha_from_yaw(yaw: Any, *, u: Any, camera: Camera) -> Any:
-    """alpha = ry - atan2(u - cu, fu), wrapped; u: the centre column of the object's 2D box [px]."""
+    """alpha = ry - atan2(u - cu, fu), wrapped. u: a column [px] of the object, such as its 2D box's centre."""
     return wrap(yaw - _ray_angle(u, camera))
 
 

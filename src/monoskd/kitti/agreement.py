@@ -7,7 +7,8 @@ import numpy as np
 from monoskd.kitti.depth import DepthMap
 from monoskd.objects import Objects, has_3d_box
 
-MOST_ERROR_M = 1.5  # of a data set's median object; correct data has 0.0, a LiDAR turned by 5 degrees 1.6 and more
+# Of a data set's median object. Correct data has 0.0, a LiDAR turned by 5 degrees about its upright axis 2 and more.
+MOST_ERROR_M = 1.5
 
 # Which labels are compared: objects far away or behind others have few returns of their own in their 2D boxes.
 _FARTHEST_M = 30.0

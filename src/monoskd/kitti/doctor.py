@@ -81,9 +81,9 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
 def _nothing(layout: KittiLayout) -> str:
     """What to say where no frame was found."""
     got = "no frame there: check the path"
-    if strangers := [path for kind in KINDS for path in layout.strangers(kind)]:
-        kind = strangers[0].parent.name
-        got = f"none of these files but others such as {kind}/{strangers[0].name}: convert them to {suffixes(kind)}"
+    if unread_files := [path for kind in KINDS for path in layout.unread_files(kind)]:
+        kind = unread_files[0].parent.name
+        got = f"none of these files but others such as {kind}/{unread_files[0].name}: convert them to {suffixes(kind)}"
     elif (layout.root / "image_2").is_dir():
         got = f"image_2 directly in it: give the folder above, {layout.root.absolute().parent}"
     return f"{layout.root}: expected a data set with training/image_2, calib and label_2, got {got}"
@@ -121,8 +121,8 @@ def _counts(layout: KittiLayout, frames: dict[str, list[str]], *, unlabelled: Se
     for kind in KINDS:
         for paths in filter(lambda paths: paths[1:], layout.files(kind).values()):
             findings.append(Finding("error", "two files", two_files(paths), ONE_FILE, str(layout.folder(kind))))
-        if strangers := layout.strangers(kind):
-            what = f"expected files in {suffixes(kind)}, got {_some([path.name for path in strangers])}"
+        if unread_files := layout.unread_files(kind):
+            what = f"expected files in {suffixes(kind)}, got {_some([path.name for path in unread_files])}"
             # With other files there besides they may be notes; alone they are data that no command reads.
             severity = "warning" if frames[kind] else "error"
             advice = "convert or remove them, nothing reads them"

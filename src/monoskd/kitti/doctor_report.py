@@ -70,8 +70,9 @@ class DoctorReport:
     @property
     def verdict(self) -> str:
         """One line: how many errors, warnings and notes."""
-        counts = ", ".join(f"{self.count(severity)} {severity}s" for severity in _SEVERITIES)
-        return f"{'fit to use' if self.ok else 'not fit to use'}: {counts}"
+        counts = {severity: self.count(severity) for severity in _SEVERITIES}
+        words = ", ".join(f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in counts.items())
+        return f"{'fit to use' if self.ok else 'not fit to use'}: {words}"
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON types, schema monoskd/doctor/1."""

@@ -86,7 +86,7 @@ class KittiLayout:
         """The sorted frames that have a file of this kind that is read. Raises InputError where one has two."""
         return [frame for frame in frames_in(self.folder(kind), kind) if is_frame(frame)]
 
-    def strangers(self, kind: str) -> list[Path]:
+    def unread_files(self, kind: str) -> list[Path]:
         """What lies in the folder of a kind and is not read; hidden files aside."""
         return [path for path in _visible_in(self.folder(kind)) if not (has_suffix(path, kind) and is_frame(path.stem))]
 

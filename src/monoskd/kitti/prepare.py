@@ -33,7 +33,7 @@ class PrepareReport:
     """What `prepare` did.
 
     depth_error_m: the self-check, a median over `objects` near and visible labelled objects (see `agreement`); None
-    without any. strangers: files in `velodyne` with another suffix than a sweep's.
+    without any. unread_files: files in `velodyne` with another suffix than a sweep's.
     """
 
     written: int
@@ -41,7 +41,7 @@ class PrepareReport:
     seconds: float
     objects: int
     depth_error_m: float | None
-    strangers: int = 0
+    unread_files: int = 0
 
     @property
     def frames_per_second(self) -> float:
@@ -50,8 +50,8 @@ class PrepareReport:
 
     def __str__(self) -> str:
         done = f"{self.written} depth maps written, {self.skipped} were there, {self.frames_per_second:.1f} frames/s"
-        if self.strangers:
-            done += f"; {self.strangers} files in velodyne are not {suffixes('velodyne')} and were left alone"
+        if self.unread_files:
+            done += f"; {self.unread_files} files in velodyne are not {suffixes('velodyne')} and were left alone"
         if self.depth_error_m is None:
             return f"{done}; no near and visible labelled objects to check them against"
         return (
@@ -125,7 +125,7 @@ def prepare(
         seconds=time.perf_counter() - started,
         objects=len(errors_m),
         depth_error_m=float(np.median(errors_m)) if errors_m else None,
-        strangers=len(layout.strangers("velodyne")),
+        unread_files=len(layout.unread_files("velodyne")),
     )
 
 
@@ -137,8 +137,8 @@ def _frames(layout: KittiLayout) -> list[str]:
     if not frames:
         got = "no such folder"
         if folder.is_dir():
-            strangers = layout.strangers("velodyne")
-            got = f"{strangers[0].name} and no .bin file" if strangers else "no .bin file"
+            unread_files = layout.unread_files("velodyne")
+            got = f"{unread_files[0].name} and no .bin file" if unread_files else "no .bin file"
         raise InputError(f"{folder}: expected LiDAR sweeps to make depth maps from, got {got}: add or convert them")
     return frames
 

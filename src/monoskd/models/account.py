@@ -85,7 +85,7 @@ def sorted_tensors(
     names: published names to ours; shapes: by our names; unused: a pattern of published names by reason. Raises
     InputError for tensors that are unknown, missing or of another shape.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     others: Counter[str] = Counter()
     unknown: list[str] = []
     for name, value in state.items():
@@ -94,21 +94,21 @@ def sorted_tensors(
         if reason is not None:
             others[reason] += 1
         elif bare in names and isinstance(value, Tensor):
-            found[names[bare]] = value
+            tensors[names[bare]] = value
         else:
             unknown.append(str(name))
     if unknown:
         raise InputError(f"unknown {listed(unknown)}; expected a checkpoint of {implementation}")
     # Old versions of PyTorch did not store how many batches a BatchNorm has seen; nothing here reads it.
     absent = [
-        theirs for theirs, name in names.items() if name not in found and not name.endswith("num_batches_tracked")
+        theirs for theirs, name in names.items() if name not in tensors and not name.endswith("num_batches_tracked")
     ]
     if absent:
         raise InputError(f"missing {listed(absent)}; is this a whole checkpoint?")
     for theirs, name in names.items():
-        if name in found and tuple(found[name].shape) != shapes[name]:
-            raise InputError(f"{theirs}: expected shape {shapes[name]}, got {tuple(found[name].shape)}")
-    return found, dict(others)
+        if name in tensors and tuple(tensors[name].shape) != shapes[name]:
+            raise InputError(f"{theirs}: expected shape {shapes[name]}, got {tuple(tensors[name].shape)}")
+    return tensors, dict(others)
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -156,8 +156,8 @@ class MonoCon(LensDetector):
 
     def candidates(self, output: MonoConOutput, views: Views) -> Detections:
         """The `top_k` cells of each image; those with a negative dimension are marked."""
-        found = self._boxes(output, views)
-        return found.marked(found.is_real)
+        detections = self._boxes(output, views)
+        return detections.marked(detections.is_real)
 
     def _boxes(self, output: MonoConOutput, views: Views) -> Detections:
         """The box at each of the output's cells."""

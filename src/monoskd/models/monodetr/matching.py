@@ -41,13 +41,13 @@ def matching_costs(heads: dict[str, Tensor], targets: MonoDETRTargets) -> Float[
     With p the probability of the object's class: class = 0.25 (1 - p)^2 (-log p) - 0.75 p^2 (-log(1 - p)).
     """
     p = heads["logits"].sigmoid()[targets.image, :, targets.label]
-    found = ALPHA * (1 - p) ** GAMMA * -(p + _EPSILON).log()
-    missed = (1 - ALPHA) * p**GAMMA * -(1 - p + _EPSILON).log()
+    positive = ALPHA * (1 - p) ** GAMMA * -(p + _EPSILON).log()
+    negative = (1 - ALPHA) * p**GAMMA * -(1 - p + _EPSILON).log()
     boxes, true = heads["boxes"][targets.image], targets.box[:, None].to(heads["boxes"])
     apart = (boxes - true).abs()
     overlap = generalised_overlap(corners(boxes), corners(true))
     return (
-        CLASS_COST * (found - missed)
+        CLASS_COST * (positive - negative)
         + CENTRE_COST * apart[..., :2].sum(-1)
         + EDGE_COST * apart[..., 2:].sum(-1)
         - OVERLAP_COST * overlap

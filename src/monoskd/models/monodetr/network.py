@@ -191,15 +191,15 @@ class MonoDETR(LensDetector):
 
     def decode(self, output: MonoDETROutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres; of the first group of queries."""
-        found, image = self._found(output, views)
-        return found.by_image(image, images=len(views), any_size="negative_sizes" in self.quirks)
+        detections, image = self._detections(output, views)
+        return detections.by_image(image, images=len(views), any_size="negative_sizes" in self.quirks)
 
     def candidates(self, output: MonoDETROutput, views: Views) -> Detections:
         """The `top_k` pairs of query and class of each image, laid flat; score -1: `decode` drops it."""
-        found, _ = self._found(output, views)
-        return found if "negative_sizes" in self.quirks else found.marked(found.is_real)
+        detections, _ = self._detections(output, views)
+        return detections if "negative_sizes" in self.quirks else detections.marked(detections.is_real)
 
-    def _found(self, output: MonoDETROutput, views: Views) -> tuple[Detections, Tensor]:
+    def _detections(self, output: MonoDETROutput, views: Views) -> tuple[Detections, Tensor]:
         """The best pairs of query and class, and the image of each."""
         return decode_queries(
             {name: head[:, : self.config.queries] for name, head in output.heads.items() if name != "depth_map"},

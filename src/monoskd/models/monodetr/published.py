@@ -30,7 +30,7 @@ _BINS = "depth_predictor.depth_bin_values"
 # Our names to the published ones: the first pattern that matches the start of a name.
 _PUBLISHED = (
     (r"backbone\.net\.", "backbone.0.body."),
-    (r"projected\.(8|16|32|64)\.", lambda found: f"input_proj.{('8', '16', '32', '64').index(found[1])}."),
+    (r"projected\.(8|16|32|64)\.", lambda match: f"input_proj.{('8', '16', '32', '64').index(match[1])}."),
     (r"depth\.down\.", "depth_predictor.downsample."),
     (r"depth\.same\.", "depth_predictor.proj."),
     (r"depth\.up\.", "depth_predictor.upsample."),
@@ -45,8 +45,8 @@ _PUBLISHED = (
     (r"encoder\.(\d)\.feed\.", r"depthaware_transformer.encoder.layers.\1.feed.norm2."),
     (r"decoder\.(\d)\.depth_attention\.", r"depthaware_transformer.decoder.layers.\1.cross_attn_depth."),
     (r"decoder\.(\d)\.depth_norm\.", r"depthaware_transformer.decoder.layers.\1.norm_depth."),
-    (r"decoder\.(\d)\.(query|key)_content\.", lambda found: _self_attention(found, "content")),
-    (r"decoder\.(\d)\.(query|key)_position\.", lambda found: _self_attention(found, "pos")),
+    (r"decoder\.(\d)\.(query|key)_content\.", lambda match: _self_attention(match, "content")),
+    (r"decoder\.(\d)\.(query|key)_position\.", lambda match: _self_attention(match, "pos")),
     (r"decoder\.(\d)\.attention\.", r"depthaware_transformer.decoder.layers.\1.self_attn."),
     (r"decoder\.(\d)\.norm\.", r"depthaware_transformer.decoder.layers.\1.norm2."),
     (r"decoder\.(\d)\.places\.", r"depthaware_transformer.decoder.layers.\1.cross_attn."),
@@ -56,10 +56,10 @@ _PUBLISHED = (
     (r"reference\.", "depthaware_transformer.reference_points."),
     (r"queries\.", "query_embed."),
     (r"heads\.logits\.", "class_embed."),
-    (r"heads\.boxes\.(\d)\.(\d)\.", lambda found: _perceptron("bbox_embed", found)),
-    (r"heads\.size_3d\.(\d)\.(\d)\.", lambda found: _perceptron("dim_embed_3d", found)),
-    (r"heads\.heading\.(\d)\.(\d)\.", lambda found: _perceptron("angle_embed", found)),
-    (r"heads\.depth\.(\d)\.(\d)\.", lambda found: _perceptron("depth_embed", found)),
+    (r"heads\.boxes\.(\d)\.(\d)\.", lambda match: _perceptron("bbox_embed", match)),
+    (r"heads\.size_3d\.(\d)\.(\d)\.", lambda match: _perceptron("dim_embed_3d", match)),
+    (r"heads\.heading\.(\d)\.(\d)\.", lambda match: _perceptron("angle_embed", match)),
+    (r"heads\.depth\.(\d)\.(\d)\.", lambda match: _perceptron("depth_embed", match)),
 )
 _DEFORMABLE = {
     "offsets.": "sampling_offsets.",
@@ -89,7 +89,7 @@ def from_published(state: Mapping[str, Any]) -> tuple[MonoDETR, Account]:
     config = MonoDETRConfig(pretrained=False, geometry="published")
     with torch.device("meta"):
         shapes = shapes_of(MonoDETR(config).state_dict())
-    found, unused = sorted_tensors(
+    tensors, unused = sorted_tensors(
         state,
         names={published_name(name): name for name in shapes},
         shapes=shapes,
@@ -99,8 +99,8 @@ def from_published(state: Mapping[str, Any]) -> tuple[MonoDETR, Account]:
     _check_bins(state, config.depth_bins)
     _check_copies(state)
     detector = MonoDETR(config)
-    detector.load_state_dict(found, strict=False)  # batch counters are missing, all else was checked above
-    return detector.eval(), Account(used=len(found), unused=unused)
+    detector.load_state_dict(tensors, strict=False)  # batch counters are missing, all else was checked above
+    return detector.eval(), Account(used=len(tensors), unused=unused)
 
 
 def published_name(name: str) -> str:
@@ -119,13 +119,13 @@ def published_name(name: str) -> str:
 _FEED = {"first": "linear1", "second": "linear2", "norm": ""}
 
 
-def _self_attention(found: re.Match[str], kind: str) -> str:
-    return f"depthaware_transformer.decoder.layers.{found[1]}.sa_{found[2][0]}{kind}_proj."
+def _self_attention(match: re.Match[str], kind: str) -> str:
+    return f"depthaware_transformer.decoder.layers.{match[1]}.sa_{match[2][0]}{kind}_proj."
 
 
-def _perceptron(head: str, found: re.Match[str]) -> str:
+def _perceptron(head: str, match: re.Match[str]) -> str:
     """A linear layer of a head: ours count the activations between them."""
-    return f"{head}.{found[1]}.layers.{int(found[2]) // 2}."
+    return f"{head}.{match[1]}.layers.{int(match[2]) // 2}."
 
 
 def _check_bins(state: Mapping[str, Any], bins: int) -> None:

@@ -165,13 +165,13 @@ class MonoDLE(LensDetector):
 
     def decode(self, output: CellOutput, views: Views) -> list[Detections]:
         """Detections of each image, best first, in original pixels and metres."""
-        found, any_size = self._boxes(output, views), "negative_sizes" in self.quirks
-        return found.by_image(output.where.image, images=len(views), any_size=any_size)
+        detections, any_size = self._boxes(output, views), "negative_sizes" in self.quirks
+        return detections.by_image(output.where.image, images=len(views), any_size=any_size)
 
     def candidates(self, output: CellOutput, views: Views) -> Detections:
         """The `top_k` cells of each image; those with a negative dimension are marked, unless `negative_sizes`."""
-        found = self._boxes(output, views)
-        return found if "negative_sizes" in self.quirks else found.marked(found.is_real)
+        detections = self._boxes(output, views)
+        return detections if "negative_sizes" in self.quirks else detections.marked(detections.is_real)
 
     def _boxes(self, output: CellOutput, views: Views) -> Detections:
         """The box at each of the output's cells."""

@@ -42,7 +42,7 @@ def from_published(state: Mapping[str, Any]) -> tuple[MonoDLE, Account]:
     config = MonoDLEConfig(pretrained=False, geometry="published")
     with torch.device("meta"):
         shapes = shapes_of(MonoDLE(config).state_dict())
-    found, unused = sorted_tensors(
+    tensors, unused = sorted_tensors(
         state,
         names={published_name(name): name for name in shapes},
         shapes=shapes,
@@ -50,8 +50,8 @@ def from_published(state: Mapping[str, Any]) -> tuple[MonoDLE, Account]:
         implementation=IMPLEMENTATIONS,
     )
     detector = MonoDLE(config)
-    detector.load_state_dict(found, strict=False)  # batch counters may be missing, all else was checked above
-    return detector.eval(), Account(used=len(found), unused=unused)
+    detector.load_state_dict(tensors, strict=False)  # batch counters may be missing, all else was checked above
+    return detector.eval(), Account(used=len(tensors), unused=unused)
 
 
 def published_name(name: str) -> str:

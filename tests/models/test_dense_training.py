@@ -1,4 +1,4 @@
-"""MonoDLE through the command line: teacher, student, distillation with frames without labels, resuming."""
+"""Dense detectors through the command line: teacher, student, distillation with frames without labels, resuming."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from monoskd.kitti.layout import KittiLayout
 from monoskd.models.monodle import MonoDLE
 from monoskd.models.weights import load_model
 
-CLASS = "monoskd.models.monodle"
-CONFIGS = Path(__file__).parents[3] / "src/monoskd/configs/kitti/monodle"
+MONODLE, MONOCON = "monoskd.models.monodle.MonoDLE", "monoskd.models.monocon.MonoCon"
+CONFIGS = Path(__file__).parents[2] / "src/monoskd/configs/kitti/monodle"
 SMALL: dict[str, Any] = {
     "backbone_arguments": {"channels": [8, 8, 8, 16, 16, 32]},
     "backbone_early_stride": True,
@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def config(root: Path, out: Path, *, modality: str | None, **entries: Any) -> str:
+def config(root: Path, out: Path, *, modality: str | None, kind: str = MONODLE, **entries: Any) -> str:
     document: dict[str, Any] = {
         "data": {"root": str(root), "batch_size": 2, "workers": 0, "min_height_px": 5, **entries.pop("data", {})},
         "out": str(out),
@@ -36,7 +36,7 @@ def config(root: Path, out: Path, *, modality: str | None, **entries: Any) -> st
     }
     if modality is not None:
         document["detector"] = {
-            "class_path": f"{CLASS}.MonoDLE",
+            "class_path": kind,
             "init_args": {"config": SMALL | {"modality": modality}},
         }
     path = out.parent / f"{out.name}.yaml"
@@ -44,19 +44,24 @@ def config(root: Path, out: Path, *, modality: str | None, **entries: Any) -> st
     return str(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "depth_weight"), [(MONODLE, "heads.depth.2.weight"), (MONOCON, "heads.depth.last.weight")]
+)
 def test_it_is_trained_distilled_resumed_evaluated_and_used(
-    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, depth_weight: str, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, modality in (("teacher", "depth"), ("baseline", "rgb")):
-        assert main(["train", config(mixed, tmp_path / name, modality=modality)]) == 0, capsys.readouterr().err
+        file = config(mixed, tmp_path / name, modality=modality, kind=kind)
+        assert main(["train", file]) == 0, capsys.readouterr().err
+    teaching = f"{kind.rpartition('.')[0]}.teaching"
     distillation = {
         "teacher": str(tmp_path / "teacher" / "model.safetensors"),
         "taps": [{"student": "neck.8", "adapter": "conv"}],
         "terms": {
             "rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}},
             "affinity": {"loss": {"class_path": "monoskd.distill.AffinityLoss"}},
-            "head": {"loss": {"class_path": f"{CLASS}.teaching.HeadLoss"}, "between": "output"},
-            "response": {"loss": {"class_path": f"{CLASS}.teaching.ResponseLoss"}, "between": "targets"},
+            "head": {"loss": {"class_path": f"{teaching}.HeadLoss"}, "between": "output"},
+            "response": {"loss": {"class_path": f"{teaching}.ResponseLoss"}, "between": "targets"},
         },
     }
     run = tmp_path / "student"
@@ -71,9 +76,9 @@ def test_it_is_trained_distilled_resumed_evaluated_and_used(
 
     model = run / "model.safetensors"
     loaded = load_model(model)
-    assert isinstance(loaded, MonoDLE)
+    assert type(loaded).__name__ == kind.rpartition(".")[2]
     assert loaded.input_focal_px is not None
-    before, after = (network.state_dict()["heads.depth.2.weight"] for network in (load_model(start), loaded))
+    before, after = (network.state_dict()[depth_weight] for network in (load_model(start), loaded))
     assert not torch.equal(before, after)
     table = tmp_path / "table.json"
     assert main(["evaluate", "--model", str(model), "--data", str(mixed), "--json", str(table)]) == 0
