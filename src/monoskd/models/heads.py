@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from monoskd.geometry.heading import BINS, decode_heading
+from monoskd.geometry.camera import Camera
+from monoskd.geometry.heading import BINS, alpha_from_yaw, decode_heading, yaw_from_alpha
 from monoskd.parallel import normaliser
 
 _DEPTH_EPSILON = 1e-6  # keeps the depth below 1e6 m
@@ -43,6 +44,18 @@ def heading_angle(heading: Float[Tensor, "n 24"]) -> Float[Tensor, " n"]:
     index = heading[:, :BINS].argmax(1, keepdim=True)
     angle: Tensor = decode_heading(index, heading[:, BINS:].gather(1, index)).squeeze(1)
     return angle
+
+
+def angles(
+    heading: Float[Tensor, "n 24"], *, camera: Camera, u: Tensor, centre_u: Tensor, published: bool
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Alpha and yaw [rad] of heads that say alpha as seen at column u of the cameras' pictures [px].
+
+    The result's alpha is that at `centre_u`, the projected 3D centre, as in KITTI's labels; `published`: as said.
+    """
+    alpha = heading_angle(heading)
+    yaw = yaw_from_alpha(alpha, u=u, camera=camera).to(alpha)
+    return alpha if published else alpha_from_yaw(yaw, u=centre_u, camera=camera).to(alpha), yaw
 
 
 def heading_errors(

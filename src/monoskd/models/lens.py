@@ -16,7 +16,7 @@ KITTI_FOCAL_PX = 721.5377  # of most drives
 
 
 def magnification(views: Views, *, reference_focal_px: float = KITTI_FOCAL_PX) -> Float[Tensor, " b"]:
-    """k = f_net / f_ref: how much larger objects look than through the reference lens, whose pictures are not zoomed."""
+    """k = f_net / f_ref: how much larger objects look than through the reference lens at zoom 1."""
     lens: Tensor = views.cameras.focal_px.to(views.images) / reference_focal_px
     return torch.as_tensor(views.letterbox.scale).to(views.images) * lens
 

@@ -73,7 +73,11 @@ def there_and_back(frame: Frame, draw: Draw, published: PublishedData) -> tuple[
     batch = Batch.collate([sample])
     assert batch.targets is not None
     regions = decode_regions(
-        perfect_output(batch.targets), batch.views("rgb"), classes=tuple(KITTI_MEAN_SIZES), mean_sizes=MEAN_SIZES
+        perfect_output(batch.targets),
+        batch.views("rgb"),
+        classes=tuple(KITTI_MEAN_SIZES),
+        mean_sizes=MEAN_SIZES,
+        published=False,
     )
     asked = sample.objects[is_supervised(sample.objects, tuple(KITTI_MEAN_SIZES))]
     centres = sample.letterbox.apply(sample.camera.project(torch.from_numpy(asked.boxes_3d.centres).float()))

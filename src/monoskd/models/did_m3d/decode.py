@@ -6,19 +6,18 @@ from torch import Tensor
 
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera
-from monoskd.geometry.heading import yaw_from_alpha
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput
-from monoskd.models.heads import heading_angle
+from monoskd.models.heads import angles
 from monoskd.structures import Detections, Views
 
 
 def decode_regions(
-    output: DidM3DOutput, views: Views, *, classes: tuple[str, ...], mean_sizes: Float[Tensor, "c 3"]
+    output: DidM3DOutput, views: Views, *, classes: tuple[str, ...], mean_sizes: Float[Tensor, "c 3"], published: bool
 ) -> Detections:
     """The box of every region, whatever its score, in the order of the output's `rois`, in tensors of fixed size.
 
     mean_sizes: (h, w, l) [m] of each class. The 3D centre (not the bottom) is what projects to cell + offset_3d. Scores
-    are heat times depth confidence.
+    are heat times depth confidence. published: alpha is that at the middle of the 2D box.
     """
     rois, heads = output.rois, output.heads
     letterbox, camera = views.letterbox[rois.image], Camera(views.cameras.P[rois.image])
@@ -27,8 +26,8 @@ def decode_regions(
     depth_m, confidence = merge_depth(heads["depth"], heads["depth_log_variance"])
     dimensions = mean_sizes[rois.label] + heads["size_3d"]
     centre = camera.back_project(centre_px, depth_m).to(output.boxes)
-    alpha = heading_angle(heads["heading"])
-    yaw = yaw_from_alpha(alpha, u=(boxes_2d[:, 0] + boxes_2d[:, 2]) / 2, camera=camera).to(alpha)
+    middle = (boxes_2d[:, 0] + boxes_2d[:, 2]) / 2
+    alpha, yaw = angles(heads["heading"], camera=camera, u=middle, centre_u=centre_px[:, 0], published=published)
     return Detections(
         classes=classes,
         labels=rois.label,

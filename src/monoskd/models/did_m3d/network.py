@@ -165,7 +165,9 @@ class DidM3D(LensDetector):
 
     def candidates(self, output: DidM3DOutput, views: Views) -> Detections:
         """The `top_k` regions of each image; those with a negative dimension are marked."""
-        regions = decode_regions(output, views, classes=self.classes, mean_sizes=self.mean_sizes)
+        regions = decode_regions(
+            output, views, classes=self.classes, mean_sizes=self.mean_sizes, published=self.published_input
+        )
         return regions.marked(regions.is_real)
 
     def target_maker(

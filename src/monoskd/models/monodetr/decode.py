@@ -6,8 +6,7 @@ from torch import Tensor
 
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera
-from monoskd.geometry.heading import alpha_from_yaw, yaw_from_alpha
-from monoskd.models.heads import heading_angle
+from monoskd.models.heads import angles
 from monoskd.models.monodetr.matching import corners
 from monoskd.structures import Detections, Views
 
@@ -36,10 +35,8 @@ def decode_queries(
     boxes_2d = letterbox.invert(_pixels(corners(said["boxes"]).reshape(-1, 2, 2), letterbox.size)).flatten(1).to(heat)
     centre_px = letterbox.invert(_pixels(said["boxes"][:, :2], letterbox.size))
     centre = camera.back_project(centre_px, said["depth"].squeeze(1)).to(heat)
-    alpha = heading_angle(said["heading"])  # seen at the middle of the 2D box
-    yaw = yaw_from_alpha(alpha, u=(boxes_2d[:, 0] + boxes_2d[:, 2]) / 2, camera=camera).to(alpha)
-    if not box_alpha:
-        alpha = alpha_from_yaw(yaw, u=centre_px[:, 0], camera=camera).to(alpha)
+    middle = (boxes_2d[:, 0] + boxes_2d[:, 2]) / 2
+    alpha, yaw = angles(said["heading"], camera=camera, u=middle, centre_u=centre_px[:, 0], published=box_alpha)
     confidence = torch.exp(-said["depth_log_std"].squeeze(1))
     if bounded_score:
         confidence = confidence.clamp(max=1)
