@@ -176,14 +176,6 @@ def test_an_object_whose_3d_centre_is_out_of_the_picture_is_learnt(detector: Mon
     np.testing.assert_allclose(found.bottom, cut.bottom, atol=2e-3)
 
 
-def test_a_longer_lens_says_larger_depths_for_the_same_pixels(detector: MonoCon) -> None:
-    one = Batch.collate([sample(detector, objects())]).views("rgb")
-    longer = Views(one.images, Camera(one.cameras.P * torch.tensor([2.0, 2.0, 1.0])[:, None]), one.letterbox)
-    with torch.inference_mode():
-        near, far = (detector(views).heads["depth"] for views in (one, longer))
-    torch.testing.assert_close(far, 2 * near)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_says_the_same_in_float32(detector: MonoCon, dtype: torch.dtype) -> None:
     """Of the same features: what the backbone rounds, the mixtures of an untrained network make much of."""

@@ -127,14 +127,6 @@ def test_decoding_inverts_the_targets_through_any_lens(
         assert abs(wrap(found.yaw[row] - one.objects.yaw[same])) < 1e-4
 
 
-def test_a_longer_lens_says_larger_depths_for_the_same_pixels(detector: MonoDETR) -> None:
-    one = Batch.collate([sample(detector, objects())]).views("rgb")
-    longer = Views(one.images, Camera(one.cameras.P * torch.tensor([2.0, 2.0, 1.0])[:, None]), one.letterbox)
-    with torch.inference_mode():
-        near, far = (detector(views).heads["depth"] for views in (one, longer))
-    torch.testing.assert_close(far, 2 * near)
-
-
 def test_a_box_and_a_height_say_the_depth_whatever_the_lens(detector: MonoDETR) -> None:
     from monoskd.models.monodetr.heads import box_depth
 
