@@ -19,7 +19,7 @@ from monoskd.kitti.neighbours import neighbours
 
 KINDS = ("image_2", "calib", "label_2", "velodyne", "depth_2")
 
-_LIDAR_FRAMES = 100  # sweeps whose points are looked at, spread over the data set
+_DEPTH_FRAMES = 100  # whose sweeps and depth maps are read whole, spread over the data set
 _LABELLED_SPLITS = ("train", "val", "trainval")
 _EXAMPLES = 3
 _LEAST_PROJECTION_IOU = 0.7  # of the data set's median box; KITTI's is 0.97
@@ -35,7 +35,7 @@ _IF_MISSING: dict[str, tuple[Severity, str]] = {
 def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = None) -> DoctorReport:
     """Read every file of `root/training` and `root/ImageSets`, and compare what should agree.
 
-    Images and depth maps are read at their ends only, and the points of at most 100 sweeps.
+    Images and depth maps are read at their ends only, but for the sweeps and the depth maps of at most 100 frames.
     progress: called with (frames done, frames in all). Raises InputError where there is no data set at all.
     """
     started = time.perf_counter()
@@ -44,10 +44,11 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
     everything = sorted(set().union(*frames.values()))
     if not everything:
         raise InputError(_nothing(layout))
-    sampled = {frames["velodyne"][i] for i in _spread(len(frames["velodyne"]), _LIDAR_FRAMES)}
+    measured = sorted({*frames["velodyne"], *frames["depth_2"]})
+    sampled = {measured[i] for i in _spread(len(measured), _DEPTH_FRAMES)}
     facts: dict[str, FrameFacts] = {}
     for frame in everything:
-        facts[frame] = facts_of(layout, frame, lidar=frame in sampled)
+        facts[frame] = facts_of(layout, frame, depths=frame in sampled)
         if progress is not None:
             progress(len(facts), len(everything))
     splits, damaged_splits = _read_splits(layout)
@@ -110,14 +111,17 @@ def _some(frames: Sequence[str]) -> str:
 
 
 def _counts(layout: KittiLayout, frames: dict[str, list[str]], *, unlabelled: Sequence[str]) -> list[Finding]:
-    """Does every picture have its other files, and every other file a picture? `unlabelled` ones need no label."""
+    """Does every picture have its other files, and every other file a picture? `unlabelled` ones need no label.
+
+    Depth maps are made of sweeps, so without a sweep none is missing.
+    """
     findings = []
     severity: Severity
     images = set(frames["image_2"])
+    needless = {"label_2": set(unlabelled), "depth_2": images - set(frames["velodyne"])}
     for kind, (severity, advice) in _IF_MISSING.items():
         where = str(layout.folder(kind))
-        excused = set(unlabelled) if kind == "label_2" else set()
-        if missing := sorted(images - set(frames[kind]) - excused):
+        if missing := sorted(images - set(frames[kind]) - needless.get(kind, set())):
             what = f"expected one file for each of {len(images)} images, got none for {_some(missing)}"
             findings.append(Finding(severity, f"no {kind}", what, advice, where))
         if extra := sorted(set(frames[kind]) - images):
@@ -161,6 +165,10 @@ def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str,
             if missing and (kind == "image_2" or name in _LABELLED_SPLITS):
                 what = f"expected each frame of the split in {kind}, got none of {_some(sorted(missing))}"
                 yield Finding("error", f"split without {kind}", what, "add the files or unlist them", where)
+        depth = {*frames["depth_2"], *frames["velodyne"]}
+        if name in ("train", UNLABELLED) and (bare := sorted(listed & images - depth)):
+            what = f"expected a depth map, or a sweep to make one of, for each frame, got none of {_some(bare)}"
+            yield Finding("error", "split without depth", what, "add sweeps or unlist the frames", where)
         if name == UNLABELLED and (labelled := sorted(listed & labels)):
             what = f"expected frames without a label, got one for {_some(labelled)}"
             yield Finding("warning", "unlabelled split", what, "list them in a labelled split instead", where)
@@ -255,7 +263,10 @@ def _agreement(facts: Sequence[FrameFacts]) -> list[Finding]:
     if gap_rad is not None and gap_rad > _MOST_ALPHA_GAP_RAD:
         what = f"expected alpha = rotation_y - atan2(x, z), got a median difference of {gap_rad:.2f} rad"
         findings.append(Finding("error", "alpha", what, "check the sign, zero and unit of both angles"))
-    if what_lidar := disagreement([error for fact in facts for error in fact.lidar_errors_m]):
+    if wrong := disagreement([error for fact in facts for error in fact.lidar_errors_m]):
         advice = "check Tr_velo_to_cam and that sweep and label belong together"
-        findings.append(Finding("error", "LiDAR", what_lidar, advice))
+        findings.append(Finding("error", "LiDAR", wrong, advice))
+    elif wrong := disagreement([error for fact in facts for error in fact.depth_errors_m], of="depth maps"):
+        advice = "run `monoskd prepare --force`; maps of another origin must hold metres * 256"
+        findings.append(Finding("error", "depth map", wrong, advice))
     return findings

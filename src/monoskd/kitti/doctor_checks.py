@@ -21,7 +21,8 @@ from monoskd.kitti.io import (
     Calibration,
     parse_objects,
     read_calibration,
-    read_velodyne,
+    read_depth,
+    read_returns,
 )
 from monoskd.kitti.layout import KittiLayout
 from monoskd.objects import (
@@ -60,6 +61,7 @@ class FrameFacts:
     projection_ious: list[float] = field(default_factory=list)
     alpha_gaps_rad: list[float] = field(default_factory=list)
     lidar_errors_m: list[float] = field(default_factory=list)
+    depth_errors_m: list[float] = field(default_factory=list)
 
     def damaged(self, check: str, path: Path, error: InputError) -> None:
         """Note an InputError about a file: `<file>[, line N]...: <what>: <advice>`."""
@@ -73,16 +75,19 @@ class FrameFacts:
         self.findings.append(Finding(severity, check, what, advice, str(path), line))
 
 
-def facts_of(layout: KittiLayout, frame: str, *, lidar: bool) -> FrameFacts:
-    """Read the frame's files and compare them; `lidar`: also the points of its sweep, which takes longest."""
+def facts_of(layout: KittiLayout, frame: str, *, depths: bool) -> FrameFacts:
+    """Read the frame's files and compare them.
+
+    depths: also the points of its sweep and the pixels of its depth map, which take longest.
+    """
     facts = FrameFacts()
     facts.image_size = _image(layout.image(frame), facts)
     calibration = _calibration(layout.calibration(frame), facts)
     objects = _label(layout.label(frame), facts)
     if objects is not None and calibration is not None:
         _compare(layout.label(frame), objects, calibration.camera, facts)
-    _depth_map(layout, frame, facts)
-    _sweep(layout, frame, calibration, objects, facts, points=lidar)
+    _depth_map(layout, frame, objects, facts, pixels=depths)
+    _sweep(layout, frame, calibration, objects, facts, points=depths)
     return facts
 
 
@@ -186,12 +191,14 @@ def projection_ious(objects: Objects, camera: Camera, *, image_size: tuple[int, 
     return ious
 
 
-def _depth_map(layout: KittiLayout, frame: str, facts: FrameFacts) -> None:
+def _depth_map(layout: KittiLayout, frame: str, objects: Objects | None, facts: FrameFacts, *, pixels: bool) -> None:
     path = layout.depth(frame)
     if not is_there(path):
         return
     try:
         size = read_image_size(path, mode="I;16")
+        if pixels and objects is not None:
+            facts.depth_errors_m = depth_errors(read_depth(path), objects)
     except InputError as error:
         facts.damaged("damaged depth map", path, error)
         return
@@ -219,15 +226,14 @@ def _sweep(
         what = "expected R0_rect and Tr_velo_to_cam beside a LiDAR sweep, got none"
         facts.note("error", "camera", layout.calibration(frame), what, "add them")
         return
-    if path.stat().st_size == 0:
-        facts.note("error", "damaged sweep", path, "expected LiDAR points, got an empty file", "copy it again")
-    elif points or path.stat().st_size % 16:
+    size = path.stat().st_size if path.is_file() else 0
+    if points or size == 0 or size % 16:
         try:
-            sweep = read_velodyne(path)
+            xyz = read_returns(path)
         except InputError as error:
             facts.damaged("damaged sweep", path, error)
             return
-        _sweep_points(path, sweep[:, :3], calibration, objects, facts)
+        _sweep_points(path, xyz, calibration, objects, facts)
 
 
 def _sweep_points(
@@ -238,9 +244,7 @@ def _sweep_points(
     facts: FrameFacts,
 ) -> None:
     """Do the points fall into the image, and onto the labelled objects?"""
-    if not np.isfinite(xyz).all():
-        facts.note("error", "damaged sweep", path, "expected finite points, got NaN or infinity", "copy it again")
-    elif calibration is not None and facts.image_size is not None:
+    if calibration is not None and facts.image_size is not None:
         sparse = sparse_depth(calibration.velo_to_camera(xyz), camera=calibration.camera, size=facts.image_size)
         share = np.count_nonzero(sparse) / len(xyz)
         if share < _MIN_VISIBLE_SHARE:

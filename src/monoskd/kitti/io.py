@@ -23,6 +23,7 @@ from monoskd.kitti.labels import parse_objects as parse_objects
 from monoskd.kitti.labels import read_objects as read_objects
 from monoskd.kitti.labels import write_objects as write_objects
 from monoskd.kitti.layout import is_frame
+from monoskd.kitti.sweeps import read_returns as read_returns
 from monoskd.kitti.sweeps import read_velodyne as read_velodyne
 from monoskd.kitti.sweeps import write_velodyne as write_velodyne
 

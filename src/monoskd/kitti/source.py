@@ -67,7 +67,11 @@ class KittiFrames(FrameSource):
         for kind in (kind for kind, needed in kinds.items() if needed):
             missing = sorted({*self.names} - {*self.layout.frames(kind)})
             if missing:
-                advice = "run `monoskd prepare`" if kind == "depth_2" else "add them, or take them off the split"
+                advice = "add them, or take them off the split"
+                if kind == "depth_2":
+                    advice = "run `monoskd prepare`"
+                    if not {*missing} & {*self.layout.frames("velodyne")}:
+                        advice = f"add sweeps in {self.layout.folder('velodyne')}, then {advice}"
                 raise InputError(
                     f"{self.layout.folder(kind)}: expected a file for each of the split's {len(self.names)} frames, "
                     f"got none for {len(missing)} (the first is {missing[0]}): {advice}"
