@@ -288,6 +288,14 @@ def test_unlabelled_frames_need_no_label(healthy):
     assert_found(healthy, "error", "leak", "expected no frame of unlabelled in val, got 000002")
 
 
+def test_objects_without_alpha_are_counted_and_not_compared(healthy):
+    for frame in FRAMES:
+        objects = read_objects(healthy.label(frame))
+        write_objects(healthy.label(frame), replace(objects, alpha=np.full(2, -10.0)), decimals=4)
+    assert_found(healthy, "warning", "no alpha", r"label_2: expected alpha, got none \(-10\) for 8 of 8 objects")
+    assert examine(healthy.root).ok
+
+
 # --- what is counted is what is read ---
 
 

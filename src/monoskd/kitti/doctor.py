@@ -16,6 +16,7 @@ from monoskd.kitti.io import read_split
 from monoskd.kitti.layout import ONE_FILE, UNLABELLED, KittiLayout, suffixes, two_files
 from monoskd.kitti.leakage import RawRecord, copies, drives_of
 from monoskd.kitti.neighbours import neighbours
+from monoskd.objects import NO_ALPHA
 
 KINDS = ("image_2", "calib", "label_2", "velodyne", "depth_2")
 
@@ -218,6 +219,9 @@ def _objects(layout: KittiLayout, labelled: Sequence[str], facts: Sequence[Frame
     if only_2d:
         what = f"expected 3D boxes, got none for {only_2d} of {objects} objects (sizes or z of 0 or less)"
         yield Finding("warning", "2D only", what, "training leaves them out; add 3D boxes if they should count", folder)
+    if no_alpha := sum(fact.no_alpha for fact in facts):
+        what = f"expected alpha, got none ({NO_ALPHA:g}) for {no_alpha} of {objects} objects"
+        yield Finding("warning", "no alpha", what, "training does without, but orientation cannot be evaluated", folder)
 
 
 def _training(

@@ -33,6 +33,7 @@ from monoskd.objects import (
     has_2d_box,
     has_3d_box,
     is_supervised,
+    lacks_alpha,
 )
 
 CLASSES = tuple(KITTI_MEAN_SIZES)  # what the shipped configs train on
@@ -48,14 +49,15 @@ _MIN_VISIBLE_SHARE = 0.01  # of a sweep's points inside the image; KITTI's have 
 class FrameFacts:
     """What one frame says: findings, and what is added up over the data set.
 
-    objects: without DontCare; only_2d: those without a real 3D box; supervised: those that training would use, with the
-    least 2D height of KITTI scaled down to smaller pictures.
+    objects: without DontCare; only_2d: those without a real 3D box; no_alpha: those without alpha; supervised: those
+    that training would use, with the least 2D height of KITTI scaled down to smaller pictures.
     """
 
     findings: list[Finding] = field(default_factory=list)
     classes: Counter[str] = field(default_factory=Counter)
     objects: int = 0
     only_2d: int = 0
+    no_alpha: int = 0
     supervised: int = 0
     image_size: tuple[int, int] | None = None
     projection_ious: list[float] = field(default_factory=list)
@@ -140,6 +142,7 @@ def _label(path: Path, facts: FrameFacts) -> Objects | None:
     least_px = MIN_HEIGHT_PX * min(1, height_px / KITTI_HEIGHT_PX)
     facts.objects = len(objects)
     facts.only_2d = int((~has_3d_box(objects)).sum())
+    facts.no_alpha = int(lacks_alpha(objects).sum())
     facts.supervised = int(is_supervised(objects, CLASSES, min_height_px=least_px).sum())
     return objects
 
@@ -172,7 +175,7 @@ def _compare(path: Path, objects: Objects, camera: Camera, facts: FrameFacts) ->
     ious = projection_ious(objects, camera, image_size=facts.image_size)
     ray_rad = np.arctan2(objects.bottom[:, 0], objects.bottom[:, 2])
     facts.projection_ious = ious.tolist()
-    facts.alpha_gaps_rad = np.abs(wrap(objects.yaw - ray_rad - objects.alpha)).tolist()
+    facts.alpha_gaps_rad = np.abs(wrap(objects.yaw - ray_rad - objects.alpha))[~lacks_alpha(objects)].tolist()
     if np.median(ious) < _BAD_FRAME_IOU:
         what = f"expected 3D boxes to project onto their 2D boxes, got a median IoU of {np.median(ious):.2f}"
         facts.note("warning", "projection", path, what, "check that calibration and label belong together")
