@@ -39,13 +39,21 @@ def read_bytes(path: str | Path, *, at_most: int = MOST_BYTES) -> bytes:
             size = os.fstat(file.fileno()).st_size
             data = file.read(at_most + 1) if size <= at_most else b""
     except OSError as error:
-        raise InputError(f"{path}: expected a readable file, got '{error.strerror}': check the path") from error
+        raise cannot_read(path, error) from error
     if max(size, len(data)) > at_most:
         raise InputError(
             f"{path}: expected a file of at most {at_most / 2**20:g} MiB, got {max(size, len(data)) / 2**20:.0f} MiB: "
             "check that it is the right file"
         )
     return data
+
+
+def cannot_read(path: str | Path, error: OSError) -> InputError:
+    """The one line about an error while reading."""
+    got, advice = f"'{error.strerror or error}'", "check the path"
+    if error.errno == errno.ENOENT and Path(path).is_symlink():
+        got, advice = f"a broken symlink to {Path(path).readlink()}", "put the file there, or link it again"
+    return InputError(f"{path}: expected a readable file, got {got}: {advice}")
 
 
 def check_regular(path: str | Path) -> None:
@@ -74,6 +82,8 @@ def read_text(path: str | Path, *, at_most: int = MOST_TEXT_BYTES) -> str:
         raise InputError(
             f"{path}: expected UTF-8 text, got other bytes at offset {error.start}: save it as UTF-8 or replace it"
         ) from error
+    if "\0" in text:
+        raise InputError(f"{path}: expected UTF-8 text, got zero bytes: save it as UTF-8, or copy a damaged file again")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 

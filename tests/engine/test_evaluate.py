@@ -198,6 +198,12 @@ def test_a_second_file_of_a_frame_is_refused(folders: tuple[Path, Path], name: s
         (folder / name).unlink()
 
 
+def test_a_result_whose_name_is_spelt_otherwise_is_told_its_frame(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "000001.txt").rename(folders[1] / "1.txt")
+    with pytest.raises(InputError, match=r"for every result, got none for 1 \(is it 000001\?\): add"):
+        evaluate_folders(*folders)
+
+
 def test_only_the_order_of_scores_matters(folders: tuple[Path, Path]) -> None:
     before = evaluate_folders(*folders).rows()
     for index, path in enumerate(sorted(folders[1].iterdir())):

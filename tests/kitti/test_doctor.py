@@ -197,7 +197,9 @@ def test_a_wrong_camera_is_noticed(healthy, changes, severity, check, text):
 def test_links_that_lead_nowhere_are_damage(healthy):
     healthy.label("000001").unlink()
     healthy.label("000001").symlink_to("nowhere")
-    assert_found(healthy, "error", "damaged label", "000001.txt: expected a readable file, got 'No such file")
+    assert_found(
+        healthy, "error", "damaged label", "000001.txt: expected a readable file, got a broken symlink to nowhere"
+    )
     healthy.image("000000").unlink()
     healthy.image("000000").symlink_to("000000.png")
     assert_found(healthy, "error", "damaged image", "Too many levels of symbolic links")
@@ -294,6 +296,23 @@ def test_objects_without_alpha_are_counted_and_not_compared(healthy):
         write_objects(healthy.label(frame), replace(objects, alpha=np.full(2, -10.0)), decimals=4)
     assert_found(healthy, "warning", "no alpha", r"label_2: expected alpha, got none \(-10\) for 8 of 8 objects")
     assert examine(healthy.root).ok
+
+
+@pytest.mark.parametrize("name", ["000000.png", "0"])
+def test_a_split_that_spells_a_frame_otherwise_is_told_its_name(healthy, name):
+    healthy.split("train").write_text(f"{name}\n")
+    assert_found(healthy, "error", "split without image_2", rf"got none of {name} \(is it 000000\?\)")
+
+
+@pytest.mark.parametrize("target", [None, "nowhere", "velodyne"])
+def test_a_file_or_a_broken_link_in_the_place_of_a_folder_is_named(healthy, target):
+    shutil.rmtree(healthy.folder("velodyne"))
+    if target is None:
+        healthy.folder("velodyne").write_text("")
+    else:
+        healthy.folder("velodyne").symlink_to(target)
+    with pytest.raises(InputError, match="velodyne: expected a folder, got '"):
+        examine(healthy.root)
 
 
 # --- what is counted is what is read ---

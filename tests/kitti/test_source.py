@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from monoskd.errors import InputError
-from monoskd.kitti.io import Calibration, write_calibration, write_depth, write_objects, write_split
+from monoskd.kitti.io import Calibration, write_calibration, write_depth, write_objects, write_split, write_velodyne
 from monoskd.kitti.source import KittiFrames
 from monoskd.objects import Objects
 
@@ -52,6 +52,9 @@ def test_a_missing_file_is_named_before_anything_is_read(root: Path, kind: str) 
 
 def test_missing_depth_maps_can_be_prepared(root: Path) -> None:
     shutil.rmtree(root / "training" / "depth_2")
+    with pytest.raises(InputError, match=r"got none for 3 .*: add sweeps in .*velodyne, then run `monoskd prepare`"):
+        KittiFrames(root)
+    write_velodyne(root / "training" / "velodyne" / "000001.bin", np.ones((3, 4)))
     with pytest.raises(InputError, match=r"3 frames, got none for 3 .*: run `monoskd prepare`"):
         KittiFrames(root)
 

@@ -52,9 +52,9 @@ class Rows:
     def distinct(self) -> int:
         """How many rows differ from all before them, in any value or in their frame."""
         columns = (getattr(self.objects, field.name) for field in fields(Objects) if field.name != "names")
-        numbers = [column for column in columns if column is not None]
         names = np.unique(self.names, return_inverse=True)[1]
-        return len(np.unique(np.column_stack([self.frame, names, *numbers]), axis=0)) if len(self) else 0
+        table = np.column_stack([self.frame, names, *(column for column in columns if column is not None)])
+        return len({row.tobytes() for row in table})
 
 
 @dataclass(frozen=True)

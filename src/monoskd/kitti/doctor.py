@@ -13,7 +13,7 @@ from monoskd.kitti.agreement import disagreement
 from monoskd.kitti.doctor_checks import CLASSES, FrameFacts, facts_of
 from monoskd.kitti.doctor_report import DoctorReport, Finding, Severity
 from monoskd.kitti.io import read_split
-from monoskd.kitti.layout import ONE_FILE, UNLABELLED, KittiLayout, suffixes, two_files
+from monoskd.kitti.layout import ONE_FILE, UNLABELLED, KittiLayout, meant, suffixes, two_files
 from monoskd.kitti.leakage import RawRecord, copies, drives_of
 from monoskd.kitti.neighbours import neighbours
 from monoskd.objects import NO_ALPHA
@@ -165,6 +165,7 @@ def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str,
         for kind, missing in lacking.items():
             if missing and (kind == "image_2" or name in _LABELLED_SPLITS):
                 what = f"expected each frame of the split in {kind}, got none of {_some(sorted(missing))}"
+                what += meant(min(missing), images)
                 yield Finding("error", f"split without {kind}", what, "add the files or unlist them", where)
         depth = {*frames["depth_2"], *frames["velodyne"]}
         if name in ("train", UNLABELLED) and (bare := sorted(listed & images - depth)):

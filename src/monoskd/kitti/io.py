@@ -113,7 +113,10 @@ def parse_matrix(words: Sequence[str], *, shape: tuple[int, int], where: str) ->
     """A matrix written row by row; `where` is what errors call its place."""
     size = shape[0] * shape[1]
     if len(words) != size:
-        raise InputError(f"{where}: expected {size} numbers, got {len(words)}: the line is damaged or cut off")
+        advice = "the line is damaged or cut off"
+        if len(words) in (9, 12, 16):  # a matrix of another shape
+            advice = f"write it as {shape[0]} x {shape[1]}, row by row"
+        raise InputError(f"{where}: expected {size} numbers, got {len(words)}: {advice}")
     return np.array([finite_number(word, where=where) for word in words]).reshape(shape)
 
 
