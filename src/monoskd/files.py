@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from monoskd.errors import InputError
 
 MOST_TEXT_BYTES = 64 * 2**20  # of a text file; all 7481 KITTI labels together have 4 MiB
@@ -95,6 +97,25 @@ def read_json(path: str | Path, *, at_most: int = MOST_TEXT_BYTES) -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: expected JSON, got something else ({error}): replace the file") from error
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML as `safe_load` reads it, except that a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a second key of the same name."""
+        names = [key.value for key, _ in node.value]
+        for (key, _), name in zip(node.value, names, strict=True):
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} more than once, first", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """The document in YAML that people write: each key once, nothing but plain data. Raises yaml.YAMLError."""
+    return yaml.load(text, _EachKeyOnce)
 
 
 def as_number(word: str) -> float:

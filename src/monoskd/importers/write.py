@@ -16,7 +16,7 @@ from monoskd.files import check_writable, link, read_text, visible, write_atomic
 from monoskd.images import IMAGE_SUFFIXES
 from monoskd.importers.boxes import DECIMALS
 from monoskd.importers.plan import Planned, make_plan
-from monoskd.importers.recording import ClassMap, Recording
+from monoskd.importers.recording import ClassMap, Picture, Recording
 from monoskd.kitti.io import format_calibration, format_objects, format_split, write_velodyne
 from monoskd.kitti.layout import KittiLayout
 from monoskd.workers import map_in_processes
@@ -114,6 +114,8 @@ def import_recording(
             progress(len(results), len(todo))
     results.sort(key=lambda frame: frame.planned.frame)
     done = [frame for frame in results if frame.failure is None]
+    if bare := sum(not _has_sweep(frame.planned.picture) for frame in done):
+        absent["sweeps that are not there"] = bare
     _write_lists(layout, done)
     warnings = [*recording.warnings, *plan.warnings]
     report = _report(done, absent, warnings, seconds=time.perf_counter() - started)
@@ -163,7 +165,7 @@ def _import_picture(layout: KittiLayout, classes: ClassMap, planned: Planned) ->
 def _write_sweep(layout: KittiLayout, planned: Planned) -> None:
     """Link the sweep if its file is KITTI's; else convert it once and link the frames of other cameras to that."""
     picture, path, shared = planned.picture, layout.velodyne(planned.frame), layout.velodyne(planned.sweep_of)
-    if picture.sweep is None or not picture.sweep.is_file():
+    if picture.sweep is None or not _has_sweep(picture):
         return
     if not picture.convert:
         link(path, picture.sweep.resolve())
@@ -172,6 +174,10 @@ def _write_sweep(layout: KittiLayout, planned: Planned) -> None:
         write_velodyne(shared, picture.points())
     if path != shared:
         link(path, Path(shared.name))
+
+
+def _has_sweep(picture: Picture) -> bool:
+    return picture.sweep is not None and picture.sweep.is_file()
 
 
 def _write_if_different(path: Path, text: str) -> None:

@@ -108,11 +108,16 @@ def files_in(folder: Path, kind: str) -> dict[str, list[Path]]:
 
 def frames_in(folder: Path, kind: str) -> list[str]:
     """The sorted frames that have a file of this kind in a folder. Raises InputError where one has two."""
+    return list(file_of_each(folder, kind))
+
+
+def file_of_each(folder: Path, kind: str) -> dict[str, Path]:
+    """The file of this kind of each frame in a folder, sorted. Raises InputError where a frame has two."""
     files = files_in(folder, kind)
     for paths in files.values():
         if paths[1:]:
             raise InputError(f"{folder}: {two_files(paths)}: {ONE_FILE}")
-    return list(files)
+    return {frame: paths[0] for frame, paths in files.items()}
 
 
 def two_files(paths: list[Path]) -> str:
