@@ -50,6 +50,13 @@ def test_other_encodings_are_named(tmp_path: Path, encoding: str) -> None:
         read_text(tmp_path / "t.txt")
 
 
+@pytest.mark.parametrize("content", ["Car 0".encode("utf-16-le"), bytes(20)])
+def test_zero_bytes_are_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.txt: expected UTF-8 text, got zero bytes"):
+        read_text(tmp_path / "a.txt")
+
+
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "t.txt").open("wb") as file:
         file.truncate(2 * 2**30)  # sparse
@@ -61,7 +68,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -
         read_bytes("/dev/zero", at_most=1000)  # a device has no size
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x01"])
 def test_what_is_not_json_is_named(tmp_path: Path, text: str) -> None:
     write_text(tmp_path / "d.json", text)
     with pytest.raises(InputError, match=r"d\.json: expected JSON, got something else"):

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from monoskd.errors import InputError
 
 MOST_TEXT_BYTES = 64 * 2**20  # of a text file; all 7481 KITTI labels together have 4 MiB
@@ -39,13 +41,21 @@ def read_bytes(path: str | Path, *, at_most: int = MOST_BYTES) -> bytes:
             size = os.fstat(file.fileno()).st_size
             data = file.read(at_most + 1) if size <= at_most else b""
     except OSError as error:
-        raise InputError(f"{path}: expected a readable file, got '{error.strerror}': check the path") from error
+        raise cannot_read(path, error) from error
     if max(size, len(data)) > at_most:
         raise InputError(
             f"{path}: expected a file of at most {at_most / 2**20:g} MiB, got {max(size, len(data)) / 2**20:.0f} MiB: "
             "check that it is the right file"
         )
     return data
+
+
+def cannot_read(path: str | Path, error: OSError) -> InputError:
+    """The one line about an error while reading."""
+    got, advice = f"'{error.strerror or error}'", "check the path"
+    if error.errno == errno.ENOENT and Path(path).is_symlink():
+        got, advice = f"a broken symlink to {Path(path).readlink()}", "put the file there, or link it again"
+    return InputError(f"{path}: expected a readable file, got {got}: {advice}")
 
 
 def check_regular(path: str | Path) -> None:
@@ -74,6 +84,8 @@ def read_text(path: str | Path, *, at_most: int = MOST_TEXT_BYTES) -> str:
         raise InputError(
             f"{path}: expected UTF-8 text, got other bytes at offset {error.start}: save it as UTF-8 or replace it"
         ) from error
+    if "\0" in text:
+        raise InputError(f"{path}: expected UTF-8 text, got zero bytes: save it as UTF-8, or copy a damaged file again")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
@@ -85,6 +97,25 @@ def read_json(path: str | Path, *, at_most: int = MOST_TEXT_BYTES) -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: expected JSON, got something else ({error}): replace the file") from error
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML as `safe_load` reads it, except that a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a second key of the same name."""
+        names = [key.value for key, _ in node.value]
+        for (key, _), name in zip(node.value, names, strict=True):
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} more than once, first", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """The document in YAML that people write: each key once, nothing but plain data. Raises yaml.YAMLError."""
+    return yaml.load(text, _EachKeyOnce)
 
 
 def as_number(word: str) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import check_regular, read_bytes
+from monoskd.files import cannot_read, check_regular, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,7 +73,7 @@ def read_image_size(path: str | Path, *, mode: Mode = "RGB") -> tuple[int, int]:
                 _check_mode(path, image, mode)
                 return _upright_size(image) if words else image.size
     except OSError as error:
-        raise InputError(f"{path}: expected a readable image, got '{error.strerror or error}': check it") from error
+        raise cannot_read(path, error) from error
 
 
 def _upright_size(image: "Image") -> tuple[int, int]:

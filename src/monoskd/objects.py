@@ -22,9 +22,10 @@ MIN_HEIGHT_PX = 25.0
 MAX_TRUNCATION = 0.5
 MAX_OCCLUSION = 2
 MIN_DEPTH_M = 2
-MOST_ANGLE_RAD = 10.0  # of alpha and rotation_y; more are degrees. DontCare objects have -10
+MOST_ANGLE_RAD = 10.0  # of alpha and rotation_y; more are degrees
 
 KITTI_CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
+NO_ALPHA = -10.0  # an observation angle that is not given, as KITTI has it in DontCare regions
 _SPELLING = {name.lower(): name for name in KITTI_CLASSES}
 
 
@@ -94,6 +95,12 @@ def has_2d_box(objects: Objects) -> NDArray[np.bool_]:
     """Which objects have a real 2D box, whose corners are not swapped."""
     real: NDArray[np.bool_] = np.all(objects.boxes_2d[:, :2] < objects.boxes_2d[:, 2:], axis=1)
     return real
+
+
+def lacks_alpha(objects: Objects) -> NDArray[np.bool_]:
+    """Which objects have no observation angle."""
+    lacks: NDArray[np.bool_] = objects.alpha == NO_ALPHA
+    return lacks
 
 
 def is_supervised(

@@ -125,7 +125,43 @@ def test_labels_may_carry_a_score(folders: tuple[Path, Path]) -> None:
 def test_a_class_without_an_object_is_named(folders: tuple[Path, Path]) -> None:
     assert evaluate_folders(*folders, classes=["car"]).notes == ()
     (folders[0] / "000001.txt").write_text(CAR.replace("Car", "CYCLIST"))
-    assert evaluate_folders(*folders).notes == (OTHERS_ABSENT.replace("Pedestrian, Cyclist", "Pedestrian"),)
+    assert evaluate_folders(*folders).notes == (
+        OTHERS_ABSENT.replace("Pedestrian, Cyclist", "Pedestrian"),
+        "there is no detection of Cyclist",
+    )
+    for path in folders[0].iterdir():
+        path.write_text(CAR.replace("Car 0.00 0", "Car 0.00 1"))
+    assert evaluate_folders(*folders, classes=["car"]).notes == (
+        "no labelled object is tall, visible and whole enough for Car (easy): 0 says nothing there",
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "note"),
+    [
+        (f"{CAR} 0.5\n{CAR} 0.5\n", "3 detections repeat another of their frame, as if written again"),
+        (f"{CAR} 0.5\n".replace("100.00 100.00 200.00 200.00", "0 0 0 0"), "3 of 3 detections have no 2D box"),
+    ],
+)
+def test_detections_that_count_otherwise_than_meant_are_said(folders: tuple[Path, Path], line: str, note: str) -> None:
+    for path in folders[1].iterdir():
+        path.write_text(line)
+    assert evaluate_folders(*folders, classes=["Car"]).notes[0].startswith(note)
+
+
+@pytest.mark.parametrize(
+    ("which", "note"),
+    [
+        (0, "labels without alpha (-10: 1 of Car): orientation has no value there"),
+        (1, "1 detections have no alpha (-10)"),
+    ],
+)
+def test_without_alpha_orientation_has_no_value(folders: tuple[Path, Path], which: int, note: str) -> None:
+    path = folders[which] / "000001.txt"
+    path.write_text(path.read_text().replace("0 0.00 100.00", "0 -10 100.00"))
+    evaluation = evaluate_folders(*folders, classes=["Car"])
+    assert evaluation.notes[0].startswith(note)
+    assert {row["metric"] for row in evaluation.rows() if row["easy"] is None} == {"aos"}
 
 
 def test_no_result_at_all_is_an_error_that_looks_one_folder_deeper(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -160,6 +196,12 @@ def test_a_second_file_of_a_frame_is_refused(folders: tuple[Path, Path], name: s
         with pytest.raises(InputError, match=re.escape(f"{folder}: expected one file for each frame, got {name} and")):
             evaluate_folders(*folders)
         (folder / name).unlink()
+
+
+def test_a_result_whose_name_is_spelt_otherwise_is_told_its_frame(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "000001.txt").rename(folders[1] / "1.txt")
+    with pytest.raises(InputError, match=r"for every result, got none for 1 \(is it 000001\?\): add"):
+        evaluate_folders(*folders)
 
 
 def test_only_the_order_of_scores_matters(folders: tuple[Path, Path]) -> None:

@@ -82,6 +82,12 @@ def test_damaged_lines_are_named(tracking, tmp_path, line, message):
         import_recording(read_kitti_tracking(tracking), tmp_path / "out", source="x", workers=1)
 
 
+def test_a_picture_in_two_formats_is_refused(tracking):
+    Image.new("RGB", (320, 180)).save(tracking / "training" / "image_02" / "0000" / "000001.jpg")
+    with pytest.raises(InputError, match=r"expected one file for each frame, got 000001\.jpg and 000001\.png: remove"):
+        read_kitti_tracking(tracking)
+
+
 def test_what_is_no_tracking_data_is_named(tmp_path):
     with pytest.raises(InputError, match=r"expected sequences such as image_02/0001, got none"):
         read_kitti_tracking(tmp_path)

@@ -244,6 +244,7 @@ def test_a_class_map_goes_before_the_formats_own(nuscenes, tmp_path):
         ("vehicle.car: My Car", "expected a class name of one word or null, got 'My Car'"),
         ("- Car", r"map.yaml: expected lines such as 'vehicle.car: Car'"),
         ("a: [", "map.yaml: expected YAML"),
+        ("vehicle.car: Car\nvehicle.car: Van", "map.yaml: expected YAML, .*the key 'vehicle.car' more than once"),
         ("", "map.yaml: expected lines such as"),
     ],
 )
@@ -316,8 +317,33 @@ def no_timestamp(tables):
     del tables["sample"][1]["timestamp"]
 
 
+def null_timestamp(tables):
+    tables["sample_data"][1]["timestamp"] = None
+
+
+def null_width(tables):
+    for row in tables["sample_data"]:
+        row["width"] = None
+
+
+def no_such_sample(tables):
+    tables["sample_annotation"][0]["sample_token"] = "gone"
+
+
 def no_category(tables):
     tables["category"].clear()
+
+
+def test_visibility_may_be_a_number(nuscenes, tmp_path):
+    before = [one.annotations.occlusion.tolist() for one in read_nuscenes(nuscenes.root).pictures if one.labelled]
+
+    def as_numbers(tables):
+        for row in tables["sample_annotation"]:
+            row["visibility_token"] = int(row["visibility_token"] or 0)
+
+    nuscenes.edit(as_numbers)
+    after = [one.annotations.occlusion.tolist() for one in read_nuscenes(nuscenes.root).pictures if one.labelled]
+    assert after == before
 
 
 @pytest.mark.parametrize(
@@ -332,6 +358,9 @@ def no_category(tables):
         (flat_box, r"sample_annotation\.json, s0-0-parked: expected a size above 0, got \[1, 0, 1\]"),
         (strange_visibility, r"s0-0-parked: expected visibility_token 1, 2, 3, 4 or none, got '9'"),
         (no_timestamp, r"sample\.json, row 1: expected a field 'timestamp', got none"),
+        (null_timestamp, r"sample_data\.json, row 1, timestamp: expected a whole number, got None"),
+        (null_width, r"sample_data\.json, .*, width: expected a whole number, got None"),
+        (no_such_sample, r"sample\.json: expected a row with token 'gone', which sample_annotation\.json points to"),
         (no_category, r"category\.json: expected a row with token 'car', which instance\.json points to"),
     ],
 )

@@ -166,7 +166,7 @@ def test_missing_pictures_and_sweeps_are_counted_and_may_come_later(tmp_path):
     shutil.move(tmp_path / "in" / "0-0-a.png", tmp_path / "kept.png")
     (tmp_path / "in" / "1-1.txt").unlink()
     report = import_recording(source, tmp_path / "out", source="in", workers=1)
-    assert report.left_out == {"pictures that are not there": 1}
+    assert report.left_out == {"pictures that are not there": 1, "sweeps that are not there": 2}
     layout = KittiLayout(tmp_path / "out")
     assert layout.frames("image_2") == [f"{index:06d}" for index in range(1, 8)]
     assert layout.frames("velodyne")[-1] == "000005"

@@ -20,6 +20,7 @@ from monoskd.kitti.doctor_report import DoctorReport, Finding
 from monoskd.kitti.io import (
     Calibration,
     read_calibration,
+    read_depth,
     read_objects,
     read_split,
     write_calibration,
@@ -61,6 +62,14 @@ def picture(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 
 
+def painted(objects: Objects) -> np.ndarray:
+    """A depth map with each object's depth in its 2D box."""
+    depth_m = np.full((HEIGHT, WIDTH), 40.0)
+    for (left, top, right, bottom), z in zip(objects.boxes_2d.round().astype(int), objects.bottom[:, 2], strict=True):
+        depth_m[max(top, 0) : bottom + 1, max(left, 0) : right + 1] = z
+    return depth_m
+
+
 @pytest.fixture
 def healthy(tmp_path) -> KittiLayout:
     """A small data set without fault."""
@@ -75,7 +84,7 @@ def healthy(tmp_path) -> KittiLayout:
         spread = np.random.default_rng(index).uniform(-1, 1, (200, 3))
         points = (objects.boxes_3d.centres[:, None] + spread * [0.8, 0.6, 1]).reshape(-1, 3)
         write_velodyne(layout.velodyne(frame), np.c_[points @ TO_CAMERA[:, :3], np.zeros(len(points))])
-        write_depth(layout.depth(frame), np.full((HEIGHT, WIDTH), 12.0))
+        write_depth(layout.depth(frame), painted(objects))
     write_split(layout.split("train"), FRAMES[:2])
     write_split(layout.split("val"), FRAMES[2:])
     return layout
@@ -188,7 +197,9 @@ def test_a_wrong_camera_is_noticed(healthy, changes, severity, check, text):
 def test_links_that_lead_nowhere_are_damage(healthy):
     healthy.label("000001").unlink()
     healthy.label("000001").symlink_to("nowhere")
-    assert_found(healthy, "error", "damaged label", "000001.txt: expected a readable file, got 'No such file")
+    assert_found(
+        healthy, "error", "damaged label", "000001.txt: expected a readable file, got a broken symlink to nowhere"
+    )
     healthy.image("000000").unlink()
     healthy.image("000000").symlink_to("000000.png")
     assert_found(healthy, "error", "damaged image", "Too many levels of symbolic links")
@@ -203,9 +214,39 @@ def test_a_damaged_calibration_is_named_by_line(healthy):
 
 def test_a_sweep_without_points_is_named(healthy):
     write_velodyne(healthy.velodyne("000001"), np.full((4, 4), np.nan))
-    assert_found(healthy, "error", "damaged sweep", "expected finite points, got NaN or infinity")
+    assert_found(healthy, "error", "damaged sweep", "expected LiDAR returns, got none among 4 points")
     healthy.velodyne("000001").write_bytes(b"")
-    assert_found(healthy, "error", "damaged sweep", "expected LiDAR points, got an empty file")
+    assert_found(healthy, "error", "damaged sweep", "expected LiDAR returns, got none among 0 points")
+    healthy.velodyne("000001").unlink()
+    healthy.velodyne("000001").symlink_to("nowhere")
+    assert_found(healthy, "error", "damaged sweep", "000001.bin: expected a readable file")
+
+
+def test_points_that_are_no_numbers_are_no_returns(healthy):
+    with healthy.velodyne("000001").open("ab") as file:
+        file.write(np.full((3, 4), np.nan, "<f4").tobytes())
+    os.utime(healthy.depth("000001"))
+    assert examine(healthy.root).findings == []
+
+
+def test_depth_maps_that_miss_the_labelled_objects_are_an_error(healthy):
+    for frame in FRAMES:
+        write_depth(healthy.depth(frame), read_depth(healthy.depth(frame)) * 1000 / 256)  # millimetres
+    assert_found(healthy, "error", "depth map", r"expected depth maps on the labelled objects, .* metres \* 256")
+    for frame in FRAMES:
+        healthy.velodyne(frame).unlink()
+    assert "depth map" in {finding.check for finding in examine(healthy.root).findings}
+
+
+def test_frames_to_train_on_need_a_depth_map_or_a_sweep(healthy):
+    for frame in FRAMES:
+        healthy.depth(frame).unlink()
+    assert_found(healthy, "note", "no depth_2", "got none for 000000, .*: run `monoskd prepare`")
+    healthy.velodyne(FRAMES[0]).unlink()
+    assert_found(healthy, "error", "split without depth", "train.txt: .* or a sweep .*, got none of 000000: add sweeps")
+    for frame in FRAMES[1:]:
+        healthy.velodyne(frame).unlink()
+    assert "no depth_2" not in {finding.check for finding in examine(healthy.root).findings}
 
 
 def test_a_depth_map_of_another_time_or_size_is_named(healthy):
@@ -247,6 +288,31 @@ def test_unlabelled_frames_need_no_label(healthy):
     write_split(healthy.split("unlabelled"), FRAMES[:3])
     assert_found(healthy, "warning", "unlabelled split", "unlabelled.txt: .* got one for 000000, 000002")
     assert_found(healthy, "error", "leak", "expected no frame of unlabelled in val, got 000002")
+
+
+def test_objects_without_alpha_are_counted_and_not_compared(healthy):
+    for frame in FRAMES:
+        objects = read_objects(healthy.label(frame))
+        write_objects(healthy.label(frame), replace(objects, alpha=np.full(2, -10.0)), decimals=4)
+    assert_found(healthy, "warning", "no alpha", r"label_2: expected alpha, got none \(-10\) for 8 of 8 objects")
+    assert examine(healthy.root).ok
+
+
+@pytest.mark.parametrize("name", ["000000.png", "0"])
+def test_a_split_that_spells_a_frame_otherwise_is_told_its_name(healthy, name):
+    healthy.split("train").write_text(f"{name}\n")
+    assert_found(healthy, "error", "split without image_2", rf"got none of {name} \(is it 000000\?\)")
+
+
+@pytest.mark.parametrize("target", [None, "nowhere", "velodyne"])
+def test_a_file_or_a_broken_link_in_the_place_of_a_folder_is_named(healthy, target):
+    shutil.rmtree(healthy.folder("velodyne"))
+    if target is None:
+        healthy.folder("velodyne").write_text("")
+    else:
+        healthy.folder("velodyne").symlink_to(target)
+    with pytest.raises(InputError, match="velodyne: expected a folder, got '"):
+        examine(healthy.root)
 
 
 # --- what is counted is what is read ---

@@ -184,6 +184,7 @@ def test_tracking_files_spell_keys_otherwise(tmp_path):
         ("P0: " + "1 " * 12, r"c\.txt: expected a line 'P2: <12 numbers>', got P0: add it"),
         ("", r"expected a line 'P2: <12 numbers>', got no matrix"),
         (f"\n{P2[:-6]}", r"line 2, P2: expected 12 numbers, got 11: .*cut off"),
+        (f"{P2} 0 0 0 1", r"line 1, P2: expected 12 numbers, got 16: write it as 3 x 4, row by row"),
         (P2.replace("600", "six"), r"line 1, P2: expected a finite number, got 'six'"),
         (P2.replace("600", "6_00"), r"line 1, P2: expected a finite number, got '6_00'"),
         (P2.replace("600", "nan"), r"line 1, P2: expected a finite number, got 'nan'"),
@@ -232,7 +233,7 @@ def test_a_split_survives_a_round_trip(tmp_path, names):
     [
         ("000001\n\n../17\n", r"s\.txt, line 3: expected a frame's name \(000012 for 000012\.png\), got '\.\./17'"),
         ("._000001", r"line 1: expected a frame's name .*, got '\._000001'"),
-        ("000001\x00", r"line 1: expected a frame's name"),
+        ("000001\x01", r"line 1: expected a frame's name"),
         ("000001\n000002\n000001", r"line 3: expected each frame once, got 000001 again \(first on line 1\)"),
     ],
 )

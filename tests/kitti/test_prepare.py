@@ -104,7 +104,7 @@ def test_one_damaged_frame_costs_no_other(wall):
             lambda wall: wall.calibration("000002").write_text("P2: 1 0 0 0 0 1 0 0 0 0 1 0"),
             r"expected a line 'R0_rect: ",
         ),
-        (lambda wall: wall.image("000002").unlink(), r"image_2/000002\.png: expected a readable image"),
+        (lambda wall: wall.image("000002").unlink(), r"image_2/000002\.png: expected a readable file"),
         (lambda wall: wall.label("000002").write_text("Car 0 0"), r"label_2/000002\.txt, line 1: expected 15 fields"),
         (
             lambda wall: write_velodyne(wall.velodyne("000002"), np.array([[-5.0, 0, 0, 0]])),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from monoskd.errors import InputError
-from monoskd.kitti.io import write_depth, write_split
+from monoskd.kitti.io import write_depth, write_split, write_velodyne
 from monoskd.kitti.source import KittiFrames
 
 
@@ -20,6 +20,9 @@ def test_a_missing_file_is_named_before_anything_is_read(three_frames: Path, kin
 
 def test_missing_depth_maps_can_be_prepared(three_frames: Path) -> None:
     shutil.rmtree(three_frames / "training" / "depth_2")
+    with pytest.raises(InputError, match=r"got none for 3 .*: add sweeps in .*velodyne, then run `monoskd prepare`"):
+        KittiFrames(three_frames)
+    write_velodyne(three_frames / "training" / "velodyne" / "000001.bin", np.ones((3, 4)))
     with pytest.raises(InputError, match=r"3 frames, got none for 3 .*: run `monoskd prepare`"):
         KittiFrames(three_frames)
 

@@ -11,7 +11,7 @@ from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
 from monoskd.files import visible
 from monoskd.kitti.bulk import read_objects_folder
 from monoskd.kitti.io import read_split
-from monoskd.kitti.layout import frames_in, has_suffix
+from monoskd.kitti.layout import frames_in, has_suffix, meant
 from monoskd.objects import Objects
 
 _KIND = "label_2"  # results are spelt as labels
@@ -92,7 +92,8 @@ def _frames_in(folder: Path, *, what: str) -> set[str]:
 def _check_labelled(frames: set[str], labelled: set[str], *, what: str, folder: Path, labels: Path) -> None:
     unknown = sorted(frames - labelled)
     if unknown:
+        more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
         raise InputError(
             f"{folder}: expected a label in {labels} for every {what}, got none for {unknown[0]}"
-            f"{f' and {len(unknown) - 1} more' if unknown[1:] else ''}: add the label or remove the {what}"
+            f"{meant(unknown[0], labelled)}{more}: add the label or remove the {what}"
         )

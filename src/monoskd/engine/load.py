@@ -12,7 +12,7 @@ import yaml
 from monoskd.engine.config import RunConfig
 from monoskd.engine.faults import first_words, overlaid, unknown_keys, value_faults, without
 from monoskd.errors import InputError
-from monoskd.files import read_text
+from monoskd.files import load_yaml, read_text
 
 MOST_SEEDS = 2**32  # numpy's
 PRETRAINED = "pretrained"  # a detector's option of this name fetches weights that a checkpoint replaces
@@ -66,20 +66,6 @@ class LoadedConfig:
         return settings
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """YAML as `safe_load` reads it, except that a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a second key of the same name."""
-        names = [key.value for key, _ in node.value]
-        for (key, _), name in zip(node.value, names, strict=True):
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {name!r} more than once, first", key.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Read a YAML file and `--a.b VALUE` overrides.
 
@@ -90,7 +76,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
 
     source = find_config(path)
     try:
-        document = _bounded(yaml.load(read_text(source, at_most=_MOST_CONFIG_BYTES), _EachKeyOnce), path)
+        document = _bounded(load_yaml(read_text(source, at_most=_MOST_CONFIG_BYTES)), path)
         document = _moved(document)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error

@@ -15,18 +15,23 @@ from monoskd.evaluation.anatomy import corrected_detections
 from monoskd.evaluation.bootstrap import draw_frames, interval, resampled_curves
 from monoskd.evaluation.curves import RECALLS, Tally, average_precision
 from monoskd.evaluation.pairs import Int, PairedFrames
-from monoskd.evaluation.results import Evaluation, Result
+from monoskd.evaluation.results import DIFFICULTIES, Evaluation, Result
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS, Contest, Scope, contests, known_classes, tallies
-from monoskd.objects import KITTI_CLASSES, MOST_ANGLE_RAD, Objects, has_3d_box
+from monoskd.objects import (
+    KITTI_CLASSES,
+    MOST_ANGLE_RAD,
+    NO_ALPHA,
+    Objects,
+    has_2d_box,
+    has_3d_box,
+    lacks_alpha,
+)
 
 __all__ = ["Evaluation", "evaluate_kitti"]
 
 DISTANCES_M = {"0-20 m": (-np.inf, 20.0), "20-40 m": (20.0, 40.0), "40+ m": (40.0, np.inf)}
 
 _NAMED = 3  # classes in a note
-
-NO_ALPHA = -10
-"""Written by detectors that do not estimate the observation angle."""
 
 
 def evaluate_kitti(
@@ -71,7 +76,8 @@ def evaluate_kitti(
         }
         parts = {name: evaluate_scope(other, whole, names, min_heights) for name, other in corrected.items()}
         evaluation = replace(evaluation, anatomy=parts)
-    return replace(evaluation, notes=tuple(_notes(paired, names, min_heights)))
+    notes = [*_notes(paired, names, min_heights), *_empty(paired, evaluation), *_odd_detections(paired, names)]
+    return replace(evaluation, notes=tuple(notes))
 
 
 def _notes(paired: PairedFrames, classes: Sequence[str], min_heights: Sequence[float]) -> Iterator[str]:
@@ -81,6 +87,9 @@ def _notes(paired: PairedFrames, classes: Sequence[str], min_heights: Sequence[f
     labelled = set(paired.truth.names.tolist())
     if absent := [name for name in classes if name.lower() not in labelled]:
         yield f"no object of {', '.join(absent)} is labelled: 0 says nothing about the detector there"
+    without = Counter(paired.truth.names[lacks_alpha(paired.truth.objects)].tolist())
+    if unturned := [f"{without[name.lower()]} of {name}" for name in classes if without[name.lower()]]:
+        yield f"labels without alpha ({NO_ALPHA:g}: {', '.join(unturned)}): orientation has no value there"
     only_2d = Counter(paired.truth.names[~has_3d_box(paired.truth.objects)].tolist())
     if flat := [f"{only_2d[name.lower()]} of {name}" for name in classes if only_2d[name.lower()]]:
         yield f"objects labelled in 2D alone ({', '.join(flat)}) count as missed in bird's eye and 3D"
@@ -89,9 +98,38 @@ def _notes(paired: PairedFrames, classes: Sequence[str], min_heights: Sequence[f
     if detected:
         others = ", ".join(f"{count} of {name}" for name, count in detected.most_common(_NAMED))
         yield f"detections of classes that are neither KITTI's nor labelled are left out: {others}"
-    turned = int((np.abs(paired.detections.objects.yaw) > MOST_ANGLE_RAD).sum())
+
+
+def _empty(paired: PairedFrames, evaluation: Evaluation) -> Iterator[str]:
+    """Zeros that come from what is not there, in classes that are labelled."""
+    labelled, detected = set(paired.truth.names.tolist()), set(paired.detections.names.tolist())
+    results = [one for one in evaluation.results if one.metric == "bbox" and one.class_name.lower() in labelled]
+    levels = {
+        one.class_name: [name for name, count in zip(DIFFICULTIES, one.objects, strict=True) if not count]
+        for one in results
+    }
+    if nothing := [f"{name} ({', '.join(missing)})" for name, missing in levels.items() if missing]:
+        yield f"no labelled object is tall, visible and whole enough for {', '.join(nothing)}: 0 says nothing there"
+    if undetected := [name for name in levels if name.lower() not in detected]:
+        yield f"there is no detection of {', '.join(undetected)}"
+
+
+def _odd_detections(paired: PairedFrames, classes: Sequence[str]) -> Iterator[str]:
+    """Detections that count otherwise than who wrote them may think."""
+    rows = paired.detections
+    turned = int((np.abs(rows.objects.yaw) > MOST_ANGLE_RAD).sum())
     if turned:
         yield f"{turned} detections have a rotation_y beyond {MOST_ANGLE_RAD:g}: it is expected in radians, not degrees"
+    if without := int(lacks_alpha(rows.objects).sum()):
+        yield f"{without} detections have no alpha ({NO_ALPHA:g}): orientation has no value"
+    own = np.isin(rows.names, [name.lower() for name in classes])
+    if flat := int((own & ~has_2d_box(rows.objects)).sum()):
+        yield (
+            f"{flat} of {int(own.sum())} detections have no 2D box (left < right, top < bottom): they match nothing in "
+            "2D, and those without height count nowhere, as all that are too small"
+        )
+    if repeated := int(own.sum()) - rows[own].distinct():
+        yield f"{repeated} detections repeat another of their frame, as if written again: they count as false alarms"
 
 
 def _heights(min_heights: Sequence[float]) -> str:
@@ -113,9 +151,14 @@ def evaluate_scope(
         for contest in contests(classes)
         for result in _results(contest, tallies(paired, contest, min_heights, scope), frames=paired.frames, draws=draws)
     ]
-    if (paired.detections.objects.alpha == NO_ALPHA).any():
-        everywhere = np.ones(3, np.bool_)
-        results = [result.without_value(everywhere) if result.metric == "aos" else result for result in results]
+    unturned = set(paired.truth.names[lacks_alpha(paired.truth.objects)].tolist())
+    if lacks_alpha(paired.detections.objects).any():  # of any class, as officially
+        unturned |= {name.lower() for name in classes}
+    everywhere = np.ones(3, np.bool_)
+    results = [
+        result.without_value(everywhere) if result.metric == "aos" and result.class_name.lower() in unturned else result
+        for result in results
+    ]
     return Evaluation(frames=paired.frames, results=tuple(results))
 
 

@@ -46,6 +46,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def __getitem__(self, index: Any) -> "Rows":
+        return Rows(self.objects[index], self.names[index], self.frame[index])
+
+    def distinct(self) -> int:
+        """How many rows differ from all before them, in any value or in their frame."""
+        columns = (getattr(self.objects, field.name) for field in fields(Objects) if field.name != "names")
+        names = np.unique(self.names, return_inverse=True)[1]
+        table = np.column_stack([self.frame, names, *(column for column in columns if column is not None)])
+        return len({row.tobytes() for row in table})
+
 
 @dataclass(frozen=True)
 class Pairs:

@@ -17,12 +17,12 @@ from xml.etree import ElementTree
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import as_number, is_whole_number, read_bytes, read_text, visible
-from monoskd.images import IMAGE_SUFFIXES, read_image_size
+from monoskd.files import as_number, is_whole_number, read_bytes, read_text
+from monoskd.images import read_image_size
 from monoskd.importers.boxes import Floats, OrientedBoxes, label, tilt_deg
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
 from monoskd.kitti.io import Calibration, read_split
-from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.layout import KittiLayout, file_of_each, frame_file
 from monoskd.kitti.leakage import Fingerprints, drives_behind, validation_drives
 from monoskd.kitti.raw import drive_folders, read_raw_calibration, refuse_validation_drive
 
@@ -209,10 +209,10 @@ def _listed(drive: Path) -> dict[str, int] | None:
 def _images(drive: Path) -> dict[tuple[str, str], Path]:
     """The pictures by frame and camera."""
     return {
-        (path.stem, camera): path
+        (stem, camera): path
         for camera in CAMERAS
-        for path in visible((drive / camera / "data").glob("*.*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and is_whole_number(path.stem)
+        for stem, path in file_of_each(drive / camera / "data", "image_2").items()
+        if is_whole_number(stem)
     }
 
 
@@ -232,7 +232,7 @@ def _pictures(drive: Path, calibration: Calibration) -> list[RawPicture]:
     for stem, camera in sorted(images):
         if listed is not None and stem not in listed:
             continue  # nobody has labelled it
-        sweep = drive / "velodyne_points" / "data" / f"{stem}.bin"
+        sweep = frame_file(drive / "velodyne_points" / "data", "velodyne", stem)
         pictures.append(
             RawPicture(
                 image=images[stem, camera],

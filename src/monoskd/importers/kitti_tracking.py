@@ -15,10 +15,11 @@ import numpy as np
 from monoskd.errors import InputError
 from monoskd.files import is_whole_number, read_text, visible
 from monoskd.geometry.camera import Camera
-from monoskd.images import IMAGE_SUFFIXES, read_image_size
+from monoskd.images import read_image_size
 from monoskd.importers.boxes import Floats, OrientedBoxes, outlines
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
 from monoskd.kitti.io import Calibration, parse_objects, read_calibration
+from monoskd.kitti.layout import file_of_each, frame_file
 from monoskd.objects import Objects
 
 CAMERA = "image_02"
@@ -78,20 +79,20 @@ def _pictures(root: Path, sequence: str) -> list[TrackingPicture]:
     label_file = root / "label_02" / f"{sequence}.txt"
     lines = _lines(label_file) if label_file.is_file() else {}
     calibration = read_calibration(root / "calib" / f"{sequence}.txt", require=("R0_rect", "Tr_velo_to_cam"))
-    images = [path for path in visible((root / CAMERA / sequence).glob("*.*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = file_of_each(root / CAMERA / sequence, "image_2")
     pictures = []
-    for image in sorted(path for path in images if is_whole_number(path.stem)):
-        sweep = root / "velodyne" / sequence / f"{image.stem}.bin"
+    for stem in filter(is_whole_number, images):
+        image, sweep = images[stem], frame_file(root / "velodyne" / sequence, "velodyne", stem)
         pictures.append(
             TrackingPicture(
                 image=image,
-                origin=f"{CAMERA}/{sequence}/{image.stem}",
+                origin=f"{CAMERA}/{sequence}/{stem}",
                 scene=sequence,
                 camera=CAMERA,
                 labelled=label_file.is_file(),
                 sweep=sweep if sweep.is_file() else None,
                 calibration=calibration,
-                lines=lines.get(int(image.stem), ()),
+                lines=lines.get(int(stem), ()),
                 label_file=label_file,
             )
         )

@@ -20,7 +20,7 @@ from monoskd.geometry.camera import Camera
 from monoskd.images import read_image_size
 from monoskd.importers.boxes import Floats, OrientedBoxes, inverse, label, tilt_deg
 from monoskd.importers.nuscenes_splits import split_of
-from monoskd.importers.nuscenes_tables import Tables, numbers, rigid, version_folder
+from monoskd.importers.nuscenes_tables import Tables, numbers, rigid, version_folder, whole
 from monoskd.importers.recording import ClassMap, Frame, Picture, Recording
 from monoskd.kitti.io import Calibration
 
@@ -147,14 +147,14 @@ class _Readings:
         self.root = tables.folder.parent
         self.of_camera: dict[str, list[dict[str, Any]]] = defaultdict(list)
         lidars: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in sorted(tables["sample_data"].values(), key=lambda row: int(row["timestamp"])):
+        for row in sorted(tables["sample_data"].values(), key=lambda row: row["timestamp"]):
             sensor = tables.find("sensor", self._mount_row(row)["sensor_token"], of="calibrated_sensor.json")
             kind = {"camera": self.of_camera, "lidar": lidars}.get(sensor["modality"])
             if kind is not None:
                 kind[sensor["channel"]].append(row)
         self.cameras = sorted(self.of_camera, key=lambda name: (name not in CAMERAS, (*CAMERAS, name).index(name)))
         self.lidar = lidars[min(lidars)] if lidars else []
-        self._times = [int(row["timestamp"]) for row in self.lidar]
+        self._times = [row["timestamp"] for row in self.lidar]
         self._key_sweep = {row["sample_token"]: row for row in self.lidar if row["is_key_frame"]}
 
     def scene_of(self, row: Mapping[str, Any]) -> str:
@@ -166,10 +166,10 @@ class _Readings:
         """The LiDAR's reading that belongs to a camera's: of a key frame its sample's, else the nearest in time."""
         if row["is_key_frame"]:
             return self._key_sweep.get(row["sample_token"])
-        at, place = int(row["timestamp"]), bisect_left(self._times, int(row["timestamp"]))
+        at, place = row["timestamp"], bisect_left(self._times, row["timestamp"])
         near = [one for one in self.lidar[max(place - 1, 0) : place + 1] if self.scene_of(one) == self.scene_of(row)]
-        best = min(near, key=lambda one: abs(int(one["timestamp"]) - at), default=None)
-        return best if best is not None and abs(int(best["timestamp"]) - at) <= MOST_LAG_US else None
+        best = min(near, key=lambda one: abs(one["timestamp"] - at), default=None)
+        return best if best is not None and abs(best["timestamp"] - at) <= MOST_LAG_US else None
 
     def mount(self, row: Mapping[str, Any]) -> Floats:
         """4 x 4: the sensor's frame to the ego frame."""
@@ -189,6 +189,11 @@ class _Readings:
         where = self._where("calibrated_sensor", row["calibrated_sensor_token"])
         return numbers(self._mount_row(row), "camera_intrinsic", shape=(3, 3), where=where)
 
+    def size(self, row: Mapping[str, Any]) -> tuple[int, int]:
+        """(width, height) [px] of a camera's picture."""
+        where = self._where("sample_data", row["token"])
+        return whole(row, "width", where=where), whole(row, "height", where=where)
+
     def _mount_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return self._tables.find("calibrated_sensor", row["calibrated_sensor_token"], of="sample_data.json")
 
@@ -200,6 +205,7 @@ def _annotations(tables: Tables) -> dict[str, Annotations]:
     """What is annotated, by sample; empty for a recording without labels."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in tables["sample_annotation"].values():
+        tables.find("sample", row["sample_token"], of="sample_annotation.json")
         rows[row["sample_token"]].append(row)
     return {sample: _of_sample(tables, some) for sample, some in rows.items()}
 
@@ -215,7 +221,7 @@ def _of_sample(tables: Tables, rows: Sequence[dict[str, Any]]) -> Annotations:
         names=[_names(tables, row) for row in rows],
         boxes=OrientedBoxes(poses[:, :3, 3], poses[:, :3, :3], sizes[:, [2, 0, 1]]),  # from width, length, height
         occlusion=np.array([_occlusion(row, where=f"{where}, {row['token']}") for row in rows], np.int64),
-        points=np.array([int(row["num_lidar_pts"]) for row in rows], np.int64),
+        points=np.array([row["num_lidar_pts"] for row in rows], np.int64),
     )
 
 
@@ -228,7 +234,7 @@ def _names(tables: Tables, row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _occlusion(row: Mapping[str, Any], *, where: str) -> int:
-    token = row["visibility_token"] or ""
+    token = str(row["visibility_token"] or "")
     if token not in OCCLUSION:
         raise InputError(f"{where}: expected visibility_token 1, 2, 3, 4 or none, got {token!r}: correct the row")
     return OCCLUSION[token]
@@ -246,7 +252,7 @@ def _key_frames(
     }
     none = np.zeros(0, np.int64)
     nothing = Annotations([], OrientedBoxes.empty(), occlusion=none, points=none)
-    samples = sorted(tables["sample"], key=lambda token: int(tables["sample"][token]["timestamp"]))
+    samples = sorted(tables["sample"], key=lambda token: tables["sample"][token]["timestamp"])
     for index, sample in enumerate(samples):
         for camera in readings.cameras:
             if (row := of_sample.get((sample, camera))) is not None:
@@ -288,7 +294,7 @@ def _picture(
         token=row["token"],
         number=number,
         intrinsics=readings.intrinsics(row),
-        size=(int(row["width"]), int(row["height"])),
+        size=readings.size(row),
         global_to_camera=inverse(readings.ego(row) @ readings.mount(row)),
         annotations=annotations,
         **transforms,

@@ -29,6 +29,7 @@ _FIELDS = {
     "category": ("name",),
     "attribute": ("name",),
 }
+_WHOLE = {"sample": ("timestamp",), "sample_data": ("timestamp",), "sample_annotation": ("num_lidar_pts",)}
 
 
 class Tables:
@@ -62,6 +63,8 @@ class Tables:
             missing = [key for key in ("token", *_FIELDS[name]) if not isinstance(row, dict) or key not in row]
             if missing:
                 raise InputError(f"{path}, row {index}: expected a field '{missing[0]}', got none: unpack it again")
+            for key in _WHOLE.get(name, ()):
+                row[key] = whole(row, key, where=f"{path}, row {index}")
         return rows
 
 
@@ -91,6 +94,15 @@ def rigid(row: Mapping[str, Any], *, where: str) -> Floats:
     ]
     transform[:3, 3] = numbers(row, "translation", shape=(3,), where=where)
     return transform
+
+
+def whole(row: Mapping[str, Any], key: str, *, where: str) -> int:
+    """The whole number of one field."""
+    try:
+        value = int(row[key])
+    except (ValueError, TypeError, OverflowError):
+        raise InputError(f"{where}, {key}: expected a whole number, got {row[key]!r}: correct the row") from None
+    return value
 
 
 def numbers(row: Mapping[str, Any], key: str, *, shape: tuple[int, ...], where: str) -> Floats:

@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import read_text
+from monoskd.files import load_yaml, read_text
 from monoskd.kitti.io import Calibration
 from monoskd.objects import Objects
 
@@ -105,7 +105,7 @@ def read_class_map(path: str | Path, recording: Recording) -> dict[str, str | No
     Raises InputError where it is something else, and where an entry means no category of the recording.
     """
     try:
-        document = yaml.safe_load(read_text(path))
+        document = load_yaml(read_text(path))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: expected YAML, got what cannot be parsed ({error}): correct the file") from error
     if not isinstance(document, dict):

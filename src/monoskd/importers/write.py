@@ -113,6 +113,9 @@ def import_recording(
             progress(len(results), len(todo))
     results.sort(key=lambda frame: frame.planned.frame)
     done = [frame for frame in results if frame.failure is None]
+    sweeps = [frame.planned.picture.sweep for frame in done]
+    if gone := sum(sweep is not None and not sweep.is_file() for sweep in sweeps):
+        absent["sweeps that are not there"] = gone
     _write_lists(layout, done)
     warnings = [*recording.warnings, *plan.warnings]
     report = _report(done, absent, warnings, seconds=time.perf_counter() - started)

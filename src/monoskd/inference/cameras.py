@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from monoskd.errors import InputError
-from monoskd.files import read_text
+from monoskd.files import load_yaml, read_text
 from monoskd.geometry.camera import Camera
 from monoskd.inference.lens import FloatArray, Lens, level_rotation
 from monoskd.kitti.io import read_calibration
@@ -146,7 +146,7 @@ def check_size(camera: Camera, *, width: int, height: int, where: str) -> None:
 def read_camera(path: Path) -> Lens:
     """A camera file, JSON or YAML: `width`, `height`, `fx fy cx cy` or `K`, and optional `distortion` and `R`."""
     try:
-        document = yaml.safe_load(read_text(path, at_most=2**20))  # JSON is YAML
+        document = load_yaml(read_text(path, at_most=2**20))  # JSON is YAML
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, InputError):
             raise

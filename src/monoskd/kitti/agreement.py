@@ -42,8 +42,11 @@ def depth_errors(depth_m: DepthMap, objects: Objects) -> list[float]:
     return errors
 
 
-def disagreement(errors_m: Sequence[float]) -> str | None:
-    """What is wrong if the errors of a data set's objects are too large: what was expected and what was measured."""
+def disagreement(errors_m: Sequence[float], *, of: str = "LiDAR returns") -> str | None:
+    """What is wrong if the errors of a data set's objects are too large: what was expected and what was measured.
+
+    of: what was compared with the objects.
+    """
     if not len(errors_m) or (error_m := float(np.median(errors_m))) <= MOST_ERROR_M:
         return None
-    return f"expected LiDAR returns on the labelled objects, got a median of {error_m:.1f} m beside their 3D boxes"
+    return f"expected {of} on the labelled objects, got a median of {error_m:.1f} m beside their 3D boxes"

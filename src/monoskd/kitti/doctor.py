@@ -13,13 +13,14 @@ from monoskd.kitti.agreement import disagreement
 from monoskd.kitti.doctor_checks import CLASSES, FrameFacts, facts_of
 from monoskd.kitti.doctor_report import DoctorReport, Finding, Severity
 from monoskd.kitti.io import read_split
-from monoskd.kitti.layout import ONE_FILE, UNLABELLED, KittiLayout, suffixes, two_files
+from monoskd.kitti.layout import ONE_FILE, UNLABELLED, KittiLayout, meant, suffixes, two_files
 from monoskd.kitti.leakage import RawRecord, copies, drives_of
 from monoskd.kitti.neighbours import neighbours, spread
+from monoskd.objects import NO_ALPHA
 
 KINDS = ("image_2", "calib", "label_2", "velodyne", "depth_2")
 
-_LIDAR_FRAMES = 100  # sweeps whose points are looked at, spread over the data set
+_DEPTH_FRAMES = 100  # whose sweeps and depth maps are read whole, spread over the data set
 _LABELLED_SPLITS = ("train", "val", "trainval")
 _EXAMPLES = 3
 _LEAST_PROJECTION_IOU = 0.7  # of the data set's median box; KITTI's is 0.97
@@ -35,7 +36,7 @@ _IF_MISSING: dict[str, tuple[Severity, str]] = {
 def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = None) -> DoctorReport:
     """Read every file of `root/training` and `root/ImageSets`, and compare what should agree.
 
-    Images and depth maps are read at their ends only, and the points of at most 100 sweeps.
+    Images and depth maps are read at their ends only, but for the sweeps and the depth maps of at most 100 frames.
     progress: called with (frames done, frames in all). Raises InputError where there is no data set at all.
     """
     started = time.perf_counter()
@@ -44,10 +45,10 @@ def examine(root: str | Path, *, progress: Callable[[int, int], None] | None = N
     everything = sorted(set().union(*frames.values()))
     if not everything:
         raise InputError(_nothing(layout))
-    sampled = set(spread(frames["velodyne"], at_most=_LIDAR_FRAMES))
+    sampled = set(spread(sorted({*frames["velodyne"], *frames["depth_2"]}), at_most=_DEPTH_FRAMES))
     facts: dict[str, FrameFacts] = {}
     for frame in everything:
-        facts[frame] = facts_of(layout, frame, lidar=frame in sampled)
+        facts[frame] = facts_of(layout, frame, depths=frame in sampled)
         if progress is not None:
             progress(len(facts), len(everything))
     splits, damaged_splits = _read_splits(layout)
@@ -105,14 +106,17 @@ def _some(frames: Sequence[str]) -> str:
 
 
 def _counts(layout: KittiLayout, frames: dict[str, list[str]], *, unlabelled: Sequence[str]) -> list[Finding]:
-    """Does every picture have its other files, and every other file a picture? `unlabelled` ones need no label."""
+    """Does every picture have its other files, and every other file a picture? `unlabelled` ones need no label.
+
+    Depth maps are made of sweeps, so without a sweep none is missing.
+    """
     findings = []
     severity: Severity
     images = set(frames["image_2"])
+    needless = {"label_2": set(unlabelled), "depth_2": images - set(frames["velodyne"])}
     for kind, (severity, advice) in _IF_MISSING.items():
         where = str(layout.folder(kind))
-        excused = set(unlabelled) if kind == "label_2" else set()
-        if missing := sorted(images - set(frames[kind]) - excused):
+        if missing := sorted(images - set(frames[kind]) - needless.get(kind, set())):
             what = f"expected one file for each of {len(images)} images, got none for {_some(missing)}"
             findings.append(Finding(severity, f"no {kind}", what, advice, where))
         if extra := sorted(set(frames[kind]) - images):
@@ -155,7 +159,12 @@ def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str,
         for kind, missing in lacking.items():
             if missing and (kind == "image_2" or name in _LABELLED_SPLITS):
                 what = f"expected each frame of the split in {kind}, got none of {_some(sorted(missing))}"
+                what += meant(min(missing), images)
                 yield Finding("error", f"split without {kind}", what, "add the files or unlist them", where)
+        depth = {*frames["depth_2"], *frames["velodyne"]}
+        if name in ("train", UNLABELLED) and (bare := sorted(listed & images - depth)):
+            what = f"expected a depth map, or a sweep to make one of, for each frame, got none of {_some(bare)}"
+            yield Finding("error", "split without depth", what, "add sweeps or unlist the frames", where)
         if name == UNLABELLED and (labelled := sorted(listed & labels)):
             what = f"expected frames without a label, got one for {_some(labelled)}"
             yield Finding("warning", "unlabelled split", what, "list them in a labelled split instead", where)
@@ -205,6 +214,9 @@ def _objects(layout: KittiLayout, labelled: Sequence[str], facts: Sequence[Frame
     if only_2d:
         what = f"expected 3D boxes, got none for {only_2d} of {objects} objects (sizes or z of 0 or less)"
         yield Finding("warning", "2D only", what, "training leaves them out; add 3D boxes if they should count", folder)
+    if no_alpha := sum(fact.no_alpha for fact in facts):
+        what = f"expected alpha, got none ({NO_ALPHA:g}) for {no_alpha} of {objects} objects"
+        yield Finding("warning", "no alpha", what, "training does without, but orientation cannot be evaluated", folder)
 
 
 def _training(
@@ -244,7 +256,10 @@ def _agreement(facts: Sequence[FrameFacts]) -> list[Finding]:
     if gap_rad is not None and gap_rad > _MOST_ALPHA_GAP_RAD:
         what = f"expected alpha = rotation_y - atan2(x, z), got a median difference of {gap_rad:.2f} rad"
         findings.append(Finding("error", "alpha", what, "check the sign, zero and unit of both angles"))
-    if what_lidar := disagreement([error for fact in facts for error in fact.lidar_errors_m]):
+    if wrong := disagreement([error for fact in facts for error in fact.lidar_errors_m]):
         advice = "check Tr_velo_to_cam and that sweep and label belong together"
-        findings.append(Finding("error", "LiDAR", what_lidar, advice))
+        findings.append(Finding("error", "LiDAR", wrong, advice))
+    elif wrong := disagreement([error for fact in facts for error in fact.depth_errors_m], of="depth maps"):
+        advice = "run `monoskd prepare --force`; maps of another origin must hold metres * 256"
+        findings.append(Finding("error", "depth map", wrong, advice))
     return findings

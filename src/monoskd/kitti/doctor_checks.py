@@ -21,7 +21,8 @@ from monoskd.kitti.io import (
     Calibration,
     parse_objects,
     read_calibration,
-    read_velodyne,
+    read_depth,
+    read_returns,
 )
 from monoskd.kitti.layout import KittiLayout
 from monoskd.objects import (
@@ -32,6 +33,7 @@ from monoskd.objects import (
     has_2d_box,
     has_3d_box,
     is_supervised,
+    lacks_alpha,
 )
 
 CLASSES = tuple(KITTI_MEAN_SIZES)  # what the shipped configs train on
@@ -47,19 +49,21 @@ _MIN_VISIBLE_SHARE = 0.01  # of a sweep's points inside the image; KITTI's have 
 class FrameFacts:
     """What one frame says: findings, and what is added up over the data set.
 
-    objects: without DontCare; only_2d: those without a real 3D box; supervised: those that training would use, with the
-    least 2D height of KITTI scaled down to smaller pictures.
+    objects: without DontCare; only_2d: those without a real 3D box; no_alpha: those without alpha; supervised: those
+    that training would use, with the least 2D height of KITTI scaled down to smaller pictures.
     """
 
     findings: list[Finding] = field(default_factory=list)
     classes: Counter[str] = field(default_factory=Counter)
     objects: int = 0
     only_2d: int = 0
+    no_alpha: int = 0
     supervised: int = 0
     image_size: tuple[int, int] | None = None
     projection_ious: list[float] = field(default_factory=list)
     alpha_gaps_rad: list[float] = field(default_factory=list)
     lidar_errors_m: list[float] = field(default_factory=list)
+    depth_errors_m: list[float] = field(default_factory=list)
 
     def damaged(self, check: str, path: Path, error: InputError) -> None:
         """Note an InputError about a file: `<file>[, line N]...: <what>: <advice>`."""
@@ -73,16 +77,19 @@ class FrameFacts:
         self.findings.append(Finding(severity, check, what, advice, str(path), line))
 
 
-def facts_of(layout: KittiLayout, frame: str, *, lidar: bool) -> FrameFacts:
-    """Read the frame's files and compare them; `lidar`: also the points of its sweep, which takes longest."""
+def facts_of(layout: KittiLayout, frame: str, *, depths: bool) -> FrameFacts:
+    """Read the frame's files and compare them.
+
+    depths: also the points of its sweep and the pixels of its depth map, which take longest.
+    """
     facts = FrameFacts()
     facts.image_size = _image(layout.image(frame), facts)
     calibration = _calibration(layout.calibration(frame), facts)
     objects = _label(layout.label(frame), facts)
     if objects is not None and calibration is not None:
         _compare(layout.label(frame), objects, calibration.camera, facts)
-    _depth_map(layout, frame, facts)
-    _sweep(layout, frame, calibration, objects, facts, points=lidar)
+    _depth_map(layout, frame, objects, facts, pixels=depths)
+    _sweep(layout, frame, calibration, objects, facts, points=depths)
     return facts
 
 
@@ -135,6 +142,7 @@ def _label(path: Path, facts: FrameFacts) -> Objects | None:
     least_px = MIN_HEIGHT_PX * min(1, height_px / KITTI_HEIGHT_PX)
     facts.objects = len(objects)
     facts.only_2d = int((~has_3d_box(objects)).sum())
+    facts.no_alpha = int(lacks_alpha(objects).sum())
     facts.supervised = int(is_supervised(objects, CLASSES, min_height_px=least_px).sum())
     return objects
 
@@ -167,7 +175,7 @@ def _compare(path: Path, objects: Objects, camera: Camera, facts: FrameFacts) ->
     ious = projection_ious(objects, camera, image_size=facts.image_size)
     ray_rad = np.arctan2(objects.bottom[:, 0], objects.bottom[:, 2])
     facts.projection_ious = ious.tolist()
-    facts.alpha_gaps_rad = np.abs(wrap(objects.yaw - ray_rad - objects.alpha)).tolist()
+    facts.alpha_gaps_rad = np.abs(wrap(objects.yaw - ray_rad - objects.alpha))[~lacks_alpha(objects)].tolist()
     if np.median(ious) < _BAD_FRAME_IOU:
         what = f"expected 3D boxes to project onto their 2D boxes, got a median IoU of {np.median(ious):.2f}"
         facts.note("warning", "projection", path, what, "check that calibration and label belong together")
@@ -186,12 +194,14 @@ def projection_ious(objects: Objects, camera: Camera, *, image_size: tuple[int, 
     return ious
 
 
-def _depth_map(layout: KittiLayout, frame: str, facts: FrameFacts) -> None:
+def _depth_map(layout: KittiLayout, frame: str, objects: Objects | None, facts: FrameFacts, *, pixels: bool) -> None:
     path = layout.depth(frame)
     if not is_there(path):
         return
     try:
         size = read_image_size(path, mode="I;16")
+        if pixels and objects is not None:
+            facts.depth_errors_m = depth_errors(read_depth(path), objects)
     except InputError as error:
         facts.damaged("damaged depth map", path, error)
         return
@@ -219,15 +229,14 @@ def _sweep(
         what = "expected R0_rect and Tr_velo_to_cam beside a LiDAR sweep, got none"
         facts.note("error", "camera", layout.calibration(frame), what, "add them")
         return
-    if path.stat().st_size == 0:
-        facts.note("error", "damaged sweep", path, "expected LiDAR points, got an empty file", "copy it again")
-    elif points or path.stat().st_size % 16:
+    size = path.stat().st_size if path.is_file() else 0
+    if points or size == 0 or size % 16:
         try:
-            sweep = read_velodyne(path)
+            xyz = read_returns(path)
         except InputError as error:
             facts.damaged("damaged sweep", path, error)
             return
-        _sweep_points(path, sweep[:, :3], calibration, objects, facts)
+        _sweep_points(path, xyz, calibration, objects, facts)
 
 
 def _sweep_points(
@@ -238,9 +247,7 @@ def _sweep_points(
     facts: FrameFacts,
 ) -> None:
     """Do the points fall into the image, and onto the labelled objects?"""
-    if not np.isfinite(xyz).all():
-        facts.note("error", "damaged sweep", path, "expected finite points, got NaN or infinity", "copy it again")
-    elif calibration is not None and facts.image_size is not None:
+    if calibration is not None and facts.image_size is not None:
         sparse = sparse_depth(calibration.velo_to_camera(xyz), camera=calibration.camera, size=facts.image_size)
         share = np.count_nonzero(sparse) / len(xyz)
         if share < _MIN_VISIBLE_SHARE:

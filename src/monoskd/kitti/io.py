@@ -23,6 +23,7 @@ from monoskd.kitti.labels import parse_objects as parse_objects
 from monoskd.kitti.labels import read_objects as read_objects
 from monoskd.kitti.labels import write_objects as write_objects
 from monoskd.kitti.layout import is_frame
+from monoskd.kitti.sweeps import read_returns as read_returns
 from monoskd.kitti.sweeps import read_velodyne as read_velodyne
 from monoskd.kitti.sweeps import write_velodyne as write_velodyne
 
@@ -112,7 +113,10 @@ def parse_matrix(words: Sequence[str], *, shape: tuple[int, int], where: str) ->
     """A matrix written row by row; `where` is what errors call its place."""
     size = shape[0] * shape[1]
     if len(words) != size:
-        raise InputError(f"{where}: expected {size} numbers, got {len(words)}: the line is damaged or cut off")
+        advice = "the line is damaged or cut off"
+        if len(words) in (9, 12, 16):  # a matrix of another shape
+            advice = f"write it as {shape[0]} x {shape[1]}, row by row"
+        raise InputError(f"{where}: expected {size} numbers, got {len(words)}: {advice}")
     return np.array([finite_number(word, where=where) for word in words]).reshape(shape)
 
 

@@ -1,6 +1,8 @@
 """Where the files of a data set lie."""
 
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -106,11 +108,16 @@ def files_in(folder: Path, kind: str) -> dict[str, list[Path]]:
 
 def frames_in(folder: Path, kind: str) -> list[str]:
     """The sorted frames that have a file of this kind in a folder. Raises InputError where one has two."""
+    return list(file_of_each(folder, kind))
+
+
+def file_of_each(folder: Path, kind: str) -> dict[str, Path]:
+    """The file of this kind of each frame in a folder, sorted. Raises InputError where a frame has two."""
     files = files_in(folder, kind)
     for paths in files.values():
         if paths[1:]:
             raise InputError(f"{folder}: {two_files(paths)}: {ONE_FILE}")
-    return list(files)
+    return {frame: paths[0] for frame, paths in files.items()}
 
 
 def two_files(paths: list[Path]) -> str:
@@ -119,7 +126,13 @@ def two_files(paths: list[Path]) -> str:
 
 
 def _visible_in(folder: Path) -> list[Path]:
-    return visible(folder.iterdir()) if folder.is_dir() else []
+    """What a folder holds; nothing where there is none. Raises InputError for a file or a broken link in its place."""
+    if not is_there(folder):
+        return []
+    try:
+        return visible(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder, got '{error.strerror}': check it, or where it links") from error
 
 
 def frame_file(folder: Path, kind: str, frame: str) -> Path:
@@ -142,6 +155,20 @@ def suffixes(kind: str) -> str:
 def is_frame(name: str) -> bool:
     """Whether `name` can name a frame: the stem of a visible file, without a path."""
     return name == name.strip() != "" and not name.startswith(".") and "/" not in name and name.isprintable()
+
+
+def meant(name: str, frames: Iterable[str]) -> str:
+    """` (is it ...?)` with the frame that a name seems to mean; empty where it resembles none.
+
+    Names are written with a suffix, with other zeros in front, in other case, or with accents as macOS stores them.
+    """
+    plain = {_plain(frame): frame for frame in frames}
+    guess = plain.get(_plain(name)) or plain.get(_plain(Path(name).stem))
+    return f" (is it {guess}?)" if guess and guess != name else ""
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).lower().lstrip("0")
 
 
 def is_kitti_number(name: str) -> bool:

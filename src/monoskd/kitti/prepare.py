@@ -18,7 +18,7 @@ from monoskd.kitti.io import (
     read_calibration,
     read_depth,
     read_objects,
-    read_velodyne,
+    read_returns,
     write_depth,
 )
 from monoskd.kitti.layout import KittiLayout, suffixes
@@ -163,10 +163,7 @@ def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
 def frame_depth(layout: KittiLayout, frame: str, *, size: tuple[int, int]) -> DepthMap:
     """The dense depth map of one frame, height x width [m], from its sweep and calibration; size: (width, height)."""
     calibration = read_calibration(layout.calibration(frame), require=("R0_rect", "Tr_velo_to_cam"))
-    xyz = read_velodyne(layout.velodyne(frame))[:, :3]
-    finite = np.isfinite(xyz)
-    if not finite.all():  # some recordings mark a missing return with NaN
-        xyz = xyz[finite.all(axis=1)]
+    xyz = read_returns(layout.velodyne(frame))
     sparse = sparse_depth(calibration.velo_to_camera(xyz), camera=calibration.camera, size=size)
     if not sparse.any():
         raise InputError(

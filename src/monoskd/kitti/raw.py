@@ -8,9 +8,8 @@ import numpy as np
 
 from monoskd.errors import InputError
 from monoskd.files import link, read_text, visible
-from monoskd.images import IMAGE_SUFFIXES
 from monoskd.kitti.io import Calibration, FloatArray, parse_matrix, read_split, write_calibration, write_split
-from monoskd.kitti.layout import UNLABELLED, KittiLayout, is_kitti_number
+from monoskd.kitti.layout import UNLABELLED, KittiLayout, file_of_each, is_kitti_number
 from monoskd.kitti.leakage import (
     Fingerprints,
     RawRecord,
@@ -196,15 +195,10 @@ def refuse_validation_drive(drive: Path, fingerprints: Fingerprints) -> None:
 
 def _complete_frames(drive: Path) -> dict[str, tuple[Path, Path]]:
     """Picture and sweep by `date/drive/frame`, of the frames that have both; KITTI's LiDAR lacks a few."""
-    pictures, sweeps = _files(drive / "image_02", IMAGE_SUFFIXES), _files(drive / "velodyne_points", (".bin",))
+    pictures = file_of_each(drive / "image_02" / "data", "image_2")
+    sweeps = file_of_each(drive / "velodyne_points" / "data", "velodyne")
     where = f"{drive.parent.name}/{drive.name}"
     return {f"{where}/{name}": (pictures[name], sweeps[name]) for name in sorted(pictures.keys() & sweeps.keys())}
-
-
-def _files(sensor: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """The files of a sensor by frame; the first by name if there are several."""
-    paths = visible((sensor / "data").glob("*"))
-    return {path.stem: path for path in reversed(paths) if path.suffix.lower() in suffixes}
 
 
 def _numbers_in(layout: KittiLayout) -> set[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from monoskd.errors import InputError
 from monoskd.kitti.io import read_calibration, read_depth, read_image, read_objects, read_split
-from monoskd.kitti.layout import KittiLayout
+from monoskd.kitti.layout import KittiLayout, meant
 from monoskd.kitti.leakage import check_copies, check_unlabelled
 from monoskd.objects import Objects
 from monoskd.structures import Frame, FrameSource
@@ -65,12 +65,17 @@ class KittiFrames(FrameSource):
     def _check_files(self) -> None:
         kinds = {"image_2": True, "calib": True, "label_2": self.labels, "depth_2": self.depth}
         for kind in (kind for kind, needed in kinds.items() if needed):
-            missing = sorted({*self.names} - {*self.layout.frames(kind)})
+            there = self.layout.frames(kind)
+            missing = sorted({*self.names} - {*there})
             if missing:
-                advice = "run `monoskd prepare`" if kind == "depth_2" else "add them, or take them off the split"
+                advice = "add them, or take them off the split"
+                if kind == "depth_2":
+                    advice = "run `monoskd prepare`"
+                    if not {*missing} & {*self.layout.frames("velodyne")}:
+                        advice = f"add sweeps in {self.layout.folder('velodyne')}, then {advice}"
                 raise InputError(
                     f"{self.layout.folder(kind)}: expected a file for each of the split's {len(self.names)} frames, "
-                    f"got none for {len(missing)} (the first is {missing[0]}): {advice}"
+                    f"got none for {len(missing)} (the first is {missing[0]}{meant(missing[0], there)}): {advice}"
                 )
 
 

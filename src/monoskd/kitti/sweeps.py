@@ -61,6 +61,18 @@ def read_velodyne(path: str | Path) -> NDArray[np.float32]:
     return points
 
 
+def read_returns(path: str | Path) -> NDArray[np.float32]:
+    """The points n x 3 [m] of a sweep that are returns: some recordings mark a missing one with NaN.
+
+    Raises InputError as `read_velodyne`, and where there is none.
+    """
+    points = read_velodyne(path)[:, :3]
+    is_return = np.isfinite(points).all(axis=1)
+    if not is_return.any():
+        raise InputError(f"{path}: expected LiDAR returns, got none among {len(points)} points: copy it again")
+    return points if is_return.all() else points[is_return]
+
+
 def _columns(points: NDArray[np.float32], near: NDArray[np.bool_]) -> int:
     """How many columns points that were read as 4 have: 4, or 8 to 16 where only every second to fourth row is one.
 
