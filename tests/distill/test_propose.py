@@ -352,7 +352,12 @@ def test_volumes_with_channels_last_are_not_read_as_channels_first() -> None:
     def network(width: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv3d(2, width, 3, 4, 1), Last(), nn.Linear(width, 40), nn.ReLU())
 
-    assert taps(distil(network(4), network(6), torch.rand(2, 2, 8, 16, 16))) == [("0", "0")]
+    batch = torch.rand(2, 2, 8, 16, 16)
+    proposal = distil(network(4), network(6), batch)
+    assert taps(proposal) == [("3", "3")]
+    seen = proposal.distiller(batch).maps["3"]
+    torch.testing.assert_close(seen.student[..., 0], proposal.distiller.student(batch).flatten(1, 3).mT)
+    assert 'Outlet("3", view=last_as_tokens)' in proposal.code
 
 
 def test_what_is_no_network_or_no_tensor_is_an_error(images: Tensor) -> None:
