@@ -68,7 +68,7 @@ class AttentionLoss(MapLoss):
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         """The loss of one level."""
         squares = (self._attention(student, mask) - self._attention(teacher, mask)).square().sum(1)
-        differs = squares > 0  # the norm has no derivative at 0
+        differs = squares != 0  # the norm has no derivative at 0; a NaN stays
         return (torch.where(differs, squares, 1).sqrt() * differs).mean() / 2
 
     def _attention(self, maps: Tensor, mask: Tensor | None) -> Tensor:
