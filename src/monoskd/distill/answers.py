@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from monoskd.distill.candidates import Pass, image_size, training_output
+from monoskd.distill.ema import bare
 from monoskd.distill.layouts import named
-from monoskd.distill.probes import bare, pick
+from monoskd.distill.probes import pick
 from monoskd.distill.teachers import Inputs
 from monoskd.distill.traps import tensors
 from monoskd.errors import InputError

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monoskd.distill.ema import bare
 from monoskd.distill.layouts import Layout, Made, batch_size, features, named, steps_lead
-from monoskd.distill.probes import bare
 from monoskd.distill.seen import modes_of, restore
 from monoskd.distill.taps import Outlet, TokensAsMap, as_tokens, batch_first, channels_first, last_as_tokens
 from monoskd.distill.teachers import Inputs, called
