@@ -365,3 +365,20 @@ def test_what_is_no_network_or_no_tensor_is_an_error(images: Tensor) -> None:
         distil(nn.Conv2d(3, 4, 3), "resnet18", images)
     with pytest.raises(InputError, match="batch: expected tensors, got numpy arrays"):
         distil(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), images.numpy())
+    with pytest.raises(InputError, match=r"batch: expected what the networks are called with, got a list.*batch\[0\]"):
+        distil(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), [images, torch.arange(len(images))])
+    with pytest.raises(InputError, match="student: expected parameters that learn, got none"):
+        distil(nn.Conv2d(3, 4, 3).requires_grad_(False), nn.Conv2d(3, 4, 3), images)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_student_is_looked_into_without_compiling(in_place: bool, images: Tensor) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("compiled")
+
+    student = compiled = head(nn.Linear(8, 4))
+    if in_place:
+        student.compile(backend=never)
+    else:
+        compiled = torch.compile(student, backend=never)
+    assert taps(distil(compiled, head(nn.Linear(8, 4)), images)) == [("1", "1")]

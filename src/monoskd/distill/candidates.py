@@ -79,7 +79,8 @@ class Pass:
 
     maps: those that could be tapped, in the order in which they are made. output: what the network returned. heads: the
     paths of the linear layers and convolutions whose output it returned as it is, by the key of the output. queries:
-    the numbers of objects that it predicts as a set, in no order that another network shares (DETR).
+    the numbers of objects that it predicts as a set, in no order that another network shares (DETR). drawn: whether it
+    drew random numbers.
     """
 
     maps: list[CandidateMap]
