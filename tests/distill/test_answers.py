@@ -199,3 +199,54 @@ def test_masks_of_pixels_and_masks_that_are_true_at_padding() -> None:
     out, distiller = run(proposal, student, teacher, batch)
     moved = distiller(batch["src"] * padding(6)[..., None], padding(6) == 0, mask=padding(6))
     torch.testing.assert_close(moved.terms["rank"], out.terms["rank"])
+
+
+class TwoHeads(nn.Sequential):
+    """The mean of two linear heads, as LeViT's."""
+
+    def __init__(self, width: int, last: nn.Module) -> None:
+        super().__init__(nn.Conv2d(3, width, 8, 8))
+        self.first, self.second, self.last = nn.Linear(width, 4), nn.Linear(width, 4), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = 9 * self[0](x).mean((2, 3))
+        return self.last((self.first(pooled) + self.second(pooled)) / 2)
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), nn.Sigmoid(), nn.Softmax(1)])
+def test_what_follows_on_linear_layers_is_logits_where_the_networks_know_so_many_classes(last: nn.Module) -> None:
+    images, student, teacher = torch.rand(4, 3, 16, 16), TwoHeads(4, last), TwoHeads(6, deepcopy(last))
+    assert "logits" not in losses(distil(student, teacher, images))
+    student.num_classes = teacher.num_classes = 4
+    probabilities = not isinstance(last, nn.Identity)
+    assert ("logits" in losses(distil(student, teacher, images))) != probabilities
+
+
+def test_scores_of_words_before_they_are_capped_are_no_feature() -> None:
+    class Capped(nn.Module):
+        """As Gemma 2."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.words, self.body, self.head = nn.Embedding(20, width), nn.Linear(width, width), nn.Linear(width, 20)
+
+        def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.head(self.body(self.words(input_ids))).tanh() * 30}
+
+    proposal = distil(Capped(4), Capped(6), {"input_ids": torch.randint(20, (3, 6))})
+    assert list(proposal.distiller.taps) == ["body", "logits"]
+
+
+def test_a_depth_map_under_a_key_is_compared_by_value() -> None:
+    class Depth(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.body, self.head = nn.Conv2d(3, width, 4, 4), nn.ConvTranspose2d(width, 1, 4, 4)
+
+        def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+            return {"predicted_depth": self.head(self.body(pixel_values).relu()).relu()[:, 0]}
+
+    batch, student, teacher = {"pixel_values": torch.rand(2, 3, 16, 16)}, Depth(4), Depth(6)
+    out = distil(student, teacher, batch).distiller(**batch)
+    depths = [network(**batch)["predicted_depth"] for network in (student, teacher)]
+    torch.testing.assert_close(out.terms["outputs"], (depths[0] - depths[1]).abs().mean())

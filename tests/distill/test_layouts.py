@@ -230,3 +230,11 @@ def test_networks_whose_maps_are_of_other_batches_are_not_compared_at_maps(image
     proposal = distil(Views(), Plain(), images)
     assert not proposal.distiller.taps
     proposal.distiller(images).total.backward()
+
+
+def test_a_weight_that_is_computed_is_no_feature() -> None:
+    def network(width: int) -> nn.Sequential:
+        conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(width, 1, 7, padding=3))
+        return nn.Sequential(nn.Conv1d(2, width, 4, 4), conv, nn.AdaptiveAvgPool1d(1))
+
+    assert taps(distil(network(4), network(6), torch.rand(1, 2, 32))) == [(Outlet("1", view=as_tokens),) * 2]

@@ -125,6 +125,14 @@ def test_relational_loss_is_rkd(distance: float, angle: float, pair) -> None:
     assert loss.item() == pytest.approx(rkd(s, t[:, :2], distance=distance, angle=angle))
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_rkd_has_no_scale(scale: float, pair) -> None:
+    s, t = (x.float() for x in pair)
+    torch.testing.assert_close(
+        RelationalLoss()(student=s * scale, teacher=t * scale), RelationalLoss()(student=s, teacher=t)
+    )
+
+
 def test_the_huber_part_of_rkd_is_reached() -> None:
     s, t = torch.tensor([[0.0], [0.1], [10.0], [10.1]]), torch.tensor([[0.0], [9.0], [0.2], [9.1]])
     assert RelationalLoss()(student=s, teacher=t).item() == pytest.approx(rkd(s, t, distance=1, angle=2), rel=1e-5)
@@ -239,6 +247,16 @@ class TestAll:
             value = loss(student=s * 100, teacher=t * 100)
         assert value.dtype == torch.float32
         assert value.isfinite()
+
+    @pytest.mark.parametrize("side", ["student", "teacher"])
+    def test_a_nan_is_not_hidden(self, loss, side: str, pair) -> None:
+        maps = dict(zip(("student", "teacher"), (x.clone() for x in pair), strict=True))
+        maps[side][0, 0, 0, 0] = math.nan
+        assert loss(**maps).isnan()
+
+    def test_a_teacher_of_another_type(self, loss, pair) -> None:
+        s, t = pair
+        torch.testing.assert_close(loss(student=s, teacher=t.float()), loss(student=s, teacher=t), rtol=1e-5, atol=0)
 
     def test_it_works_between_taps(self, loss) -> None:
         x = torch.randn(3, 3, 8, 8)

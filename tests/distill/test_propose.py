@@ -352,7 +352,12 @@ def test_volumes_with_channels_last_are_not_read_as_channels_first() -> None:
     def network(width: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv3d(2, width, 3, 4, 1), Last(), nn.Linear(width, 40), nn.ReLU())
 
-    assert taps(distil(network(4), network(6), torch.rand(2, 2, 8, 16, 16))) == [("0", "0")]
+    batch = torch.rand(2, 2, 8, 16, 16)
+    proposal = distil(network(4), network(6), batch)
+    assert taps(proposal) == [("3", "3")]
+    seen = proposal.distiller(batch).maps["3"]
+    torch.testing.assert_close(seen.student[..., 0], proposal.distiller.student(batch).flatten(1, 3).mT)
+    assert 'Outlet("3", view=last_as_tokens)' in proposal.code
 
 
 def test_what_is_no_network_or_no_tensor_is_an_error(images: Tensor) -> None:
@@ -360,3 +365,20 @@ def test_what_is_no_network_or_no_tensor_is_an_error(images: Tensor) -> None:
         distil(nn.Conv2d(3, 4, 3), "resnet18", images)
     with pytest.raises(InputError, match="batch: expected tensors, got numpy arrays"):
         distil(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), images.numpy())
+    with pytest.raises(InputError, match=r"batch: expected what the networks are called with, got a list.*batch\[0\]"):
+        distil(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), [images, torch.arange(len(images))])
+    with pytest.raises(InputError, match="student: expected parameters that learn, got none"):
+        distil(nn.Conv2d(3, 4, 3).requires_grad_(False), nn.Conv2d(3, 4, 3), images)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_student_is_looked_into_without_compiling(in_place: bool, images: Tensor) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("compiled")
+
+    student = compiled = head(nn.Linear(8, 4))
+    if in_place:
+        student.compile(backend=never)
+    else:
+        compiled = torch.compile(student, backend=never)
+    assert taps(distil(compiled, head(nn.Linear(8, 4)), images)) == [("1", "1")]

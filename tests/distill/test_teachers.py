@@ -365,6 +365,23 @@ class TestEma:
         with pytest.raises(InputError, match=r"got another shape of 5\.bias, 5\.weight"):
             ema.update(student)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_an_average_in_half_precision_would_stand_still(self, dtype: torch.dtype) -> None:
+        student = network().to(dtype)
+        ema = EmaTeacher(student)
+        with pytest.raises(InputError, match=rf"0\.weight: expected weights in float32, got {dtype}"):
+            ema.update(student)
+        ema.update(student.requires_grad_(False))
+
+    def test_of_a_compiled_student(self) -> None:
+        student = network()
+        compiled = torch.compile(student, backend="eager")
+        ema = EmaTeacher(compiled)
+        with torch.no_grad():
+            student[0].weight.zero_()
+        ema.update(compiled)
+        assert not ema.network[0].weight.any()
+
     @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
     @pytest.mark.parametrize("make", [lambda: nn.LazyLinear(3), lambda: nn.utils.weight_norm(nn.Linear(2, 3))])
     def test_a_student_that_cannot_be_copied_is_an_error(self, make) -> None:

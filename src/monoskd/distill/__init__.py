@@ -12,7 +12,7 @@ from monoskd.distill.recorder import FlightRecorder
 from monoskd.distill.relations import ClassCorrelationLoss, ContrastiveLoss, RelationalLoss
 from monoskd.distill.response import BoxLoss, LogitLoss
 from monoskd.distill.spatial import AttentionLoss, ChannelLoss, GenerativeLoss
-from monoskd.distill.taps import Outlet, Tap, TokensAsMap, as_tokens, batch_first, channels_first
+from monoskd.distill.taps import Outlet, Tap, TokensAsMap, as_tokens, batch_first, channels_first, last_as_tokens
 from monoskd.distill.terms import Ramp, Term
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "batch_first",
     "channels_first",
     "distil",
+    "last_as_tokens",
 ]
 
 

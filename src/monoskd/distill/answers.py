@@ -8,14 +8,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from monoskd.distill.candidates import Pass, image_size, training_output
+from monoskd.distill.ema import bare
 from monoskd.distill.layouts import named
-from monoskd.distill.probes import bare, pick
+from monoskd.distill.probes import pick
 from monoskd.distill.teachers import Inputs
 from monoskd.distill.traps import tensors
 from monoskd.errors import InputError
 
 KEYS = ("", "logits", "out", "0")  # the output itself, Hugging Face, torchvision's segmentation, a tuple
 
+_IMAGE = 3  # channels, at most
 # Hugging Face's names for logits that no softmax belongs to.
 _OTHER_PROBLEMS = ("regression", "multi_label_classification")
 # In the names of outputs that are features.
@@ -51,7 +53,9 @@ class Answer:
     @property
     def channels(self) -> int | None:
         """How many, if these are logits, or values of places."""
-        return self.shape[1] if len(self.shape) == 4 or (self.logits and self.tokens is None) else None
+        if self.tokens is not None:
+            return self.shape[2] if self.logits else None
+        return self.shape[1] if len(self.shape) == 4 or self.logits else None
 
 
 def find_answer(
@@ -116,12 +120,26 @@ def _are_logits(key: str, x: Tensor, networks: Sequence[nn.Module], passes: tupl
         return _last(key) == "logits" and not _of_queries(x, passes) and (told or not configured)
     if _last(key) == "logits" or (key == "out" and x.ndim == 4):
         return True
-    if x.ndim == 2:  # pooled features come from a pooling, a norm or an activation; of vectors regressors are made, too
+    if x.ndim == 2:
         images = any(given.ndim > 3 for given in tensors(inputs)) or image_size(inputs) is not None
-        named_so = all(re.search("class|logit", one.heads.get(key, "")) for one in passes)
-        return key in KEYS and _from_layers(key, passes) and (images or told or named_so)
+        pairs = zip(networks, passes, strict=True)
+        return key in KEYS and all(_is_classifier(key, *pair, classes=classes, images=images) for pair in pairs)
     resized = x.shape[2:] == image_size(inputs)
     return key in ("", "out") and classes != 3 and (_from_layers(key, passes) or resized)
+
+
+def _is_classifier(key: str, network: nn.Module, one: Pass, *, classes: int, images: bool) -> bool:
+    """Whether a network makes class logits of this part of its output.
+
+    A linear layer does, if the network tells so, the layer's name does, or the inputs are images: of vectors regressors
+    are made, too. What follows on it, such as a mean of two heads, does if the network tells so and the values are no
+    probabilities.
+    """
+    told = classes in _counts(network)
+    if key in one.heads:
+        return told or images or re.search("class|logit", one.heads[key]) is not None
+    x = part(one.output, key)
+    return told and not bool(((x >= 0) & (x <= 1)).all())
 
 
 def _are_values(key: str, x: Tensor, passes: tuple[Pass, Pass], inputs: Inputs) -> bool:
@@ -131,7 +149,10 @@ def _are_values(key: str, x: Tensor, passes: tuple[Pass, Pass], inputs: Inputs) 
     """
     if any(one.drawn for one in passes) or ":" in key or _of_queries(x, passes) or _FEATURES.search(key):
         return False
-    return _from_layers(key, passes) or (key in KEYS and x.ndim > 2 and x.shape[-2:] == image_size(inputs))
+    if _from_layers(key, passes):
+        return True
+    of_pixels = x.ndim > 2 and x.shape[-2:] == image_size(inputs)
+    return of_pixels and (key in KEYS or x.ndim == 3 or x.shape[1] <= _IMAGE)
 
 
 def _from_layers(key: str, passes: tuple[Pass, Pass]) -> bool:

@@ -9,17 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monoskd.distill.ema import bare
 from monoskd.distill.layouts import Layout, Made, batch_size, features, named, steps_lead
-from monoskd.distill.probes import bare
 from monoskd.distill.seen import modes_of, restore
-from monoskd.distill.taps import Outlet, TokensAsMap, as_tokens, batch_first, channels_first
+from monoskd.distill.taps import Outlet, TokensAsMap, as_tokens, batch_first, channels_first, last_as_tokens
 from monoskd.distill.teachers import Inputs, called
 from monoskd.distill.traps import tensors
 
 MOST_PREFIX = 8  # class and register tokens in front of patches
 MOST_TOKENS = 4096  # affinity compares all pairs of them
 
-_VIEWS = {"channels_first": channels_first, "as_tokens": as_tokens, "batch_first": batch_first}
+_VIEWS = {
+    "channels_first": channels_first,
+    "as_tokens": as_tokens,
+    "last_as_tokens": last_as_tokens,
+    "batch_first": batch_first,
+}
 
 # In the names of outputs that hold a row for each object of a set.
 _SETS = ("boxes", "queries", "pred_masks")
@@ -74,7 +79,8 @@ class Pass:
 
     maps: those that could be tapped, in the order in which they are made. output: what the network returned. heads: the
     paths of the linear layers and convolutions whose output it returned as it is, by the key of the output. queries:
-    the numbers of objects that it predicts as a set, in no order that another network shares (DETR).
+    the numbers of objects that it predicts as a set, in no order that another network shares (DETR). drawn: whether it
+    drew random numbers.
     """
 
     maps: list[CandidateMap]
@@ -142,6 +148,8 @@ def _watched(
         stack.callback(restore, modes)
         network.eval()
         for path, module in bare(network).named_modules():
+            if ".parametrizations." in f".{path}.":  # these make weights
+                continue
             if (path or isinstance(module, _AFFINE)) and not isinstance(module, torch.jit.ScriptModule):
                 hook = module.register_forward_hook(lambda module, _, output, path=path: keep(path, module, output))
                 stack.enter_context(hook)
@@ -221,11 +229,14 @@ def _candidate(
         return _patches(path, x, image)
     if x.ndim == 3 and not (signal and x.shape[1] not in texts):
         return CandidateMap(path, None, x.shape[2], (x.shape[1],)) if 1 < x.shape[1] <= MOST_TOKENS else None
-    if x.ndim in (3, 5):
-        places = x.shape[2:]
-        fits = 1 < places.numel() <= MOST_TOKENS and (x.ndim == 3 or volume is None or _fits(places[1:], volume))
-        return CandidateMap(path, "as_tokens", x.shape[1], tuple(places)) if fits else None
-    return None
+    if x.ndim not in (3, 5):
+        return None
+    view, channels, places = "as_tokens", x.shape[1], x.shape[2:]
+    if x.ndim == 5 and volume is not None and not _fits(places[1:], volume):
+        view, channels, places = "last_as_tokens", x.shape[4], x.shape[1:4]
+        if not _fits(places[1:], volume):
+            return None
+    return CandidateMap(path, view, channels, tuple(places)) if 1 < places.numel() <= MOST_TOKENS else None
 
 
 def _patches(path: str, x: Tensor, image: tuple[int, int]) -> CandidateMap | None:

@@ -20,7 +20,7 @@ from monoskd.distill.center import RunningMean
 from monoskd.distill.checks import check_terms, named_taps, teacher_names
 from monoskd.distill.config import parts_from_config
 from monoskd.distill.maps import MapLoss, static_prior
-from monoskd.distill.probes import Caught, Probe, bare, find_module
+from monoskd.distill.probes import Caught, Probe, find_module
 from monoskd.distill.seen import Distilled as Distilled
 from monoskd.distill.seen import Seen, mean, modes_of, restore
 from monoskd.distill.taps import Tap
@@ -185,7 +185,7 @@ class Distiller(nn.Module):
         if not averages:
             raise InputError("update_teachers: expected an EmaTeacher among the teachers, got none")
         for teacher in averages.values():
-            teacher.update(bare(self.student), progress=self.progress)
+            teacher.update(self.student, progress=self.progress)
 
     @torch.no_grad()
     def floor(self, seen: Seen) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from monoskd.errors import InputError
 
@@ -29,7 +30,7 @@ class EmaTeacher(nn.Module):
     def __init__(self, student: nn.Module, momentum: float | Callable[[float], float] = 0.999) -> None:
         super().__init__()
         try:
-            self.network = deepcopy(student).requires_grad_(False).eval()
+            self.network = deepcopy(bare(student)).requires_grad_(False).eval()
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"EmaTeacher: expected a student that can be copied, got {str(error).splitlines()[0]:.90}...: run lazy "
@@ -60,8 +61,7 @@ class EmaTeacher(nn.Module):
     @torch.no_grad()
     def update(self, student: nn.Module, *, progress: float = 0.0) -> None:
         """Move towards the student, which must have the parameters and buffers of the network that was copied."""
-        self.updates += 1
-        follow = (1 / self.updates).clamp(min=1 - self.rate(progress))
+        student = bare(student)
         averages, news = _tensors(self.network), _tensors(student)
         if {name: x.shape for name, x in averages.items()} != {name: x.shape for name, x in news.items()}:
             changed = sorted(
@@ -71,10 +71,31 @@ class EmaTeacher(nn.Module):
                 f"EmaTeacher: expected the student that was copied, got another shape of {', '.join(changed[:3])}: "
                 "make the EmaTeacher after the student has its final layers"
             )
+        for name, x in student.named_parameters():
+            if x.requires_grad and x.dtype in (torch.float16, torch.bfloat16):
+                raise InputError(
+                    f"EmaTeacher: {name}: expected weights in float32, got {x.dtype}, which rounds the small steps of "
+                    "an average away: keep the student in float32 and run it under autocast"
+                )
         learned = {name for name, _ in student.named_parameters(remove_duplicate=False)}
+        self.updates += 1
+        follow = (1 / self.updates).clamp(min=1 - self.rate(progress))
         for name, average in averages.items():
             new = news[name].detach().to(average)
             average.copy_(average.lerp(new, follow.to(average)) if name in learned else new)
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network inside the wrappers that change its paths."""
+    while True:
+        if "module" in network._modules and isinstance(network, DistributedDataParallel):
+            network = network.module
+        elif "network" in network._modules and isinstance(network, EmaTeacher):
+            network = network.network
+        elif "_orig_mod" in network._modules:  # torch.compile's wrapper
+            network = network.get_submodule("_orig_mod")
+        else:
+            return network
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -95,7 +95,7 @@ def batch_size(inputs: Inputs, answers: Sequence[Tensor], *, steps_first: bool) 
     x = next((x for x in tensors(inputs) if x.ndim), None)
     if x is None or not steps_first or x.ndim not in (2, 3):
         return None if x is None else x.shape[0]
-    begins = {answer.shape[0] for answer in answers if answer.ndim}
+    begins = {answer.shape[0] for answer in answers if answer.ndim and answer.is_floating_point()}
     return x.shape[0] if x.shape[0] in begins and x.shape[1] not in begins else x.shape[1]
 
 

@@ -143,8 +143,10 @@ def _check_shapes(name: str, students: Sequence[Tensor], teachers: Sequence[Tens
     if len(students) != len(teachers) or not students:
         raise InputError(f"{name}: expected as many student as teacher maps, got {len(students)} and {len(teachers)}")
     for level, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
-        shapes = [(len(x), *(x.shape[1:] if same_channels else x.shape[2:])) for x in (student, teacher)]
-        if shapes[0] != shapes[1] or student.ndim != 4 or teacher.ndim != 4:
+        same = student.shape == teacher.shape
+        if not same and not same_channels:
+            same = student.shape[:1] + student.shape[2:] == teacher.shape[:1] + teacher.shape[2:]
+        if not same or student.ndim != 4:
             raise InputError(
                 f"{name}: level {level}: expected student and teacher maps of one shape b x c x h x w, got "
                 f"{tuple(student.shape)} and {tuple(teacher.shape)}: adapt channels and resize first"

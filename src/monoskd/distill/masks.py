@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from monoskd.distill.answers import Answer
-from monoskd.distill.probes import bare
+from monoskd.distill.ema import bare
 from monoskd.distill.teachers import Inputs
 
 # Of tokens B x N and of pixels B x H x W, 0 where there is padding (Hugging Face); and True there (torch).

@@ -10,9 +10,8 @@ import torch._dynamo.config
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, saved_tensors_hooks
-from torch.nn.parallel import DistributedDataParallel
 
-from monoskd.distill.ema import EmaTeacher
+from monoskd.distill.ema import bare
 from monoskd.distill.taps import Outlet
 from monoskd.errors import InputError
 
@@ -215,19 +214,6 @@ def as_map(x: Tensor, *, where: str) -> Float[Tensor, "b c h w"]:
         f"{where} has shape {tuple(x.shape)}; expected B x C x H x W, tokens B x N x C or vectors B x C: "
         "bring it there with Outlet(path, view=...)"
     )
-
-
-def bare(network: nn.Module) -> nn.Module:
-    """The network inside the wrappers that change its paths."""
-    while True:
-        if "module" in network._modules and isinstance(network, DistributedDataParallel):
-            network = network.module
-        elif "network" in network._modules and isinstance(network, EmaTeacher):
-            network = network.network
-        elif "_orig_mod" in network._modules:  # torch.compile's wrapper
-            network = network.get_submodule("_orig_mod")
-        else:
-            return network
 
 
 def pick(output: Any, key: str, *, where: str) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 from monoskd.distill.answers import Answer, find_answer, find_vectors
@@ -19,7 +20,7 @@ from monoskd.distill.response import BoxLoss, LogitLoss
 from monoskd.distill.taps import Tap
 from monoskd.distill.teachers import as_inputs
 from monoskd.distill.terms import Term
-from monoskd.distill.traps import check_module
+from monoskd.distill.traps import check_module, tensors
 from monoskd.errors import InputError
 
 MOST_TAPS = 2
@@ -41,6 +42,7 @@ class Proposal:
         return "\n".join([*self.words, "", self.code])
 
 
+@torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]  # hooks of one pass are not for torch.compile
 def distil(student: nn.Module, teacher: nn.Module, batch: Any, *, logits: bool | None = None) -> Proposal:
     """Propose a distiller for two networks and a batch that both take.
 
@@ -61,8 +63,17 @@ def distil(student: nn.Module, teacher: nn.Module, batch: Any, *, logits: bool |
     inputs = as_inputs(batch)
     for network, role in ((student, "student"), (teacher, "teacher")):
         check_module(network, role=role)
+    if not any(x.requires_grad for x in student.parameters()):
+        raise InputError(
+            "distil: student: expected parameters that learn, got none: is it distil(student, teacher, batch)?"
+        )
     if any(isinstance(x, np.ndarray) for x in (*inputs.args, *inputs.keywords.values())):
         raise InputError("distil: batch: expected tensors, got numpy arrays in it: use torch.as_tensor")
+    if isinstance(batch, list) and len({x.ndim for x in tensors(batch)}) > 1:
+        raise InputError(
+            "distil: batch: expected what the networks are called with, got a list such as (images, labels): "
+            "give batch[0], or tuple(batch) where they take it all"
+        )
     passes = observed(student, inputs, role="student"), observed(teacher, inputs, role="teacher")
     found = find_answer((student, teacher), passes, inputs, asked=logits)
     pairs, words = _pairs(*(_apart(one.maps, found) for one in passes))

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss, softplus
 
 from monoskd.distill.correlation import correlation
-from monoskd.distill.maps import wide
 from monoskd.errors import InputError
 
 
@@ -30,8 +29,9 @@ class RelationLoss(nn.Module, ABC):
                 f"{name}: expected student n x ... and teacher n x ... of one n, got {tuple(student.shape)} and "
                 f"{tuple(teacher.shape)}"
             )
+        dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
         with torch.autocast(student.device.type, enabled=False):
-            return self.compare(wide(student), wide(teacher.detach()))
+            return self.compare(student.to(dtype), teacher.detach().to(dtype))
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
@@ -58,9 +58,11 @@ class RelationalLoss(RelationLoss):
 
     def compare(self, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
         """The loss; 0 for what needs more images than there are."""
-        s, t = student.flatten(1), teacher.flatten(1)
+        if len(student) < 2:
+            return student.sum() * 0
+        s, t = _in_range(student.flatten(1), (0, 1)), _in_range(teacher.flatten(1), (0, 1))
         loss = s.sum() * 0
-        if len(s) > 1 and self.distance:
+        if self.distance:
             loss = loss + self.distance * smooth_l1_loss(_distances(s), _distances(t))
         if len(s) > 2 and self.angle:
             loss = loss + self.angle * smooth_l1_loss(_angles(s), _angles(t))
@@ -149,13 +151,19 @@ def _different(n: int, device: torch.device) -> Tensor:
 def _lengths(x: Tensor) -> Tensor:
     """Euclidean lengths along the last axis; 0, with a gradient of 0, of zeros."""
     squares = x.square().sum(-1)
-    return torch.where(squares > 0, torch.where(squares > 0, squares, 1).sqrt(), 0)
+    zero = squares == 0  # a NaN stays
+    return torch.where(zero, 0, torch.where(zero, 1, squares).sqrt())
+
+
+def _in_range(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Divided by the largest value along the axes, a constant to the gradient, so that squares stay in range."""
+    largest = x.detach().abs().amax(dim=axes, keepdim=True)
+    return x / torch.where(largest > 0, largest, 1)
 
 
 def _unit(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows of length 1; a row of zeros stays, with a gradient of the size of the others'."""
-    largest = x.detach().abs().amax(dim=1, keepdim=True)
-    x = x / torch.where(largest > 0, largest, 1)  # squares stay in range
+    x = _in_range(x, (1,))
     length = _lengths(x)[:, None]
     return x / torch.where(length > 0, length, 1)
 

@@ -29,22 +29,17 @@ class ChannelLoss(MapLoss):
 
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         """The loss of one level."""
-        if mask is None:
-            inside = torch.ones_like(student[:, :1], dtype=torch.bool)
-        else:
-            inside = mask > 0
-            student, teacher = (torch.where(inside, x, 0) for x in (student, teacher))
-            inside = inside | ~inside.flatten(1).any(1).view(-1, 1, 1, 1)  # an empty image would divide 0 by 0
-        log_s, log_t = (self._log_shares(x, inside) for x in (student, teacher))
-        divergence = torch.where(inside, log_t.exp() * (log_t - log_s), 0).sum((2, 3)).mean(1)
-        if mask is not None:
-            divergence = divergence * mask.flatten(1).any(1)
+        log_s, log_t = (self._log_shares(x, mask) for x in (student, teacher))
+        divergence = (log_t.exp() * (log_t - log_s)).sum(2).mean(1)
         return self.temperature**2 * divergence.mean()
 
-    def _log_shares(self, maps: Tensor, inside: Tensor) -> Tensor:
-        lowest = torch.finfo(maps.dtype).min  # not -inf, whose difference is NaN
-        scaled = torch.where(inside, maps / self.temperature, lowest)
-        return scaled.flatten(2).log_softmax(2).view_as(maps)
+    def _log_shares(self, maps: Tensor, mask: Tensor | None) -> Tensor:
+        """log p over the places inside; of an image without any, places are equal."""
+        scaled = maps / self.temperature
+        if mask is not None:
+            lowest = torch.finfo(maps.dtype).min / 2  # not -inf, whose difference is NaN
+            scaled = torch.where(mask > 0, scaled, lowest)
+        return scaled.flatten(2).log_softmax(2)
 
 
 class AttentionLoss(MapLoss):
@@ -68,7 +63,7 @@ class AttentionLoss(MapLoss):
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         """The loss of one level."""
         squares = (self._attention(student, mask) - self._attention(teacher, mask)).square().sum(1)
-        differs = squares > 0  # the norm has no derivative at 0
+        differs = squares != 0  # the norm has no derivative at 0; a NaN stays
         return (torch.where(differs, squares, 1).sqrt() * differs).mean() / 2
 
     def _attention(self, maps: Tensor, mask: Tensor | None) -> Tensor:

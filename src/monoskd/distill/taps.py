@@ -118,6 +118,11 @@ def as_tokens(x: Float[Tensor, "b c *places"]) -> Float[Tensor, "b n c"]:
     return x.flatten(2).transpose(1, 2)
 
 
+def last_as_tokens(x: Float[Tensor, "b *places c"]) -> Float[Tensor, "b n c"]:
+    """As `as_tokens`, for volumes B x D x H x W x C, as Swin3D makes them."""
+    return x.flatten(1, -2)
+
+
 def batch_first(x: Float[Tensor, "n b c"]) -> Float[Tensor, "b n c"]:
     """A view for networks that keep the steps of a sequence first, as torch's recurrent layers do by default."""
     return x.transpose(0, 1)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from monoskd.distill.ema import EmaTeacher
-from monoskd.distill.probes import Probe, bare
+from monoskd.distill.ema import EmaTeacher, bare
+from monoskd.distill.probes import Probe
 from monoskd.distill.traps import copied, tensors
 from monoskd.errors import InputError
 
