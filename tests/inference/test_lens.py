@@ -129,6 +129,10 @@ def test_a_camera_file_is_json_or_yaml_with_numbers_or_a_matrix(tmp_path: Path) 
         assert wide.fisheye
         np.testing.assert_allclose(wide.distortion, FISHEYE)
     assert read_camera(written(tmp_path / "e.json", distortion=[0, 0, 0, 0, 0])).rectified is None
+    for distortion in ({"fisheye": []}, {"model": "fisheye"}):  # no coefficients are still no pinhole
+        wide = read_camera(written(tmp_path / "f.json", distortion=distortion))
+        np.testing.assert_array_equal(wide.distortion, np.zeros(4))
+        np.testing.assert_allclose(wide.pixels([[1.0, 0.0, 1.0]]), [[320 + 400 * np.pi / 4, 240]])
 
 
 @pytest.mark.parametrize(
@@ -143,6 +147,13 @@ def test_a_camera_file_is_json_or_yaml_with_numbers_or_a_matrix(tmp_path: Path) 
         ({"cx": float("nan")}, "expected finite numbers"),
         ({"distortion": [1, 2, 3]}, "distortion: expected 4, 5, 8, 12, 14 numbers for radial-tangential, got 3"),
         ({"distortion": {"model": "magic", "coefficients": []}}, "expected the model radial-tangential or fisheye"),
+        ({"distortion": {"model": [0.1]}}, "expected the model radial-tangential or fisheye"),
+        ({"distortion_model": [0.1]}, "expected the model radial-tangential or fisheye"),
+        (
+            {"distortion": {"k1": -0.3, "k2": 0.1}},
+            "distortion: expected a list, .*got {'k1': -0.3, 'k2': 0.1}: correct",
+        ),
+        ({"distortion": {"fisheye": [0.1] * 4, "model": "fisheye"}}, "distortion: expected a list"),
         ({"R": [[1, 2, 3]]}, "R: expected 3 x 3 numbers"),
         ({"R": [2, 0, 0, 0, 2, 0, 0, 0, 2]}, "R: expected a rotation"),
         ({"cx": 10}, "got the principal point.*is given by a file with `crop`"),

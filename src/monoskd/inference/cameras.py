@@ -209,13 +209,19 @@ def _distortion(document: Mapping[str, Any], path: Path) -> tuple[FloatArray, bo
     """
     given, model = document.get("distortion"), document.get("distortion_model", "radial-tangential")
     if isinstance(given, Mapping):
-        named = [name for name in given if name in _MODELS]
-        model = named[0] if named else given.get("model", model)
-        given = given.get(model, given.get("coefficients"))
-    if model not in _MODELS:
+        if len(given) == 1 and (name := next(iter(given))) in _MODELS:
+            model, given = name, given[name]
+        elif given and not given.keys() - {"model", "coefficients"}:
+            model, given = given.get("model", model), given.get("coefficients")
+        else:
+            raise InputError(
+                f"{path}: distortion: expected a list, {{fisheye: a list}} or {{model: a name, coefficients: a list}}, "
+                f"got {dict(given)!r:.80}: correct it"
+            )
+    if not isinstance(model, str) or model not in _MODELS:
         raise InputError(f"{path}: distortion: expected the model radial-tangential or fisheye, got '{model}'")
     fisheye = _MODELS[model]
-    if given is None:
+    if given is None or given == []:
         given = [0.0] * 4 if fisheye else []
     values = np.array(_numbers(given, f"{path}: distortion"))
     if values.size and values.size not in _COUNTS[fisheye]:
