@@ -1,6 +1,7 @@
 """onnxruntime runs what PyTorch runs; the oracle is the detector itself."""
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -409,6 +410,19 @@ def test_a_fixed_number_of_images_is_refused(foreign: Path, pair: Exported) -> N
     check_batch_is_free(onnx.load(pair.graph))
     with pytest.raises(InputError, match="got one whose x have a fixed number: take it from a tensor's shape"):
         check_batch_is_free(onnx.load(foreign))
+
+
+def test_what_the_exporter_advises_is_not_shown(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        logging.getLogger("onnxscript").warning("not folded")
+        raise torch.onnx.errors.OnnxExporterError("no such operation")
+
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    with pytest.raises(InputError, match="whose operations ONNX has, got DidM3D: no such operation"):
+        graph_of(load_model(model))
+    assert not caplog.records
 
 
 def test_names_and_detectors_that_cannot_be_exported(model: Path, tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ def test_a_2d_box_goes_around_its_corners_in_the_picture_as_it_was(lens: Lens) -
     assert np.abs(box - [*there.min(0), *there.max(0)]).max() < 25
 
 
+def test_a_2d_box_that_shows_nowhere_in_the_picture_as_it_was_has_no_area() -> None:
+    rectified = lens_of(rotation=level_rotation(pitch_deg=0, roll_deg=25)).rectified
+    assert rectified is not None
+    folded = lens_of(distortion=np.array([-0.3, 0.0, 0.0, 0.0])).rectified
+    assert folded is not None
+    for there in (rectified, folded):  # the corner of what is filled, where no ray of the lens ends
+        box = there.back_boxes(np.array([[0.0, 0.0, 9.0, 9.0]]))[0]
+        assert (box[2] - box[0]) * (box[3] - box[1]) == 0
+
+
 def test_pitch_looks_down_and_roll_is_clockwise() -> None:
     down, rolled = level_rotation(pitch_deg=5, roll_deg=0), level_rotation(pitch_deg=0, roll_deg=8)
     np.testing.assert_allclose(down @ [0, 0, 1], [0, np.sin(np.radians(5)), np.cos(np.radians(5))])
@@ -119,6 +129,10 @@ def test_a_camera_file_is_json_or_yaml_with_numbers_or_a_matrix(tmp_path: Path) 
         assert wide.fisheye
         np.testing.assert_allclose(wide.distortion, FISHEYE)
     assert read_camera(written(tmp_path / "e.json", distortion=[0, 0, 0, 0, 0])).rectified is None
+    for distortion in ({"fisheye": []}, {"model": "fisheye"}):  # no coefficients are still no pinhole
+        wide = read_camera(written(tmp_path / "f.json", distortion=distortion))
+        np.testing.assert_array_equal(wide.distortion, np.zeros(4))
+        np.testing.assert_allclose(wide.pixels([[1.0, 0.0, 1.0]]), [[320 + 400 * np.pi / 4, 240]])
 
 
 @pytest.mark.parametrize(
@@ -133,9 +147,20 @@ def test_a_camera_file_is_json_or_yaml_with_numbers_or_a_matrix(tmp_path: Path) 
         ({"cx": float("nan")}, "expected finite numbers"),
         ({"distortion": [1, 2, 3]}, "distortion: expected 4, 5, 8, 12, 14 numbers for radial-tangential, got 3"),
         ({"distortion": {"model": "magic", "coefficients": []}}, "expected the model radial-tangential or fisheye"),
+        ({"distortion": {"model": [0.1]}}, "expected the model radial-tangential or fisheye"),
+        ({"distortion_model": [0.1]}, "expected the model radial-tangential or fisheye"),
+        (
+            {"distortion": {"k1": -0.3, "k2": 0.1}},
+            "distortion: expected a list, .*got {'k1': -0.3, 'k2': 0.1}: correct",
+        ),
+        ({"distortion": {"fisheye": [0.1] * 4, "model": "fisheye"}}, "distortion: expected a list"),
         ({"R": [[1, 2, 3]]}, "R: expected 3 x 3 numbers"),
         ({"R": [2, 0, 0, 0, 2, 0, 0, 0, 2]}, "R: expected a rotation"),
-        ({"cx": 10}, "got the principal point"),
+        ({"cx": 10}, "got the principal point.*is given by a file with `crop`"),
+        ({"crop": [0, 0, 641, 480]}, "crop: expected left, top, width and height of a part of 640 x 480 pixels, got"),
+        ({"crop": [0, 0, 320]}, "crop: expected left, top"),
+        ({"crop": [-1, 0, 320, 20]}, "crop: expected left, top"),
+        ({"crop": [0, 0, 0.5, 20]}, "crop: expected left, top"),
     ],
 )
 def test_a_wrong_camera_file_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -172,6 +197,17 @@ def test_a_calibration_of_another_picture_size_says_which(tmp_path: Path) -> Non
         InputError, match=r"camera\.json: expected the camera of 64 x 48 pictures .*, got one of 640 x 480"
     ):
         camera.lens("a", width=64, height=48)
+    with pytest.raises(InputError, match=r"got one of 640 x 480: turn it as EXIF turns the picture upright"):
+        camera.lens("a", width=480, height=640)
+
+
+@pytest.mark.parametrize("changes", [{}, {"distortion": RADIAL.tolist()}, {"R": TILTED.tolist()}], ids=str)
+def test_a_cropped_picture_shows_the_same_points_moved(tmp_path: Path, changes: dict[str, object]) -> None:
+    whole = read_camera(written(tmp_path / "whole.json", **changes))
+    part = read_camera(written(tmp_path / "part.json", crop=[330, 100, 300, 200], **changes))
+    assert (part.width, part.height) == (300, 200)
+    np.testing.assert_allclose(part.pixels(POINTS), whole.pixels(POINTS) - [330, 100], atol=1e-9)
+    assert part.camera.focal_px == whole.camera.focal_px
 
 
 @pytest.mark.parametrize(

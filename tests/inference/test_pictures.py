@@ -53,7 +53,20 @@ def test_two_files_of_one_name_are_left_out_and_named(folder: Path) -> None:
     Image.new("RGB", (40, 20)).save(folder / "d.jpg")
     assert stems(folder) == ["a", "b", "c"]
     broken = [item.reason for item in open_source(folder).items if isinstance(item, Broken)]
-    assert broken == [f"{folder}: expected names that differ, got d.jpg and d.png; rename one"]
+    assert broken == [
+        f"{folder}: expected names that differ, got {folder}/d.jpg and {folder}/d.png: rename one, or predict them "
+        "with an `--out` each"
+    ]
+    (folder / "again").mkdir()
+    Image.new("RGB", (40, 20)).save(folder / "again" / "c.png")
+    broken = [item.reason for item in open_source(f"{folder}/**/c.*").items if isinstance(item, Broken)]
+    assert f"got {folder}/again/c.png and {folder}/c.jfif:" in broken[0]
+
+
+def test_a_picture_that_a_list_names_twice_is_predicted_once(folder: Path) -> None:
+    (folder / "list.txt").write_text("d.png\na.tif\n./d.png\n")
+    assert stems(folder / "list.txt") == ["d", "a"]
+    assert open_source(folder / "list.txt").total == 2
 
 
 def test_the_focal_length_of_exif_is_read(folder: Path) -> None:

@@ -154,6 +154,29 @@ def test_a_second_picture_joins_the_first(predictor: Predictor, folder: Path, tm
     assert counts["b"] == 0 < counts["a"]
 
 
+def test_pictures_of_earlier_predictions_are_counted(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    earlier = [
+        predict_source(predictor, source, cameras=FOCAL, out=out, score=1.0).earlier
+        for source in (folder, folder / "b.jpg", folder)
+    ]
+    assert earlier == [0, 2, 0]
+
+
+def test_detections_beside_the_picture_as_it_was_are_left_out(trained: Predictor, folder: Path, tmp_path: Path) -> None:
+    cameras = CameraSource(focal_px=100.0, roll_deg=25)  # has corners without a picture
+    lens = cameras.lens("a", width=90, height=60)
+    assert lens.rectified is not None
+    seen = trained(lens.rectified.picture(read_image(folder / "a.png")), lens.camera)
+    predict_source(trained, folder / "a.png", cameras=cameras, out=tmp_path / "out", score=0.0)
+    objects = read_objects(tmp_path / "out" / "kitti" / "a.txt", scored=True)
+    assert 0 < len(objects) < len(seen)
+    assert (objects.boxes_2d[:, :2] < objects.boxes_2d[:, 2:]).all()
+    assert (objects.boxes_2d >= 0).all()
+    assert (objects.boxes_2d <= [90, 60, 90, 60]).all()
+    assert len(document(tmp_path / "out")["images"][0]["detections"]) == len(objects)
+
+
 def test_what_is_read_is_never_written_over(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "drawn")
     with pytest.raises(InputError, match=r"expected a place that no drawings go to, got .*: change `--out`"):
@@ -315,6 +338,8 @@ def test_twice_the_focal_length_is_twice_the_distance_at_the_same_size(predictor
         ((128, 64), 50.0, (256, 128), 2.0),  # a wider lens, at the limit of four times the pixels
         ((128, 64), 10.0, (256, 128), 2.0),  # beyond it
         ((90, 60), 1e6, (128, 64), 1e-4),
+        ((2000, 20), 100.0, (512, 64), 0.256),  # a panorama, at the limit: it has fewer pixels than the input
+        ((20, 2000), 100.0, (128, 256), 0.128),
     ],
 )
 def test_pictures_are_brought_to_the_focal_length_of_training(

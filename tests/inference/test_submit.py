@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from monoskd.cli import main
 from monoskd.errors import InputError
+from monoskd.inference.cameras import CameraSource
+from monoskd.inference.predict import predict_source
 from monoskd.inference.predictor import Predictor
 from monoskd.inference.submit import check_archive, in_range, write_submission
-from monoskd.kitti.io import parse_objects
+from monoskd.kitti.io import format_objects, parse_objects
 from monoskd.models.did_m3d import DidM3D
 from monoskd.models.weights import save_model
 from monoskd.objects import Objects
@@ -83,6 +86,33 @@ def test_results_are_those_of_prediction_and_equal_each_time(root: Path, model: 
                     assert all(len(row) for row in rows)
     write_submission(Predictor(model), root, tmp_path / "again.zip", score=0.01)
     assert (tmp_path / "again.zip").read_bytes() == outs[0].read_bytes()
+
+
+def test_pixels_that_are_not_square_are_those_of_prediction(root: Path, model: Path, tmp_path: Path) -> None:
+    calibrations = root / "testing" / "calib"
+    for path in calibrations.iterdir():
+        path.write_text("P2: 240 0 200 9 0 200 60 0.05 0 0 1 0.003\n")
+    write_submission(Predictor(model), root, tmp_path / "results.zip", score=0.01)
+    predict_source(
+        Predictor(model),
+        root / "testing" / "image_2",
+        cameras=CameraSource(calibration=calibrations),
+        out=tmp_path / "out",
+        score=0.01,
+    )
+    with zipfile.ZipFile(tmp_path / "results.zip") as archive:
+        for name in archive.namelist():
+            objects = parse_objects((tmp_path / "out" / "kitti" / name).read_text(), source="", scored=True)
+            assert archive.read(name).decode() == format_objects(objects[in_range(objects)])
+
+
+def test_a_picture_of_another_size_than_its_calibration_is_refused(root: Path, model: Path, tmp_path: Path) -> None:
+    path = next((root / "testing" / "image_2").glob("000001.*"))
+    with Image.open(path) as image:
+        image.resize((2 * image.width, 2 * image.height)).save(path)
+    with pytest.raises(InputError, match=r"000001\.txt: P2: expected the camera of a 832 x 256 picture"):
+        write_submission(Predictor(model), root, tmp_path / "results.zip")
+    assert not (tmp_path / "results.zip").exists()
 
 
 def test_complete_is_only_what_the_server_asks_for(root: Path, model: Path, tmp_path: Path) -> None:

@@ -109,3 +109,5 @@ def _say(summary: "Summary", options: argparse.Namespace) -> None:
         rate = summary.images / max(summary.seconds, 1e-9)
         counts = f"{summary.images} images, {summary.detections} detections"
         say(f"{counts} with a score of {summary.score:.2g} or more, {rate:.3g} images/s: {options.out}")
+    if summary.earlier:
+        say(f"{summary.earlier} images of earlier predictions are in {options.out} too")

@@ -12,7 +12,7 @@ import yaml
 
 from monoskd.errors import InputError
 from monoskd.files import load_yaml, read_text
-from monoskd.geometry.camera import Camera
+from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.inference.lens import FloatArray, Lens, level_rotation
 from monoskd.kitti.io import read_calibration
 from monoskd.kitti.layout import frame_file, frames_in
@@ -28,7 +28,7 @@ _HOW = (
     "diagonal in pixels / 43.3"
 )
 
-_KEYS = ("width", "height", "fx", "fy", "cx", "cy", "K", "distortion", "distortion_model", "R")
+_KEYS = ("width", "height", "fx", "fy", "cx", "cy", "K", "distortion", "distortion_model", "R", "crop")
 _MODELS = {"radial-tangential": False, "radtan": False, "plumb_bob": False, "rational_polynomial": False} | {
     "opencv": False,
     "fisheye": True,
@@ -91,9 +91,11 @@ class CameraSource:
         if self.file is not None:
             lens = read_camera(self.file)
             if (lens.width, lens.height) != (width, height):
+                turned = (lens.height, lens.width) == (width, height)
+                advice = "turn it as EXIF turns the picture upright" if turned else "scale the picture or the file"
                 raise InputError(
                     f"{self.file}: expected the camera of {width} x {height} pictures (that of {stem}), got one of "
-                    f"{lens.width} x {lens.height}: scale the picture or the file"
+                    f"{lens.width} x {lens.height}: {advice}"
                 )
             return lens
         if self.calibration is not None:
@@ -139,12 +141,12 @@ def check_size(camera: Camera, *, width: int, height: int, where: str) -> None:
         raise InputError(
             f"{where}: expected the camera of a {width} x {height} picture, got the principal point "
             f"({u:.0f}, {v:.0f}), as of pictures of about {2 * u:.0f} x {2 * v:.0f}: "
-            "scale the picture or the calibration, or give `--focal`"
+            "scale the picture or the calibration; the camera of a cropped picture is given by a file with `crop`"
         )
 
 
 def read_camera(path: Path) -> Lens:
-    """A camera file, JSON or YAML: `width`, `height`, `fx fy cx cy` or `K`, and optional `distortion` and `R`."""
+    """A camera file, JSON or YAML: `width`, `height`, `fx fy cx cy` or `K`; optional `distortion`, `R` and `crop`."""
     try:
         document = load_yaml(read_text(path, at_most=2**20))  # JSON is YAML
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -166,7 +168,21 @@ def read_camera(path: Path) -> Lens:
     distortion, fisheye = _distortion(document, path)
     camera = Camera(np.column_stack([K, np.zeros(3)]))
     check_size(camera, width=width, height=height, where=str(path))
-    return Lens(camera, width, height, str(path), distortion, fisheye, rotation)
+    left, top, width, height = _crop(document, path, width=width, height=height)
+    moved = Letterbox(np.float64(1), -np.array([left, top], np.float64), (width, height)).camera(camera)
+    return Lens(moved, width, height, str(path), distortion, fisheye, rotation)
+
+
+def _crop(document: Mapping[str, Any], path: Path, *, width: int, height: int) -> tuple[int, int, int, int]:
+    """left, top, width and height of the part that the pictures show: all of it, unless told."""
+    crop = document.get("crop", [0, 0, width, height])
+    whole = isinstance(crop, list) and len(crop) == 4 and all(type(value) is int and value >= 0 for value in crop)
+    if not (whole and min(crop[2:]) > 0 and crop[0] + crop[2] <= width and crop[1] + crop[3] <= height):
+        raise InputError(
+            f"{path}: crop: expected left, top, width and height of a part of {width} x {height} pixels, got "
+            f"{crop!r:.80}: correct it"
+        )
+    return crop[0], crop[1], crop[2], crop[3]
 
 
 def _intrinsics(document: Mapping[str, Any], path: Path) -> FloatArray:
@@ -193,13 +209,19 @@ def _distortion(document: Mapping[str, Any], path: Path) -> tuple[FloatArray, bo
     """
     given, model = document.get("distortion"), document.get("distortion_model", "radial-tangential")
     if isinstance(given, Mapping):
-        named = [name for name in given if name in _MODELS]
-        model = named[0] if named else given.get("model", model)
-        given = given.get(model, given.get("coefficients"))
-    if model not in _MODELS:
+        if len(given) == 1 and (name := next(iter(given))) in _MODELS:
+            model, given = name, given[name]
+        elif given and not given.keys() - {"model", "coefficients"}:
+            model, given = given.get("model", model), given.get("coefficients")
+        else:
+            raise InputError(
+                f"{path}: distortion: expected a list, {{fisheye: a list}} or {{model: a name, coefficients: a list}}, "
+                f"got {dict(given)!r:.80}: correct it"
+            )
+    if not isinstance(model, str) or model not in _MODELS:
         raise InputError(f"{path}: distortion: expected the model radial-tangential or fisheye, got '{model}'")
     fisheye = _MODELS[model]
-    if given is None:
+    if given is None or given == []:
         given = [0.0] * 4 if fisheye else []
     values = np.array(_numbers(given, f"{path}: distortion"))
     if values.size and values.size not in _COUNTS[fisheye]:

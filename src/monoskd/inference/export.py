@@ -22,7 +22,7 @@ from monoskd.errors import InputError
 from monoskd.files import check_report, write_atomically
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference.inputs import NetworkInput
-from monoskd.inference.onnx_precision import in_half, in_int8
+from monoskd.inference.onnx_precision import in_half, in_int8, no_advice
 from monoskd.inference.onnx_predictor import (
     DEPTH_STD,
     LETTERBOX,
@@ -149,7 +149,7 @@ def graph_of(detector: Detector) -> Any:
         "verbose": False,
     }
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), no_advice():
             warnings.simplefilter("ignore")  # the exporter's own, about what the tests compare
             program = torch.onnx.export(graph, inputs, dynamo=True, **options)
     except torch.onnx.errors.OnnxExporterError as error:

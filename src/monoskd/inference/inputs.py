@@ -58,7 +58,8 @@ class NetworkInput:
         zoom = self.input_focal_px / float(frame.camera.focal_px)
         if abs(math.log(zoom / min(input_width / width, input_height / height))) < math.log(_AS_TRAINED):
             return None
-        zoom = min(zoom, math.sqrt(_MOST_PIXELS * input_width * input_height / (width * height)))
+        most = _MOST_PIXELS * input_width * input_height
+        zoom = min(zoom, math.sqrt(most / (width * height)), most / input_height / width, most / input_width / height)
         multiple = self.input_multiple
         seen = (math.ceil(side * zoom / multiple - _ROUNDING) * multiple for side in frame.size)
         columns, rows = map(max, seen, self.input_size)  # never less around the picture than in training

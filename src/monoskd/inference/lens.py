@@ -65,6 +65,11 @@ class Lens:
         return None if plain else Rectified.of(self)
 
     @property
+    def exif(self) -> str | None:
+        """What a picture's EXIF said, in words; None where the camera is known otherwise."""
+        return f"{self.source}: {float(self.pinhole.focal_px):.0f} px" if self.source.startswith("EXIF") else None
+
+    @property
     def camera(self) -> Camera:
         """Projects to the pixels of the picture that the network is given."""
         return self.pinhole if self.rectified is None else self.rectified.camera
@@ -148,7 +153,7 @@ class Rectified:
         return self.lens.pixels(rays @ self.lens.rotation)  # R^T ray
 
     def back_boxes(self, boxes: FloatArray) -> FloatArray:
-        """2D boxes n x 4 around the same edges in the picture as it was."""
+        """2D boxes n x 4 around the same edges in the picture as it was; one without an area shows nowhere in it."""
         steps = np.linspace(0, 1, _STEPS)
         ring = np.concatenate(
             [
@@ -158,7 +163,7 @@ class Rectified:
                 np.column_stack([0 * steps + 1, steps]),
             ]
         )
-        moved = np.array(boxes, np.float64)
+        moved = np.zeros((len(boxes), 4))
         for row, (left, top, right, bottom) in enumerate(np.clip(boxes, 0, np.tile(self.size, 2))):
             uv = self.back((left, top) + ring * (right - left, bottom - top))
             uv = uv[np.isfinite(uv).all(1)]

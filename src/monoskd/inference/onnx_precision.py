@@ -74,7 +74,7 @@ def in_int8(model: Any, calibration: Iterable[Inputs]) -> Any:
         def get_next(self) -> Inputs | None:
             return next(self.inputs, None)
 
-    with tempfile.TemporaryDirectory() as folder, _no_advice():
+    with tempfile.TemporaryDirectory() as folder, no_advice():
         whole, small = Path(folder) / "whole.onnx", Path(folder) / "small.onnx"
         onnx.save(model, whole)
         quantize_static(
@@ -92,8 +92,8 @@ def in_int8(model: Any, calibration: Iterable[Inputs]) -> Any:
 
 
 @contextmanager
-def _no_advice() -> Iterator[None]:
-    """Silence onnxruntime's advice to preprocess the graph: the exporter has done that."""
+def no_advice() -> Iterator[None]:
+    """Silence what exporter and onnxruntime advise each other: to preprocess the graph, what they do not fold."""
     logging.disable(logging.WARNING)
     try:
         yield

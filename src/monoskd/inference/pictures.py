@@ -94,6 +94,7 @@ def _listed(path: Path) -> list[Path]:
 
 
 def _of_files(paths: list[Path], source: str | Path) -> Pictures:
+    paths = list(dict.fromkeys(paths))  # a list may name one twice
     by_stem: dict[str, list[Path]] = {}
     for path in paths:
         by_stem.setdefault(path.stem, []).append(path)
@@ -101,8 +102,10 @@ def _of_files(paths: list[Path], source: str | Path) -> Pictures:
     def item(alike: list[Path]) -> Picture | Broken:
         if len(alike) == 1:
             return read_picture(alike[0])
-        names = " and ".join(path.name for path in alike[:2])
-        return Broken(f"{source}: expected names that differ, got {names}; rename one")
+        return Broken(
+            f"{source}: expected names that differ, got {alike[0]} and {alike[1]}: rename one, or predict them with an "
+            "`--out` each"
+        )
 
     return Pictures(len(by_stem), map(item, by_stem.values()), files=tuple(paths))
 

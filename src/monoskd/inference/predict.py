@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import Outputs, Prediction
 from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
 from monoskd.inference.rerun_file import RerunFile
+from monoskd.objects import has_2d_box
 
 _NAMED = 3  # broken pictures that the error names
 
@@ -25,13 +26,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Summary:
-    """How many pictures and detections of which least score there were, how long it took, and cameras from EXIF."""
+    """What was done.
+
+    score: the least of the detections. exif: cameras that come from there. earlier: pictures of earlier predictions
+    that are in the folder too.
+    """
 
     images: int
     detections: int
     score: float
     seconds: float
     exif: tuple[str, ...] = ()
+    earlier: int = 0
 
 
 def predict_source(
@@ -71,29 +77,25 @@ def predict_source(
         Outputs(out, draw=draw, video=video, frames_a_second=pictures.frames_a_second) as outputs,
         closing(recording) if recording else nullcontext(),
     ):
-
-        def ready(item: Picture | Broken) -> tuple[Picture, Lens] | None:
-            try:
-                if isinstance(item, Broken):
-                    raise InputError(item.reason)
-                outputs.check(item)
-                height, width = item.image.shape[:2]
-                return item, cameras.lens(item.stem, width=width, height=height, focal_35mm=item.focal_35mm)
-            except InputError as error:
-                broken.append(str(error))
-                return None
-
         for group in _groups(read_ahead(pictures.items, most=2 * batch_size), batch_size):
-            pairs = [pair for pair in map(ready, group) if pair is not None]
+            pairs = []
+            for item in group:
+                try:
+                    pair = with_lens(item, cameras)
+                    outputs.check(pair[0])
+                    pairs.append(pair)
+                except InputError as error:
+                    broken.append(str(error))
             for prediction in predict_pictures(predictor, pairs, score=score):
                 outputs.write(prediction)
                 if recording is not None:
                     recording.add(prediction)
                 images, detections = images + 1, detections + len(prediction.objects)
-                if prediction.lens.source.startswith("EXIF"):
-                    exif[f"{prediction.lens.source}: {float(prediction.lens.pinhole.focal_px):.0f} px"] = None
+                if prediction.lens.exif is not None:
+                    exif[prediction.lens.exif] = None
                 progress(images, pictures.total)
-    summary = Summary(images, detections, score, time.perf_counter() - start, tuple(exif))
+    earlier = len(outputs.entries) - images
+    summary = Summary(images, detections, score, time.perf_counter() - start, tuple(exif), earlier)
     report(summary)
     if broken:
         raise InputError(complaint(broken, done=images, out=out))
@@ -104,6 +106,14 @@ def check_pictures_suffice(predictor: AnyPredictor) -> None:
     """Raise InputError for a network that needs more than pictures."""
     if predictor.modality != "rgb":
         raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+
+
+def with_lens(item: Picture | Broken, cameras: CameraSource) -> tuple[Picture, Lens]:
+    """A picture and its camera. Raises InputError for one that cannot be read or has none."""
+    if isinstance(item, Broken):
+        raise InputError(item.reason)
+    height, width = item.image.shape[:2]
+    return item, cameras.lens(item.stem, width=width, height=height, focal_35mm=item.focal_35mm)
 
 
 def predict_pictures(
@@ -122,11 +132,14 @@ def predict_pictures(
 
 
 def _prediction(picture: Picture, lens: Lens, detections: DetectionRows) -> Prediction:
-    objects = detections.to_objects()
+    """In the picture as it was; what shows only beside it, where it was filled for the network, is left out."""
+    objects, deviation = detections.to_objects(), detections.depth_std_m
+    deviation = None if deviation is None else np.asarray(deviation, np.float64)
     if lens.rectified is not None:
-        objects.boxes_2d[:] = lens.rectified.back_boxes(objects.boxes_2d)
-    deviation = detections.depth_std_m
-    return Prediction(picture, lens, objects, None if deviation is None else np.asarray(deviation, np.float64))
+        objects = replace(objects, boxes_2d=lens.rectified.back_boxes(objects.boxes_2d))
+        shown = has_2d_box(objects)
+        objects, deviation = objects[shown], None if deviation is None else deviation[shown]
+    return Prediction(picture, lens, objects, deviation)
 
 
 def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from monoskd.errors import InputError
 from monoskd.files import atomic_path, check_report
-from monoskd.frames import AnyPredictor, Frame
-from monoskd.inference.pictures import read_ahead
-from monoskd.inference.predict import check_pictures_suffice
-from monoskd.kitti.io import format_objects, parse_objects, read_calibration, read_image, read_split
+from monoskd.frames import AnyPredictor
+from monoskd.inference.cameras import CameraSource
+from monoskd.inference.lens import Lens
+from monoskd.inference.pictures import Picture, read_ahead, read_picture
+from monoskd.inference.predict import check_pictures_suffice, predict_pictures, with_lens
+from monoskd.kitti.io import format_objects, parse_objects, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.objects import Objects
 
@@ -180,18 +182,17 @@ def _check_detector(predictor: AnyPredictor) -> None:
 def _detections(
     predictor: AnyPredictor, layout: KittiLayout, frames: Sequence[str], *, score: float, batch_size: int
 ) -> Iterator[tuple[str, Objects, tuple[int, int]]]:
-    """Every frame, what is detected there, and the picture's (width, height)."""
+    """Every frame, what `predict` detects there, and the picture's (width, height)."""
+    cameras = CameraSource(calibration=layout.folder("calib"))
 
-    def read(name: str) -> Frame:
-        camera = read_calibration(layout.calibration(name)).camera
-        return Frame(image=read_image(layout.image(name)), camera=camera)
+    def read(name: str) -> tuple[Picture, Lens]:
+        return with_lens(read_picture(layout.image(name)), cameras)
 
-    pictures = read_ahead(map(read, frames), most=2 * batch_size)
-    for start in range(0, len(frames), batch_size):
-        names = frames[start : start + batch_size]
-        group = list(islice(pictures, len(names)))
-        for name, frame, detections in zip(names, group, predictor.batch(group), strict=True):
-            yield name, detections.above(score).to_objects(), frame.size
+    pairs = read_ahead(map(read, frames), most=2 * batch_size)
+    for _ in range(0, len(frames), batch_size):
+        for prediction in predict_pictures(predictor, list(islice(pairs, batch_size)), score=score):
+            picture, lens = prediction.picture, prediction.lens
+            yield picture.stem, prediction.objects, (lens.width, lens.height)
 
 
 def _is_visible(boxes_2d: NDArray[np.float64], *, size: tuple[int, int]) -> NDArray[np.bool_]:

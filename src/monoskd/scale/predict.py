@@ -15,8 +15,15 @@ from monoskd.frames import AnyPredictor
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import SCHEMA, read_entries, write_jpeg
-from monoskd.inference.pictures import Broken, Picture, open_source, read_picture
-from monoskd.inference.predict import Summary, check_apart, check_pictures_suffice, complaint, predict_pictures
+from monoskd.inference.pictures import Picture, open_source, read_picture
+from monoskd.inference.predict import (
+    Summary,
+    check_apart,
+    check_pictures_suffice,
+    complaint,
+    predict_pictures,
+    with_lens,
+)
 from monoskd.kitti.io import write_objects
 from monoskd.scale.spread import spread
 
@@ -118,23 +125,17 @@ class _Task:
             pairs: list[tuple[Picture, Lens]] = []
             for path in paths[first : first + self.batch_size]:
                 try:
-                    pairs.append(self._ready(read_picture(path)))
+                    pairs.append(with_lens(read_picture(path), self.cameras))
                 except InputError as error:
                     done.append(Done(fault=str(error)))
             done += self._predicted(pairs)
         return done
 
-    def _ready(self, picture: Picture | Broken) -> tuple[Picture, Lens]:
-        if isinstance(picture, Broken):
-            raise InputError(picture.reason)
-        height, width = picture.image.shape[:2]
-        return picture, self.cameras.lens(picture.stem, width=width, height=height, focal_35mm=picture.focal_35mm)
-
     def _predicted(self, pairs: list[tuple[Picture, Lens]]) -> list[Done]:
         """Write the files of each picture, and last its entry: what has an entry is done."""
         done = []
         for prediction in predict_pictures(self.predictor, pairs, score=self.score):
-            stem, source = prediction.picture.stem, prediction.lens.source
+            stem = prediction.picture.stem
             try:
                 if self.draw:
                     write_jpeg(self.out / "drawn" / f"{stem}.jpg", prediction.drawn())
@@ -143,8 +144,7 @@ class _Task:
                 continue
             write_objects(self.out / "kitti" / f"{stem}.txt", prediction.objects)
             write_text(self.out / PROGRESS / f"{stem}.entry.json", json.dumps(prediction.as_json()))
-            exif = f"{source}: {float(prediction.lens.pinhole.focal_px):.0f} px" if source.startswith("EXIF") else None
-            done.append(Done(len(prediction.objects), exif))
+            done.append(Done(len(prediction.objects), prediction.lens.exif))
         return done
 
 
