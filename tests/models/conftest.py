@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.geometry.heading import wrap
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.did_m3d.structures import DidM3DTargets
+from monoskd.objects import Objects
 
 SIZE = (160, 96)  # network pixels
 SMALL_DLA = {"channels": [4, 4, 8, 16, 32, 64]}
@@ -43,6 +46,22 @@ def cameras() -> Camera:
 def letterbox() -> Letterbox:
     """640 x 384 pixels brought to 160 x 96."""
     return Letterbox(torch.full((2,), 0.25), torch.zeros(2, 2), SIZE)
+
+
+@pytest.fixture(scope="session")
+def assert_same_boxes() -> Callable[..., None]:
+    """`assert_same_boxes(detected, truth, atol_m=...)`: each detection is a labelled box, each another one."""
+
+    def check(detected: Objects, truth: Objects, *, atol_m: float) -> None:
+        nearest = np.abs(truth.bottom - detected.bottom[:, None]).sum(2).argmin(1)
+        assert len(set(nearest.tolist())) == len(detected)
+        same = truth[nearest]
+        np.testing.assert_allclose(detected.bottom, same.bottom, atol=atol_m)
+        np.testing.assert_allclose(detected.boxes_2d, same.boxes_2d, atol=2e-2)
+        np.testing.assert_allclose(detected.dimensions, same.dimensions, atol=1e-4)
+        assert (np.abs(wrap(detected.yaw - same.yaw)) < 1e-4).all()
+
+    return check
 
 
 @pytest.fixture(scope="session")

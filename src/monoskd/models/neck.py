@@ -1,11 +1,12 @@
 """DLAUp: a backbone's maps merged step by step into a fine one (Yu et al., Deep Layer Aggregation, CVPR 2018)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch import cat as concatenate
 
-from monoskd.models.backbone import STRIDES
+from monoskd.models.backbone import STRIDES, Backbone
 
 
 class DLAUp(nn.Module):
@@ -15,10 +16,11 @@ class DLAUp(nn.Module):
     features are the stride-32 map unchanged, then the last map after each round: strides 16, 8 and 4. They pass through
     identities called "32", "16", "8" and "4", for hooks on module paths such as `neck.8`.
 
-    channels: the widths of the backbone's maps at strides 4, 8, 16 and 32; the features have the same.
+    channels: the widths of the backbone's maps at strides 4, 8, 16 and 32; the features have the same. kaiming: start
+    the convolutions so (He et al., ICCV 2015), by the outputs, in place of torch's way.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], *, kaiming: bool = False) -> None:
         super().__init__()
         self.rounds = nn.ModuleList(
             _Round(coarse=channels[first + 1], fine=channels[first], merges=len(channels) - 1 - first)
@@ -26,6 +28,9 @@ class DLAUp(nn.Module):
         )
         for stride in STRIDES:
             self.add_module(str(stride), nn.Identity())
+        for layer in self.modules() if kaiming else ():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The neck's features by stride, from the backbone's maps by stride."""
@@ -37,6 +42,18 @@ class DLAUp(nn.Module):
             features[name] = self.get_submodule(name)(merged[-1])
             merged[-1] = features[name]
         return features
+
+
+def backbone_and_neck(config: Any, *, input_channels: int, kaiming: bool = False) -> tuple[Backbone, DLAUp]:
+    """Both as a detector's config says: its `backbone`, `pretrained` and `backbone_...`. kaiming: see `DLAUp`."""
+    backbone = Backbone(
+        config.backbone,
+        pretrained=config.pretrained,
+        arguments=config.backbone_arguments,
+        early_stride=config.backbone_early_stride,
+        input_channels=input_channels,
+    )
+    return backbone, DLAUp(backbone.channels, kaiming=kaiming)
 
 
 class _Round(nn.Module):

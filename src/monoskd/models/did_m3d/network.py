@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monoskd.models.backbone import Backbone, maps_by_name
+from monoskd.models.backbone import maps_by_name
 from monoskd.models.did_m3d.decode import decode_regions, merge_depth
 from monoskd.models.did_m3d.heads import DenseHeads, RegionalHeads
 from monoskd.models.did_m3d.losses import task_losses
@@ -22,7 +22,7 @@ from monoskd.models.did_m3d.structures import HEAD_STRIDE, DidM3DOutput, DidM3DT
 from monoskd.models.did_m3d.targets import make_targets
 from monoskd.models.heatmap import heat_at, peaks
 from monoskd.models.lens import LensDetector
-from monoskd.models.neck import DLAUp
+from monoskd.models.neck import backbone_and_neck
 from monoskd.models.settings import CELLS, COUNT, INPUT_MULTIPLE, check_settings
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
 from monoskd.structures import Detections, Modality, PublishedData, TargetMaker, Views
@@ -95,14 +95,7 @@ class DidM3D(LensDetector):
     def __init__(self, config: DidM3DConfig | None = None) -> None:
         config = config or DidM3DConfig()
         super().__init__(config)
-        self.backbone = Backbone(
-            config.backbone,
-            pretrained=config.pretrained,
-            arguments=config.backbone_arguments,
-            early_stride=config.backbone_early_stride,
-            input_channels=self.input_channels,
-        )
-        self.neck = DLAUp(self.backbone.channels)
+        self.backbone, self.neck = backbone_and_neck(config, input_channels=self.input_channels)
         width = self.backbone.channels[0]
         self.dense = DenseHeads(
             inputs=width,

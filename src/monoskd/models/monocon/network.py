@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from monoskd.models.backbone import Backbone, maps_by_name
+from monoskd.models.backbone import maps_by_name
 from monoskd.models.dense import decode_cells
 from monoskd.models.heatmap import HEAD_STRIDE, Peaks, heat_at, peaks
 from monoskd.models.lens import LensDetector
@@ -30,7 +30,7 @@ from monoskd.models.monocon.heads import Heads
 from monoskd.models.monocon.losses import task_losses
 from monoskd.models.monocon.structures import MonoConOutput, MonoConTargets
 from monoskd.models.monocon.targets import make_targets
-from monoskd.models.neck import DLAUp
+from monoskd.models.neck import backbone_and_neck
 from monoskd.models.settings import CELLS, COUNT, INPUT_MULTIPLE, METRES, check_settings
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
 from monoskd.structures import Detections, Modality, PublishedData, TargetMaker, Views
@@ -99,17 +99,7 @@ class MonoCon(LensDetector):
     def __init__(self, config: MonoConConfig | None = None) -> None:
         config = config or MonoConConfig()
         super().__init__(config)
-        self.backbone = Backbone(
-            config.backbone,
-            pretrained=config.pretrained,
-            arguments=config.backbone_arguments,
-            early_stride=config.backbone_early_stride,
-            input_channels=self.input_channels,
-        )
-        self.neck = DLAUp(self.backbone.channels)
-        for layer in self.neck.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        self.backbone, self.neck = backbone_and_neck(config, input_channels=self.input_channels, kaiming=True)
         self.heads = Heads(
             inputs=self.backbone.channels[0],
             hidden=config.head_width,

@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from monoskd.models.backbone import Backbone, maps_by_name
+from monoskd.models.backbone import maps_by_name
 from monoskd.models.dense import CellOutput, decode_cells
 from monoskd.models.heatmap import HEAD_STRIDE, LabelledCells, Peaks, heat_at, peaks
 from monoskd.models.lens import LensDetector
@@ -23,7 +23,7 @@ from monoskd.models.monodle.heads import Heads
 from monoskd.models.monodle.losses import task_losses
 from monoskd.models.monodle.structures import MonoDLETargets, Quirk
 from monoskd.models.monodle.targets import make_targets
-from monoskd.models.neck import DLAUp
+from monoskd.models.neck import backbone_and_neck
 from monoskd.models.settings import CELLS, COUNT, INPUT_MULTIPLE, METRES, check_settings, names_among
 from monoskd.objects import KITTI_MEAN_SIZES, MIN_HEIGHT_PX
 from monoskd.structures import Detections, Modality, PublishedData, TargetMaker, Views
@@ -104,17 +104,7 @@ class MonoDLE(LensDetector):
         config = config or MonoDLEConfig()
         super().__init__(config)
         self.quirks = config.active_quirks
-        self.backbone = Backbone(
-            config.backbone,
-            pretrained=config.pretrained,
-            arguments=config.backbone_arguments,
-            early_stride=config.backbone_early_stride,
-            input_channels=self.input_channels,
-        )
-        self.neck = DLAUp(self.backbone.channels)
-        for layer in self.neck.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        self.backbone, self.neck = backbone_and_neck(config, input_channels=self.input_channels, kaiming=True)
         start = {"size_2d": list(config.initial_size_cells), "depth": [-math.log(config.initial_depth_m), 0.0]}
         self.heads = Heads(
             inputs=self.backbone.channels[0],
