@@ -47,6 +47,9 @@ def test_saved_text_gives_the_same_configuration(small: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ("epochs: null\nseed: null", r"epochs: expected a value, got null; .* \| seed: expected a value, got null"),
+        ("validation: null", "validation: expected a value, got null; leave it out"),
+        ("data: {root: x, batch_size: null}", r"data\.batch_size: expected a value, got null"),
         ("epocs: 3", r"unknown key 'epocs'; did you mean 'epochs'\?"),
         ("data: {root: x, batchsize: 3}", r"unknown key 'data.batchsize'; did you mean 'batch_size'\?"),
         (

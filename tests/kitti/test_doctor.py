@@ -261,8 +261,10 @@ def test_faults_of_splits_are_named(healthy):
     assert_found(healthy, "error", "leak", "expected no frame of train in val, got 000001")
     healthy.split("val").write_text("000002\n../3\n")
     assert_found(healthy, "error", "damaged split", "val.txt, line 2: expected a frame's name .*, got '../3'")
+    healthy.split("val").unlink()
+    assert_found(healthy, "warning", "no split", r"ImageSets: expected lists of frames, .*, got no val\.txt: add")
     shutil.rmtree(healthy.split("val").parent)
-    assert_found(healthy, "warning", "no split", "ImageSets: expected lists of frames")
+    assert_found(healthy, "warning", "no split", r"got no train\.txt and no val\.txt: add")
 
 
 @pytest.mark.parametrize("name", ["train", "val", "trainval"])
@@ -286,7 +288,7 @@ def test_unlabelled_frames_need_no_label(healthy):
     write_split(healthy.split("unlabelled"), FRAMES[1:2])
     assert examine(healthy.root).findings == []
     write_split(healthy.split("unlabelled"), FRAMES[:3])
-    assert_found(healthy, "warning", "unlabelled split", "unlabelled.txt: .* got one for 000000, 000002")
+    assert_found(healthy, "error", "unlabelled split", "unlabelled.txt: .* got one for 000000, 000002")
     assert_found(healthy, "error", "leak", "expected no frame of unlabelled in val, got 000002")
 
 

@@ -176,6 +176,17 @@ def without(document: Mapping[str, Any], key: str) -> dict[str, Any] | None:
     return None if inner is None else {**document, name: inner}
 
 
+def nulls(kind: Any, values: Any, where: str = "") -> Iterator[str]:
+    """One line for each field of a dataclass, section by section, that is null and may not be."""
+    for field in fields(kind):
+        value, key = getattr(values, field.name), f"{where}.{field.name}".lstrip(".")
+        section = next(filter(is_dataclass, _alternatives(field.type)), None)
+        if section is not None and isinstance(value, Namespace) and "class_path" not in value:
+            yield from nulls(section, value, key)
+        elif value is None and types.NoneType not in typing.get_args(field.type):
+            yield f"{key}: expected a value, got null; leave it out for the default"
+
+
 def value_faults(kind: Any, values: Any) -> tuple[Any, list[str]]:
     """A dataclass of parsed values, section by section, and what the sections object to."""
     made, lines = {}, []

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from monoskd.engine.config import RunConfig
-from monoskd.engine.faults import first_words, overlaid, unknown_keys, value_faults, without
+from monoskd.engine.faults import first_words, nulls, overlaid, unknown_keys, value_faults, without
 from monoskd.errors import InputError
 from monoskd.files import load_yaml, read_text
 
@@ -95,6 +95,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     except (Exception, SystemExit) as error:  # jsonargparse raises many kinds; each is the user's input
         raise InputError(f"{path}: {' | '.join(_parser_faults(parser, first_words(error), complete))}") from error
     namespace.pop("config")
+    _refuse(path, nulls(RunConfig, namespace))
     if not 0 <= namespace.seed < MOST_SEEDS:
         raise InputError(f"{path}: seed: expected 0 to {MOST_SEEDS - 1}, got {namespace.seed}")
     text = parser.dump(namespace, skip_unset=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import visible
+from monoskd.files import is_there, visible
 from monoskd.kitti.agreement import disagreement
 from monoskd.kitti.doctor_checks import CLASSES, FrameFacts, facts_of
 from monoskd.kitti.doctor_report import DoctorReport, Finding, Severity
@@ -142,9 +142,10 @@ def _read_splits(layout: KittiLayout) -> tuple[dict[str, list[str]], list[Findin
             splits[path.stem] = read_split(path)
         except InputError as error:
             broken.damaged("damaged split", path, error)
-    if not splits and not broken.findings:
-        what = "expected lists of frames such as train.txt and val.txt, got none"
-        broken.note("warning", "no split", folder, what, "add them: training and evaluation need them")
+    absent = [f"{name}.txt" for name in ("train", "val") if not is_there(layout.split(name))]
+    if absent:
+        what = f"expected lists of frames, train.txt and val.txt, got no {' and no '.join(absent)}"
+        broken.note("warning", "no split", folder, what, "add what is missing: training needs both, evaluation val.txt")
     return splits, broken.findings
 
 
@@ -167,7 +168,7 @@ def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str,
             yield Finding("error", "split without depth", what, "add sweeps or unlist the frames", where)
         if name == UNLABELLED and (labelled := sorted(listed & labels)):
             what = f"expected frames without a label, got one for {_some(labelled)}"
-            yield Finding("warning", "unlabelled split", what, "list them in a labelled split instead", where)
+            yield Finding("error", "unlabelled split", what, "list them in a labelled split instead", where)
         if name in ("train", UNLABELLED) and (both := sorted(listed & set(splits.get("val", [])))):
             what = f"expected no frame of {name} in val, got {_some(both)}"
             yield Finding("error", "leak", what, "take them out of one", str(layout.split("val")))

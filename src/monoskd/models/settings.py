@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, get_args
 
 from monoskd.errors import InputError
 from monoskd.models.backbone import STRIDES
+from monoskd.models.bounds import LARGEST_SIDE_PX
 from monoskd.objects import canonical_name
 from monoskd.structures import Modality
 
@@ -63,8 +64,8 @@ _SHARED: dict[str, Rule] = {
         lambda value: isinstance(value, Mapping) and all(are(size, is_positive, count=3) for size in value.values()),
     ),
     "input_size": (
-        f"(width, height) in multiples of {INPUT_MULTIPLE} px",
-        lambda value: are(value, lambda side: is_count(side) and side % INPUT_MULTIPLE == 0, count=2),
+        f"(width, height), at most {LARGEST_SIDE_PX} and in multiples of {INPUT_MULTIPLE} px",
+        lambda value: are(value, _is_side, count=2),
     ),
     "geometry": ("corrected or published", lambda value: value in ("corrected", "published")),
     "top_k": COUNT,
@@ -72,6 +73,10 @@ _SHARED: dict[str, Rule] = {
     "input_focal_px": _FOCAL_PX,
     "initial_depth_m": METRES,
 }
+
+
+def _is_side(value: Any) -> bool:
+    return is_count(value) and value % INPUT_MULTIPLE == 0 and value <= LARGEST_SIDE_PX
 
 
 def check_settings(config: Any, **own: Rule) -> None:

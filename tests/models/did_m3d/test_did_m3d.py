@@ -277,6 +277,7 @@ def test_classes_may_be_written_in_any_case() -> None:
         ({"reference_focal_px": 0.0}, "reference_focal_px: expected more than 0 px, or none, got 0.0"),
         ({"initial_depth_m": "far"}, "initial_depth_m: expected more than 0 m, got 'far'"),
         ({"input_size": (0, 0)}, r"input_size: expected .* multiples of 32 px, got \(0, 0\)"),
+        ({"input_size": (320_000, 96)}, r"input_size: expected .*, at most 4096 and .*, got \(320000, 96\)"),
         ({"input_size": "big"}, "input_size: expected .* multiples of 32 px, got 'big'"),
         ({"input_size": (320,)}, r"input_size: expected .* multiples of 32 px, got \(320,\)"),
         ({"input_size": (1242, 375)}, r"input_size: expected .* multiples of 32 px, got \(1242, 375\)"),
