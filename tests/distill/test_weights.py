@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monoskd.distill import Distiller, FlightRecorder, Ramp, Tap, Term
+from monoskd.distill import Distiller, EmaTeacher, FlightRecorder, PearsonLoss, Ramp, Tap, Term
 from monoskd.distill.weights import PATIENCE
 from monoskd.errors import InputError
 
@@ -89,6 +89,14 @@ def test_a_term_without_gradient_keeps_its_weight(images: Tensor) -> None:
     distil = distiller(a=Term(pull(0.0), share=0.5))
     step(distil, FlightRecorder(distil), images)
     assert distil(images).weights["a"] == 1.0
+
+
+def test_the_rounding_of_a_gradient_of_zero_sets_no_weight(images: Tensor) -> None:
+    student = nn.Conv2d(3, 4, 3)
+    terms = {"a": Term(PearsonLoss(), share=0.5)}
+    distil = Distiller(student, EmaTeacher(student), taps=[Tap("")], terms=terms)
+    step(distil, FlightRecorder(distil, every=1), images)
+    assert distil(images).weights["a"] == 1
 
 
 def test_shares_without_readings_are_an_error(images: Tensor) -> None:

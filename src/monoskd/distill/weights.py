@@ -12,6 +12,7 @@ from monoskd.errors import InputError
 Weight: TypeAlias = float | Tensor
 
 SMOOTHING = 0.9  # of the running gradient norms, a reading
+ROUNDING = 1e-6  # a norm below this part of the others' is rounding, as where the teacher is a copy of the student
 PATIENCE = 10  # training passes without a reading before it is an error
 
 
@@ -26,8 +27,8 @@ class Balance(nn.Module):
         w_i = s_i / (1 - sum of all shares) * R / g_i        times the schedule
 
     so that |w_i g_i| is the part s_i of the sum of all. It changes with each reading of a `FlightRecorder` and is a
-    constant to the gradient; before the first reading it is 1. A term without gradient keeps its weight. In a group of
-    processes the norms are averaged: every process has to record. The means are part of the state dict.
+    constant to the gradient; before the first reading it is 1. A term without gradient (below 1e-6 R) keeps its weight.
+    In a group of processes the norms are averaged: every process has to record. The means are part of the state dict.
 
     With `uncertainty` (Kendall, Gal & Cipolla, "Multi-task learning using uncertainty to weigh losses", CVPR 2018), s
     being log sigma^2, a parameter that starts at 0 and is trained with the student:
@@ -121,7 +122,7 @@ class Balance(nn.Module):
     def _set_weights(self) -> None:
         unit = self._rest / (1 - sum(self.shares.values()))
         for name, share in self.shares.items():
-            if self._norms[name] > 0:
+            if self._norms[name] > ROUNDING * self._rest:
                 self._share_weights[name] = share * unit / self._norms[name]
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
