@@ -122,7 +122,7 @@ def opened(file: Path | IO[bytes], *, where: str | Path, formats: tuple[str, ...
         raise
     except UnidentifiedImageError as error:
         kinds = "an image" if formats is None else f"an image ({', '.join(formats)})"
-        raise InputError(f"{where}: expected {kinds}, got bytes that are none: replace the file") from error
+        raise InputError(f"{where}: expected {kinds}, got another kind of file: convert it to JPEG or PNG") from error
     except Image.DecompressionBombError as error:
         most = min(MOST_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MOST_PIXELS))
         raise InputError(f"{where}: expected at most {most} pixels, got a larger picture: scale it down") from error

@@ -38,7 +38,7 @@ def test_pictures_of_phones_in_a_folder_are_read_or_named(folder: Path) -> None:
     (folder / "f.heic").write_bytes(b"\0\0\0\x18ftypheic")
     assert stems(folder) == ["a", "b", "c", "d", "e"]
     broken = [item.reason for item in open_source(folder).items if isinstance(item, Broken)]
-    assert broken == [f"{folder / 'f.heic'}: expected an image, got bytes that are none: replace the file"]
+    assert broken == [f"{folder / 'f.heic'}: expected an image, got another kind of file: convert it to JPEG or PNG"]
 
 
 def test_a_damaged_picture_is_an_item_like_others(folder: Path) -> None:

@@ -153,7 +153,7 @@ def encoded(kind: str, size: tuple[int, int] = (80, 60)) -> bytes:
 @pytest.mark.parametrize(
     ("picture", "expected"),
     [
-        (b"", "picture: expected an image (JPEG, PNG, WEBP), got bytes that are none"),
+        (b"", "picture: expected an image (JPEG, PNG, WEBP), got another kind of file: convert it to JPEG or PNG"),
         (b"GIF89a but not really", "expected an image (JPEG, PNG, WEBP)"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "expected an image (JPEG, PNG, WEBP)"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "expected an image (JPEG, PNG, WEBP)"),

@@ -105,9 +105,10 @@ def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., AnyPredi
 def _say(summary: "Summary", options: argparse.Namespace) -> None:
     for camera in summary.exif:
         say(f"camera from {camera}")
-    if summary.images:
-        rate = summary.images / max(summary.seconds, 1e-9)
-        counts = f"{summary.images} images, {summary.detections} detections"
-        say(f"{counts} with a score of {summary.score:.2g} or more, {rate:.3g} images/s: {options.out}")
+    if not summary.images:
+        return
+    rate = summary.images / max(summary.seconds, 1e-9)
+    counts = f"{summary.images} images, {summary.detections} detections"
+    say(f"{counts} with a score of {summary.score:.2g} or more, {rate:.3g} images/s: {options.out}")
     if summary.earlier:
         say(f"{summary.earlier} images of earlier predictions are in {options.out} too")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,7 @@ class CameraSource:
             return lens
         if not np.allclose(lens.rotation, np.eye(3)):
             raise InputError(f"{self.file}: expected R here or --pitch and --roll, got both: leave out one")
-        rotation = level_rotation(pitch_deg=self.pitch_deg, roll_deg=self.roll_deg)
-        return Lens(lens.pinhole, lens.width, lens.height, lens.source, lens.distortion, lens.fisheye, rotation)
+        return replace(lens, rotation=level_rotation(pitch_deg=self.pitch_deg, roll_deg=self.roll_deg))
 
 
 def check_size(camera: Camera, *, width: int, height: int, where: str) -> None:
