@@ -116,7 +116,6 @@ class Workload:
             image=self.views.images,
             cameras=self.views.cameras,
             letterbox=self.views.letterbox,
-            sizes=[self.student.input_size] * count,
             depth=self.depth.images,
             targets=self.targets,
             objects=[None] * count,

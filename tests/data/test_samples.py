@@ -46,7 +46,6 @@ def test_a_sample_is_what_its_docstring_says(three_frames: Path) -> None:
     assert 0 <= sample.image.min() < 0.1 < 0.9 < sample.image.max() <= 1
     assert sample.depth.shape == (1, 64, 192)
     assert 5 < sample.depth[sample.depth > 0].min() < sample.depth.max() < 7
-    assert sample.size == (190, 58)
     calibration = read_calibration(three_frames / "training" / "calib" / "000000.txt")
     torch.testing.assert_close(sample.camera.P, torch.from_numpy(calibration.P2).float())
     assert sample.targets.label.tolist() == [1]

@@ -142,15 +142,15 @@ class Manifest(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write it."""
-        self._write(trainer, pl_module, finished=True)
+        self._write(trainer, finished=True)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Write it beside the model that is kept."""
         if (_keeps_student(exception) or isinstance(exception, DivergenceError)) and trainer.global_step:
             self._pause()
-            self._write(trainer, pl_module, finished=False)
+            self._write(trainer, finished=False)
 
-    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, finished: bool) -> None:
+    def _write(self, trainer: pl.Trainer, *, finished: bool) -> None:
         if trainer.is_global_zero:
             images = trainer.global_step * self.step_images * trainer.world_size
             measured = {

@@ -34,7 +34,6 @@ class LoadedConfig:
     """A checked configuration. `run` builds its objects once the seed is set; text: of `config.yaml`."""
 
     seed: int
-    root: Path
     out: Path
     text: str
     parser: Any
@@ -102,7 +101,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     _refuse(path, unknown_keys(yaml.safe_load(text), RunConfig))  # also what an option took from another file
     return LoadedConfig(
         seed=namespace.seed,
-        root=Path(namespace.data.root),
         out=Path(namespace.out),
         text=text,
         parser=parser,
