@@ -116,6 +116,8 @@ def _counts(layout: KittiLayout, frames: dict[str, list[str]], *, unlabelled: Se
     needless = {"label_2": set(unlabelled), "depth_2": images - set(frames["velodyne"])}
     for kind, (severity, advice) in _IF_MISSING.items():
         where = str(layout.folder(kind))
+        if kind == "velodyne" and not (frames["velodyne"] or frames["depth_2"]):
+            advice = "add them to train; without any the frames are for prediction and evaluation alone"
         if missing := sorted(images - set(frames[kind]) - needless.get(kind, set())):
             what = f"expected one file for each of {len(images)} images, got none for {_some(missing)}"
             findings.append(Finding(severity, f"no {kind}", what, advice, where))
@@ -163,7 +165,7 @@ def _splits(layout: KittiLayout, frames: dict[str, list[str]], splits: dict[str,
                 what += meant(min(missing), images)
                 yield Finding("error", f"split without {kind}", what, "add the files or unlist them", where)
         depth = {*frames["depth_2"], *frames["velodyne"]}
-        if name in ("train", UNLABELLED) and (bare := sorted(listed & images - depth)):
+        if depth and name in ("train", UNLABELLED) and (bare := sorted(listed & images - depth)):
             what = f"expected a depth map, or a sweep to make one of, for each frame, got none of {_some(bare)}"
             yield Finding("error", "split without depth", what, "add sweeps or unlist the frames", where)
         if name == UNLABELLED and (labelled := sorted(listed & labels)):
