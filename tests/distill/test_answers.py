@@ -93,6 +93,26 @@ def test_features_under_a_key_are_no_values() -> None:
     assert set(losses(distil(Hidden(), Hidden(), torch.rand(2, 3, 16, 16)))) == {"rank", "affinity"}
 
 
+def test_logits_of_words_beside_other_logits() -> None:
+    class Pretraining(nn.Module):
+        """As BERT's two heads."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.words, self.head, self.next = nn.Embedding(20, width), nn.Linear(width, 20), nn.Linear(width, 2)
+            self.config = SimpleNamespace(vocab_size=20)
+
+        def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+            x = self.words(input_ids)
+            return {"next_logits": self.next(x[:, 0]), "prediction_logits": self.head(x)}
+
+    batch, student, teacher = {"input_ids": torch.randint(20, (3, 6))}, Pretraining(4), Pretraining(6)
+    proposal = distil(student, teacher, batch)
+    logits = [network(**batch)["prediction_logits"].mT for network in (student, teacher)]
+    expected = LogitLoss(4.0)(student=logits[0], teacher=logits[1])
+    torch.testing.assert_close(proposal.distiller(**batch).terms["logits"], expected)
+
+
 def test_pixels_under_the_key_of_logits_are_no_classes() -> None:
     class Patches(nn.Module):
         """As the decoder of a masked autoencoder: a row of pixel values for each patch."""

@@ -80,9 +80,16 @@ def test_a_loss_is_given_the_hints_that_it_names() -> None:
         Term(hinted).value("t", student=x, teacher=x, hints={"targets": None})
 
 
-@pytest.mark.parametrize("loss", [nn.MSELoss(), torch.dist, lambda a, b: a])
-def test_a_loss_that_is_called_otherwise_is_an_error(loss) -> None:
-    with pytest.raises(InputError, match='term "t": expected a loss called with student= and teacher='):
+def difference(a, b):
+    return a - b
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [(nn.MSELoss(), r"MSELoss\(input, target\)"), (torch.dist, "dist"), (difference, r"difference\(a, b\)")],
+)
+def test_a_loss_that_is_called_otherwise_is_an_error(loss, name: str) -> None:
+    with pytest.raises(InputError, match=f'term "t": expected a loss called with student= and teacher=, got {name}'):
         Term(loss).check("t", ["a"])
 
 

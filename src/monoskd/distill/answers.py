@@ -99,7 +99,7 @@ def part(output: Any, key: str) -> Any:
 def _answers(passes: tuple[Pass, Pass]) -> list[tuple[str, Tensor]]:
     """The student's floats that the teacher returns in one shape under the same key, the likeliest logits first."""
     keys = [path.removeprefix(":") for path, _ in named("", passes[0].output, deep=True)]
-    keys.sort(key=lambda key: _last(key) != "logits")
+    keys.sort(key=lambda key: not _last(key).endswith("logits"))
     pairs = [(key, [part(one.output, key) for one in passes]) for key in dict.fromkeys((*KEYS, *keys))]
     return [
         (key, pair[0])
@@ -117,7 +117,7 @@ def _are_logits(key: str, x: Tensor, networks: Sequence[nn.Module], passes: tupl
     told = all(classes in _counts(network) for network in networks)
     if x.ndim == 3:
         configured = any(hasattr(bare(network), "config") for network in networks)
-        return _last(key) == "logits" and not _of_queries(x, passes) and (told or not configured)
+        return _last(key).endswith("logits") and not _of_queries(x, passes) and (told or not configured)
     if _last(key) == "logits" or (key == "out" and x.ndim == 4):
         return True
     if x.ndim == 2:

@@ -48,9 +48,10 @@ def distil(student: nn.Module, teacher: nn.Module, batch: Any, *, logits: bool |
 
     batch: a tensor, a tuple of positional inputs or a dict of keyword inputs.
     logits: whether the outputs are class logits. Without it distil guesses, and says so: it takes for logits what a
-    linear layer or a convolution of both gives in one shape for images, what comes under the key "logits" or "out", and
-    dense outputs of the image's size; not images, boxes, features, or a `config.problem_type` other than one label. For
-    other inputs a linear layer alone does not tell: a `num_classes`, or "class" in the layer's name, does.
+    linear layer or a convolution of both gives in one shape for images, what comes under a key such as "logits",
+    "prediction_logits" or "out", and dense outputs of the image's size; not images, boxes, features, or a
+    `config.problem_type` other than one label. For other inputs a linear layer alone does not tell: a `num_classes`, or
+    "class" in the layer's name, does; the first also where the mean of two heads or the like follows on the layer.
 
     Both networks run once in eval mode, and a copy of the student in training mode. Taps: for each size of map, grid of
     patches or row of tokens that both have, the outermost module that makes it, and of several the last; the two

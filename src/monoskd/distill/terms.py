@@ -162,7 +162,7 @@ class Term:
             if self.between == "taps" or isinstance(student, Tensor):
                 raise
             raise InputError(
-                f'term "{name}": the student returns {describe(student)}, which {type(self.loss).__name__} does not '
+                f'term "{name}": the student returns {describe(student)}, which {_name(self.loss)} does not '
                 f'take: choose a part with key="..." ({" ".join(str(error).split())})'
             ) from error
         for value in values:
@@ -251,4 +251,8 @@ def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
 
 
 def _signature(term: Term) -> str:
-    return f"{type(term.loss).__name__}({', '.join(_parameters(term.loss))})"
+    return f"{_name(term.loss)}({', '.join(_parameters(term.loss))})"
+
+
+def _name(loss: Loss) -> str:
+    return getattr(loss, "__name__", type(loss).__name__)
