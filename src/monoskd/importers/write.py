@@ -114,8 +114,9 @@ def import_recording(
     results.sort(key=lambda frame: frame.planned.frame)
     done = [frame for frame in results if frame.failure is None]
     sweeps = [frame.planned.picture.sweep for frame in done]
-    if gone := sum(sweep is not None and not sweep.is_file() for sweep in sweeps):
-        absent["sweeps that are not there"] = gone
+    lacking = sum(sweep is None or not sweep.is_file() for sweep in sweeps)
+    if lacking and any(sweeps):  # a recording without a LiDAR lacks none
+        absent["sweeps that are not there"] = lacking
     _write_lists(layout, done)
     warnings = [*recording.warnings, *plan.warnings]
     report = _report(done, absent, warnings, seconds=time.perf_counter() - started)
