@@ -95,7 +95,7 @@ def test_a_wrong_config_is_one_clear_line(tmp_path: Path, wrong: str, message: s
 
 def test_a_key_that_comes_twice_is_named(small: Path) -> None:
     small.write_text(f"{SMALL}epochs: 4\n")
-    with pytest.raises(InputError, match=r"small\.yaml: expected YAML, got the key 'epochs' more than once, .* line 8"):
+    with pytest.raises(InputError, match=r"small\.yaml: expected YAML, got the key 'epochs' more than once, .* line 9"):
         load_config(small)
 
 
