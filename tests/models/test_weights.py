@@ -252,7 +252,10 @@ def test_a_module_is_judged_by_its_source_before_it_is_imported(model_file: Path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"input_size": [10**6, 10**6]}, r"input_size: expected .width, height., at most 4096 .*, got \(1000000, 1000000\)"),
+        (
+            {"input_size": [10**6, 10**6]},
+            r"input_size: expected .width, height., at most 4096 .*, got \(1000000, 1000000\)",
+        ),
         ({"backbone": "convnextv2_huge", "backbone_arguments": {}}, "missing|larger than the file"),
         ({"backbone": "resnet200d", "backbone_arguments": {"layers": [10**5] * 4}}, "larger than the file"),
         ({"head_width": 10**9}, "expected shape|larger than the file"),
