@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monoskd.errors import InputError
+from monoskd.geometry.camera import Camera
 from monoskd.models import DidM3D, DidM3DConfig
 from monoskd.models.monocon import MonoCon, MonoConConfig
 from monoskd.models.monodetr import MonoDETR, MonoDETRConfig
@@ -74,6 +76,59 @@ class Unbounded(MonoDLE):
 class Unturned(MonoDLE):
     def decode(self, output: Any, views: Views) -> list[Detections]:
         return [replace(rows, alpha=rows.boxes_3d.yaw) for rows in super().decode(output, views)]
+
+
+class Nearby(MonoDLE):
+    """As `Unturned`, with all objects nearer than the first of an untrained network."""
+
+    def decode(self, output: Any, views: Views) -> list[Detections]:
+        boxes = [replace(rows.boxes_3d, bottom=rows.boxes_3d.bottom / 10) for rows in super().decode(output, views)]
+        found = super().decode(output, views)
+        return [replace(rows, boxes_3d=b, alpha=b.yaw) for rows, b in zip(found, boxes, strict=True)]
+
+
+class Smearing(MonoDLE):
+    def forward(self, views: Views, at: Any = None) -> Any:
+        views.images.div_(2)
+        return super().forward(views, at)
+
+
+class Sharpening(MonoDLE):
+    def decode(self, output: Any, views: Views) -> list[Detections]:
+        output.heads["heatmap"].mul_(2)
+        return super().decode(output, views)
+
+
+class NetworkPixels(MonoDLE):
+    def decode(self, output: Any, views: Views) -> list[Detections]:
+        return [
+            replace(rows, boxes_2d=views.letterbox[number].apply(rows.boxes_2d.reshape(-1, 2, 2)).flatten(1))
+            for number, rows in enumerate(super().decode(output, views))
+        ]
+
+
+class Unboxed(MonoDLE):
+    """Its targets forget the letterbox."""
+
+    def target_maker(self, **settings: Any) -> Any:
+        return partial(_unshifted, super().target_maker(**settings))
+
+
+def _unshifted(maker: Any, objects: Any, *, letterbox: Any, **rest: Any) -> Any:
+    return maker(
+        objects, letterbox=replace(letterbox, scale=letterbox.scale * 0 + 1, shift=letterbox.shift * 0), **rest
+    )
+
+
+class FirstCamera(MonoDLE):
+    def decode(self, output: Any, views: Views) -> list[Detections]:
+        P = views.cameras.P[:1].expand_as(views.cameras.P)
+        return super().decode(output, replace(views, cameras=Camera(P)))
+
+
+class OffByOne(MonoDLE):
+    def decode(self, output: Any, views: Views) -> list[Detections]:
+        return [replace(rows, labels=rows.labels + 1) for rows in super().decode(output, views)]
 
 
 class OneForAll(MonoDLE):
@@ -184,6 +239,13 @@ class Forgetful(MonoDLE):
         (Unordered, "detections: expected the best first, got scores that rise"),
         (Unbounded, "detections: expected scores of 0 to 1, got 2"),
         (Unturned, r"detections: expected alpha = yaw - atan2\(x, z\), got .* rad beside it"),
+        (Nearby, r"detections: expected alpha = yaw - atan2\(x, z\), got .* rad beside it"),
+        (Smearing, "inputs stay as they are: expected the images of the views as they were given"),
+        (Sharpening, "inputs stay as they are: expected `decode` to leave the output as it is"),
+        (NetworkPixels, "original pixels: expected 2D boxes in original pixels"),
+        (Unboxed, "original pixels: expected the same .*: does the target maker apply the letterbox"),
+        (FirstCamera, "each image by itself: expected the same detections in image 1 of a batch"),
+        (OffByOne, "detections: expected labels of 0 to 2, got"),
         (OneForAll, "detections: expected detections for each of 2 images, got 1"),
         (Leaky, "each image by itself: expected the same detections in image 0 of a batch and in that image alone"),
         (Nameless, "output: expected a DetectorOutput, got dict"),
