@@ -108,16 +108,14 @@ class NetworkPixels(MonoDLE):
 
 
 class Unboxed(MonoDLE):
-    """Its targets forget the letterbox."""
+    """Its targets forget where the letterbox moves the picture to."""
 
     def target_maker(self, **settings: Any) -> Any:
         return partial(_unshifted, super().target_maker(**settings))
 
 
 def _unshifted(maker: Any, objects: Any, *, letterbox: Any, **rest: Any) -> Any:
-    return maker(
-        objects, letterbox=replace(letterbox, scale=letterbox.scale * 0 + 1, shift=letterbox.shift * 0), **rest
-    )
+    return maker(objects, letterbox=replace(letterbox, shift=letterbox.shift * 0), **rest)
 
 
 class FirstCamera(MonoDLE):

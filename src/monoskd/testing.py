@@ -31,7 +31,7 @@ _STREETS = ((3, 0), (3, 1))  # (seed, number) of rendered frames
 _LEARNING_STEPS, _LEARNING_RATE = 15, 1e-3
 _ALPHA_TOLERANCE_RAD, _BESIDE_M = 0.05, 0.1  # the camera lies beside the origin of its frame: alpha differs nearby
 _LENS_TOLERANCE = 0.02
-_MOVED_PX = 10.0
+_MOVED_PX = 100.0
 
 
 def check_detector(detector: Detector) -> None:
