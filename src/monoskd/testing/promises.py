@@ -1,72 +1,34 @@
-"""Does a detector keep its promises? `check_detector` is for the tests of whoever writes one (docs/extend.md).
+"""What a detector promises (`monoskd.structures.Detector`), one function each.
 
-Each promise is a function below, which yields a line for whatever breaks it. An error in between breaks it, too.
+A promise is given a detector of its own and the batch of two streets, and yields a line for whatever breaks it.
 """
 
 import copy
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass, replace
-from functools import cache, partial
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from monoskd.data.samples import make_sample
-from monoskd.errors import Complaints
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import wrap
 from monoskd.models.weights import load_model, save_model
-from monoskd.objects import KITTI_HEIGHT_PX, MIN_HEIGHT_PX, class_index
-from monoskd.structures import Batch, Detections, Detector, DetectorOutput, Frame, Modality, PublishedData, Views
-from monoskd.synthetic import RenderedFrame, render_frame
+from monoskd.structures import Batch, Detections, Detector, DetectorOutput, Modality, Views
+from monoskd.testing.streets import MOVED_PX, enlarged, second_apart, streets
 
 Promise = Callable[[Detector, Batch], Iterator[str]]
 
-_STREETS = ((3, 0), (3, 1))  # (seed, number) of rendered frames
 _LEARNING_STEPS, _LEARNING_RATE = 15, 1e-3
 _ALPHA_TOLERANCE_RAD, _BESIDE_M = 0.05, 0.1  # the camera lies beside the origin of its frame: alpha differs nearby
 _LENS_TOLERANCE = 0.02
-_MOVED_PX = 100.0
 
 
-def check_detector(detector: Detector) -> None:
-    """Try what training, validation, prediction and distillation ask of a detector, on two rendered streets.
-
-    Raises InputError that names every broken promise. The detector stays as it is. Let it be small, a few hundred
-    pixels wide: it makes 15 steps of training. Cars go by its first class where it has no class `Car`.
-    """
-    complaints = Complaints()
-    complaints.lines += _broken(_settings, detector, None)
-    complaints.raise_any()  # without these there is nothing to try
-    trained = copy.deepcopy(detector)
-    trained.adapt_to(**_focal_px(_streets(trained)))
-    batch = _streets(trained)  # targets may depend on the focal lengths
-    complaints.lines += _broken(_inputs_stay_as_they_are, copy.deepcopy(trained), copy.deepcopy(batch))
-    complaints.raise_any()  # what changes its input breaks the others, too, with misleading words
-    for promise in PROMISES:
-        complaints.lines += _broken(promise, copy.deepcopy(trained), batch)
-    complaints.raise_any()
-
-
-def _broken(promise: Any, detector: Detector, batch: Batch | None) -> list[str]:
-    """What breaks a promise, each a line that says whose and which promise it is."""
-    lines: list[str] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            lines.extend(promise(detector, batch))
-        except Exception as error:
-            lines.append(f"expected no error, got {type(error).__name__}: {error}")
-    name = promise.__name__.strip("_").replace("_", " ")
-    return [f"{type(detector).__name__}: {name}: {line}" for line in lines]
-
-
-def _settings(detector: Detector, _: None) -> Iterator[str]:
+def settings(detector: Detector, _: None) -> Iterator[str]:
+    """It knows what it looks at, what it finds, and what it is made of."""
     if detector.modality not in get_args(Modality):
         yield f"expected a modality of {', '.join(get_args(Modality))}, got {detector.modality!r}"
     classes = detector.classes
@@ -80,7 +42,8 @@ def _settings(detector: Detector, _: None) -> Iterator[str]:
         yield f"expected a dataclass under the name `config`, for the model file, got {type(config).__name__}"
 
 
-def _output(detector: Detector, batch: Batch) -> Iterator[str]:
+def output(detector: Detector, batch: Batch) -> Iterator[str]:
+    """It says features and heads by name, of the shapes that others read, and numbers."""
     output = _asked(detector, batch.views(detector.modality))
     if not isinstance(output, DetectorOutput):
         yield f"expected a DetectorOutput, got {type(output).__name__}"
@@ -93,7 +56,8 @@ def _output(detector: Detector, batch: Batch) -> Iterator[str]:
     yield from _not_finite({**output.features, **output.heads})
 
 
-def _detections(detector: Detector, batch: Batch) -> Iterator[str]:
+def detections(detector: Detector, batch: Batch) -> Iterator[str]:
+    """There are detections of each image: the best first, in range, turned as KITTI's labels are."""
     found = _detected(detector, batch.views(detector.modality))
     if len(found) != len(batch.frames):
         yield f"expected detections for each of {len(batch.frames)} images, got {len(found)}"
@@ -122,7 +86,7 @@ def _detections(detector: Detector, batch: Batch) -> Iterator[str]:
             yield f"expected alpha = yaw - atan2(x, z), got {apart.max():.2g} rad beside it"
 
 
-def _inputs_stay_as_they_are(detector: Detector, batch: Batch) -> Iterator[str]:
+def inputs_stay_as_they_are(detector: Detector, batch: Batch) -> Iterator[str]:
     """Student, teacher, losses and terms read the same tensors."""
     views, targets = batch.views(detector.modality), batch.targets
     given = copy.deepcopy((views.images, targets))
@@ -145,35 +109,35 @@ def _inputs_stay_as_they_are(detector: Detector, batch: Batch) -> Iterator[str]:
         yield "expected the targets as they were given, got them changed in place"
 
 
-def _original_pixels(detector: Detector, batch: Batch) -> Iterator[str]:
+def original_pixels(detector: Detector, batch: Batch) -> Iterator[str]:
     """The same network pixels, cut from a picture of twice as many pixels: the same losses and boxes in space."""
     if detector.published_input:  # a quirk
         return
     torch.manual_seed(0)
     losses = _lost(detector, batch)
-    enlarged = _enlarged(detector, batch)
+    larger = enlarged(detector, batch)
     torch.manual_seed(0)
-    for name, loss in _lost(detector, enlarged).items():
+    for name, loss in _lost(detector, larger).items():
         if not torch.allclose(loss, losses[name], rtol=0.1, atol=1e-3):  # edges between cells may round otherwise
             yield (
                 f"expected the same {name} for the same network pixels of a larger original picture, got "
                 f"{loss.item():g} for {losses[name].item():g}: does the target maker apply the letterbox?"
             )
-    both = (_detected(detector, each.views(detector.modality)) for each in (batch, enlarged))
+    both = (_detected(detector, each.views(detector.modality)) for each in (batch, larger))
     for ours, theirs in zip(*both, strict=True):
         if len(ours) != len(theirs):
             yield f"expected as many detections in a larger original picture, {len(ours)}, got {len(theirs)}"
-        elif not torch.allclose(theirs.boxes_2d, 2 * ours.boxes_2d + _MOVED_PX, rtol=1e-2, atol=0.5):
+        elif not torch.allclose(theirs.boxes_2d, 2 * ours.boxes_2d + MOVED_PX, rtol=1e-2, atol=0.5):
             yield "expected 2D boxes in original pixels (`letterbox.invert`), got some that do not follow the letterbox"
         elif not torch.allclose(theirs.boxes_3d.bottom, ours.boxes_3d.bottom, rtol=1e-2, atol=1e-2):
             yield "expected the same boxes in space from a larger original picture, got others: `letterbox.invert`?"
 
 
-def _each_image_by_itself(detector: Detector, batch: Batch) -> Iterator[str]:
+def each_image_by_itself(detector: Detector, batch: Batch) -> Iterator[str]:
     """Two images of different cameras, the second one darker."""
     views = batch.views(detector.modality)
     if not detector.published_input:
-        views = _second_apart(views, _enlarged(detector, batch).views(detector.modality))
+        views = second_apart(views, enlarged(detector, batch).views(detector.modality))
     for number, rows in enumerate(_detected(detector, views)):
         part = slice(number, number + 1)
         alone = Views(views.images[part], Camera(views.cameras.P[part]), views.letterbox[part])
@@ -181,7 +145,7 @@ def _each_image_by_itself(detector: Detector, batch: Batch) -> Iterator[str]:
             yield f"expected the same detections in image {number} of a batch and in that image alone, got others"
 
 
-def _distance_follows_the_lens(detector: Detector, batch: Batch) -> Iterator[str]:
+def distance_follows_the_lens(detector: Detector, batch: Batch) -> Iterator[str]:
     """Through a lens of twice the focal length the same picture shows what is twice as far away."""
     if detector.published_input:  # a quirk
         return
@@ -201,13 +165,14 @@ def _distance_follows_the_lens(detector: Detector, batch: Batch) -> Iterator[str
         yield f"expected twice the distances through twice the focal length, got {ratio:.3g} times"
 
 
-def _targets(detector: Detector, batch: Batch) -> Iterator[str]:
+def targets(detector: Detector, batch: Batch) -> Iterator[str]:
+    """Targets are made in loader processes, of labels and pseudo-labels, with a row for each object or image."""
     maker = detector.target_maker()
     try:
         pickle.loads(pickle.dumps(maker))
     except Exception as error:
         yield f"expected a target maker that loader processes can pickle, got {type(error).__name__}: {error}"
-    targets, pseudo = batch.targets, _streets(detector, soft=True).targets
+    targets, pseudo = batch.targets, streets(detector, soft=True).targets
     assert targets is not None
     assert pseudo is not None
     if not len(targets.image):
@@ -222,12 +187,12 @@ def _targets(detector: Detector, batch: Batch) -> Iterator[str]:
             yield f"expected {name} with a row for each {each}, {rows} in all, got {len(getattr(targets, name))}"
 
 
-def _losses(detector: Detector, batch: Batch) -> Iterator[str]:
+def losses(detector: Detector, batch: Batch) -> Iterator[str]:
     """Of both images, of the second alone (as where the first has no label), and of streets without an object."""
     usual = _lost(detector, batch)
     second = torch.tensor([number == 1 for number in range(len(batch.frames))])
     cases = {"two images": usual, "one of two images": _lost(detector, batch, of=second)}
-    cases["images without objects"] = _lost(detector, _streets(detector, objects=False))
+    cases["images without objects"] = _lost(detector, streets(detector, objects=False))
     for case, losses in cases.items():
         if {*losses} != {*usual}:
             yield f"expected the losses {', '.join(usual)} of {case}, too, got {', '.join(losses)}"
@@ -241,14 +206,16 @@ def _losses(detector: Detector, batch: Batch) -> Iterator[str]:
         yield from (f"{line}'s gradient, of {case}" for line in _not_finite(gradients))
 
 
-def _every_parameter_is_trained(detector: Detector, batch: Batch) -> Iterator[str]:
+def every_parameter_is_trained(detector: Detector, batch: Batch) -> Iterator[str]:
+    """No parameter is left without a gradient."""
     _propagate(_lost(detector, batch))
     idle = [name for name, value in detector.named_parameters() if value.requires_grad and value.grad is None]
     if idle:
         yield f"expected a gradient for every parameter, as several processes wait for it, got none for {idle}"
 
 
-def _learning(detector: Detector, batch: Batch) -> Iterator[str]:
+def learning(detector: Detector, batch: Batch) -> Iterator[str]:
+    """A few steps on one batch lower the loss."""
     optimizer = torch.optim.Adam(detector.parameters(), _LEARNING_RATE)
     totals = []
     for _ in range(_LEARNING_STEPS):
@@ -259,7 +226,8 @@ def _learning(detector: Detector, batch: Batch) -> Iterator[str]:
         yield f"expected a lower loss after {_LEARNING_STEPS} steps on one batch, got {totals[0]:g} to {totals[-1]:g}"
 
 
-def _metrics(detector: Detector, batch: Batch) -> Iterator[str]:
+def metrics(detector: Detector, batch: Batch) -> Iterator[str]:
+    """Errors have a number for each labelled object."""
     views, targets = batch.views(detector.modality), batch.targets
     assert targets is not None
     with torch.inference_mode():
@@ -270,7 +238,7 @@ def _metrics(detector: Detector, batch: Batch) -> Iterator[str]:
             yield f"expected {name} with a number for each of {rows}, got shape {tuple(values.shape)}"
 
 
-def _candidates(detector: Detector, batch: Batch) -> Iterator[str]:
+def candidates(detector: Detector, batch: Batch) -> Iterator[str]:
     """They are `decode` without its choice; a detector without them cannot be exported, which is no fault."""
     views = batch.views(detector.modality)
     output = _asked(detector, views)
@@ -287,7 +255,8 @@ def _candidates(detector: Detector, batch: Batch) -> Iterator[str]:
             yield f"expected candidates with a score as `decode` has detections in image {number}, got others"
 
 
-def _half_precision(detector: Detector, batch: Batch) -> Iterator[str]:
+def half_precision(detector: Detector, batch: Batch) -> Iterator[str]:
+    """Losses and detections survive layers in bfloat16."""
     views = batch.views(detector.modality)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = _lost(detector, batch)
@@ -295,7 +264,8 @@ def _half_precision(detector: Detector, batch: Batch) -> Iterator[str]:
     yield from _not_finite({**losses, "depths": torch.cat([rows.boxes_3d.bottom[:, 2] for rows in found])})
 
 
-def _model_file(detector: Detector, batch: Batch) -> Iterator[str]:
+def model_file(detector: Detector, batch: Batch) -> Iterator[str]:
+    """The file of a detector gives back that detector."""
     views = batch.views(detector.modality)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -307,91 +277,20 @@ def _model_file(detector: Detector, batch: Batch) -> Iterator[str]:
 
 
 PROMISES: Sequence[Promise] = (
-    _output,
-    _detections,
-    _original_pixels,
-    _each_image_by_itself,
-    _distance_follows_the_lens,
-    _targets,
-    _losses,
-    _every_parameter_is_trained,
-    _learning,
-    _metrics,
-    _candidates,
-    _half_precision,
-    _model_file,
+    output,
+    detections,
+    original_pixels,
+    each_image_by_itself,
+    distance_follows_the_lens,
+    targets,
+    losses,
+    every_parameter_is_trained,
+    learning,
+    metrics,
+    candidates,
+    half_precision,
+    model_file,
 )
-
-
-def _streets(detector: Detector, *, objects: bool = True, soft: bool = False) -> Batch:
-    """Two rendered streets, larger than the network's input and of another shape, with labels or pseudo-labels."""
-    size = _street_size(detector)
-    published = PublishedData.all() if detector.published_input else PublishedData()
-    targets = detector.target_maker(min_height_px=_min_height_px(detector), published=published)
-    make = partial(make_sample, input_size=detector.input_size, targets=targets, soft=soft, published=published)
-    samples = []
-    for seed, number in _STREETS:
-        street = _street(seed, number, size)
-        cars = street.objects[(street.objects.names == "Car") & objects]
-        names = np.full(len(cars), "Car" if class_index(["Car"], detector.classes)[0] >= 0 else detector.classes[0])
-        cars = replace(cars, names=names, scores=np.linspace(0.9, 0.3, len(cars)) if soft else None)
-        frame = Frame(street.image, street.calibration.camera, street.depth_m, cars)
-        samples.append(make(f"street {number}", frame))
-    return Batch.collate(samples)
-
-
-def _enlarged(detector: Detector, batch: Batch) -> Batch:
-    """The same network pixels, cut from original pictures of twice as many pixels, moved aside by `_MOVED_PX`."""
-    maker = detector.target_maker(min_height_px=2 * _min_height_px(detector) - 1)  # as `is_supervised` counts pixels
-    P = torch.as_tensor(batch.cameras.P).clone()
-    P[:, :2] = 2 * P[:, :2] + _MOVED_PX * P[:, 2:]
-    scale = batch.letterbox.scale / 2
-    letterbox = replace(batch.letterbox, scale=scale, shift=batch.letterbox.shift - scale[:, None] * _MOVED_PX)
-    targets = []
-    for number, objects in enumerate(batch.objects):
-        assert objects is not None
-        assert batch.depth is not None
-        targets.append(
-            maker(
-                replace(objects, boxes_2d=2 * objects.boxes_2d + _MOVED_PX),
-                camera=Camera(P[number].numpy()),
-                letterbox=letterbox[number].map(np.asarray),
-                depth_m=batch.depth[number, 0].numpy(),
-                soft=False,
-            )
-        )
-    return replace(batch, cameras=Camera(P), letterbox=letterbox, targets=type(targets[0]).collate(targets))
-
-
-def _second_apart(views: Views, others: Views) -> Views:
-    """The views with a second image of half the brightness, and with its camera and letterbox from the others."""
-    second = torch.arange(len(views)) == 1
-    brightness = torch.where(second, 0.5, 1.0)[:, None, None, None]
-    scale = torch.where(second, others.letterbox.scale, views.letterbox.scale)
-    shift = torch.where(second[:, None], others.letterbox.shift, views.letterbox.shift)
-    P = torch.where(second[:, None, None], torch.as_tensor(others.cameras.P), torch.as_tensor(views.cameras.P))
-    return Views(views.images * brightness, Camera(P), replace(views.letterbox, scale=scale, shift=shift))
-
-
-def _street_size(detector: Detector) -> tuple[int, int]:
-    width, height = detector.input_size
-    return width + width // 4, height + height // 2
-
-
-def _min_height_px(detector: Detector) -> float:
-    """Of a supervised object, as much of these streets as of KITTI's pictures."""
-    return MIN_HEIGHT_PX * _street_size(detector)[1] / KITTI_HEIGHT_PX
-
-
-@cache
-def _street(seed: int, number: int, size: tuple[int, int]) -> RenderedFrame:
-    return render_frame(seed, number, size)
-
-
-def _focal_px(batch: Batch) -> dict[str, float]:
-    """Of these pictures, in original and in network pixels, as training tells it."""
-    focal_px = batch.cameras.focal_px.median().item()
-    return {"focal_px": focal_px, "input_focal_px": focal_px * batch.letterbox.scale.median().item()}
 
 
 def _asked(detector: Detector, views: Views) -> Any:
