@@ -177,6 +177,17 @@ def test_detections_beside_the_picture_as_it_was_are_left_out(trained: Predictor
     assert len(document(tmp_path / "out")["images"][0]["detections"]) == len(objects)
 
 
+def test_detections_beside_a_picture_through_a_longer_lens_are_left_out(
+    trained: Predictor, folder: Path, tmp_path: Path
+) -> None:
+    focal_px = 400.0  # the network's input is larger than the picture
+    seen = trained(read_image(folder / "a.png"), Camera.from_focal(focal_px, width=90, height=60))
+    predict_source(trained, folder / "a.png", cameras=CameraSource(focal_px=focal_px), out=tmp_path / "out", score=0.0)
+    boxes = read_objects(tmp_path / "out" / "kitti" / "a.txt", scored=True).boxes_2d
+    assert 0 < len(boxes) < len(seen)
+    assert ((boxes[:, 2:] > 0) & (boxes[:, :2] < [90, 60])).all()
+
+
 def test_what_is_read_is_never_written_over(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "drawn")
     with pytest.raises(InputError, match=r"expected a place that no drawings go to, got .*: change `--out`"):
