@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from monoskd.errors import InputError
 from monoskd.geometry.camera import Camera
@@ -100,15 +99,16 @@ def test_scores_below_the_least_are_left_out(predictor: Predictor, folder: Path,
 
 def test_by_default_the_score_is_the_best_of_the_models_validation(model: Path, folder: Path, tmp_path: Path) -> None:
     detector, source = load_model(model), folder / "a.png"
-    everything = Predictor(detector)(np.asarray(Image.open(source)), FOCAL.lens("a", width=90, height=60).camera)
-    middle = float(everything.scores.median())
+    predict_source(Predictor(detector), source, cameras=FOCAL, out=tmp_path / "all", score=0.0)
+    scores = np.array([one["score"] for one in document(tmp_path / "all")["images"][0]["detections"]])
+    middle = float(np.median(scores))
     for number, (noted, expected) in enumerate([(middle, middle), (None, 0.2), ("0.1", 0.2), (True, 0.2), (7.0, 0.2)]):
         path, out = tmp_path / f"{number}.safetensors", tmp_path / str(number)
         save_model(detector, path, provenance={"best_score": noted})
         assert Predictor(path).score == expected
         done = predict_source(Predictor(path), source, cameras=FOCAL, out=out)
         assert done.score == expected
-        assert done.detections == (everything.scores >= expected).sum() == len(document(out)["images"][0]["detections"])
+        assert done.detections == (scores >= expected).sum() == len(document(out)["images"][0]["detections"])
     assert Predictor(detector).score == 0.2
 
 
@@ -175,6 +175,17 @@ def test_detections_beside_the_picture_as_it_was_are_left_out(trained: Predictor
     assert (objects.boxes_2d >= 0).all()
     assert (objects.boxes_2d <= [90, 60, 90, 60]).all()
     assert len(document(tmp_path / "out")["images"][0]["detections"]) == len(objects)
+
+
+def test_detections_beside_a_picture_through_a_longer_lens_are_left_out(
+    trained: Predictor, folder: Path, tmp_path: Path
+) -> None:
+    focal_px = 400.0  # the network's input is larger than the picture
+    seen = trained(read_image(folder / "a.png"), Camera.from_focal(focal_px, width=90, height=60))
+    predict_source(trained, folder / "a.png", cameras=CameraSource(focal_px=focal_px), out=tmp_path / "out", score=0.0)
+    boxes = read_objects(tmp_path / "out" / "kitti" / "a.txt", scored=True).boxes_2d
+    assert 0 < len(boxes) < len(seen)
+    assert ((boxes[:, 2:] > 0) & (boxes[:, :2] < [90, 60])).all()
 
 
 def test_what_is_read_is_never_written_over(predictor: Predictor, folder: Path, tmp_path: Path) -> None:

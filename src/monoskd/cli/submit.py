@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
             progress=progress,
         )
     if submission.dropped:
-        say(f"left out {submission.dropped} detections beside the picture or outside KITTI's ranges")
+        say(f"left out {submission.dropped} detections outside KITTI's ranges")
     counts = f"{len(submission.frames)} files ({submission.empty} empty), {submission.detections} detections"
     say(f"{counts}: {options.out}")
     if not submission.is_complete:

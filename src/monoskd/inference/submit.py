@@ -55,8 +55,8 @@ def write_submission(
     """Predict every frame of `root/testing` and write the archive: `<frame>.txt` for each, no folder.
 
     A frame without detections has an empty file. score: least score. The archive is read again and checked before it
-    takes its name; on an error the file that was there before stays. Detections that are not `in_range`, and those
-    beside the picture, are left out, as KITTI asks.
+    takes its name; on an error the file that was there before stays. Detections that are not `in_range` are left
+    out, as KITTI asks; so are those beside the picture, as `predict` does.
 
     Raises InputError before any prediction for a name that does not end in .zip, for a depth network, for one whose
     classes the server does not know, and where pictures or calibrations are missing.
@@ -71,8 +71,8 @@ def write_submission(
     dropped = 0
     with atomic_path(out) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for frame, objects, size in _detections(predictor, layout, frames, score=score, batch_size=batch_size):
-                valid = in_range(objects) & _is_visible(objects.boxes_2d, size=size)
+            for frame, objects in _detections(predictor, layout, frames, score=score, batch_size=batch_size):
+                valid = in_range(objects)
                 archive.writestr(_entry(frame), format_objects(objects[valid]))
                 counts.append(int(valid.sum()))
                 dropped += len(objects) - counts[-1]
@@ -181,8 +181,8 @@ def _check_detector(predictor: AnyPredictor) -> None:
 
 def _detections(
     predictor: AnyPredictor, layout: KittiLayout, frames: Sequence[str], *, score: float, batch_size: int
-) -> Iterator[tuple[str, Objects, tuple[int, int]]]:
-    """Every frame, what `predict` detects there, and the picture's (width, height)."""
+) -> Iterator[tuple[str, Objects]]:
+    """Every frame and what `predict` detects there."""
     cameras = CameraSource(calibration=layout.folder("calib"))
 
     def read(name: str) -> tuple[Picture, Lens]:
@@ -191,15 +191,7 @@ def _detections(
     pairs = read_ahead(map(read, frames), most=2 * batch_size)
     for _ in range(0, len(frames), batch_size):
         for prediction in predict_pictures(predictor, list(islice(pairs, batch_size)), score=score):
-            picture, lens = prediction.picture, prediction.lens
-            yield picture.stem, prediction.objects, (lens.width, lens.height)
-
-
-def _is_visible(boxes_2d: NDArray[np.float64], *, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether any of a box, n x 4, lies in a picture of this (width, height)."""
-    left, top, right, bottom = boxes_2d.T
-    visible: NDArray[np.bool_] = (right > 0) & (bottom > 0) & (left < size[0]) & (top < size[1])
-    return visible
+            yield prediction.picture.stem, prediction.objects
 
 
 def _entry(frame: str) -> zipfile.ZipInfo:
