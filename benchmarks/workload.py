@@ -116,6 +116,7 @@ class Workload:
             image=self.views.images,
             cameras=self.views.cameras,
             letterbox=self.views.letterbox,
+            picture_sizes=[self.views.letterbox.size] * count,
             depth=self.depth.images,
             targets=self.targets,
             objects=[None] * count,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,11 @@ class DetectionRows:
         """Those with at least this score."""
         return self[self.scores >= score]
 
+    def within(self, width: int, height: int) -> Self:
+        """Those whose 2D box shows in a picture of this size [px]."""
+        left, top, right, bottom = self.boxes_2d.T
+        return self[(right > 0) & (bottom > 0) & (left < width) & (top < height)]
+
     def to_objects(self) -> Objects:
         """The same as rows of a KITTI result file; truncation and occlusion are not estimated (-1)."""
         labels = self.labels if isinstance(self.labels, np.ndarray) else self.labels.cpu().numpy()
@@ -104,6 +109,19 @@ class DetectionRows:
             yaw=_float64(self.boxes_3d.yaw),
             scores=_float64(self.scores),
         )
+
+
+Rows = TypeVar("Rows", bound=DetectionRows)
+
+
+def shown(detections: Sequence[Rows], sizes: Sequence[tuple[int, int]], *, published: bool) -> list[Rows]:
+    """The detections in each picture without those that lie wholly beside it, where it was filled for the network.
+
+    sizes: (width, height) of each picture. published: leave them in, as the published code does.
+    """
+    if published:
+        return list(detections)
+    return [rows.within(*size) for rows, size in zip(detections, sizes, strict=True)]
 
 
 @dataclass(frozen=True)

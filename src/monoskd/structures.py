@@ -148,13 +148,15 @@ class Sample(_Movable):
 
     image: RGB in [0, 1], warped to the network's size. depth: metres, warped by the same letterbox, 0 where unknown
     (the teacher's input). camera: projects to *original* (unwarped, but flipped if the image was) pixels. letterbox:
-    original to network pixels. objects: the labels, moved through the augmentation.
+    original to network pixels. picture_size: (width, height) of the picture [original px]. objects: the labels, moved
+    through the augmentation.
     """
 
     frame: str
     image: Float[Tensor, "3 h w"]
     camera: Camera  # P 3 x 4
     letterbox: Letterbox
+    picture_size: tuple[int, int]
     depth: Float[Tensor, "1 h w"] | None = None
     targets: Targets | None = None
     objects: Objects | None = None
@@ -171,6 +173,7 @@ class Batch(_Movable):
     image: Float[Tensor, "b 3 h w"]
     cameras: Camera  # P b x 3 x 4
     letterbox: Letterbox
+    picture_sizes: list[tuple[int, int]]
     depth: Float[Tensor, "b 1 h w"] | None
     targets: Targets | None
     objects: list[Objects | None]
@@ -207,6 +210,7 @@ class Batch(_Movable):
             image=torch.stack([sample.image for sample in samples]),
             cameras=Camera(torch.stack([torch.as_tensor(sample.camera.P) for sample in samples])),
             letterbox=replace(letterboxes[0], **stacked),
+            picture_sizes=[sample.picture_size for sample in samples],
             depth=torch.stack(depths) if len(depths) == len(samples) else None,
             targets=type(targets[0]).collate(targets) if targets and len(targets) == len(samples) else None,
             objects=[sample.objects for sample in samples],

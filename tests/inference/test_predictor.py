@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from monoskd.errors import InputError
+from monoskd.frames import shown
 from monoskd.geometry.camera import Camera
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.outputs import Film
@@ -19,7 +20,7 @@ from monoskd.inference.predictor import Fit, Predictor
 from monoskd.kitti.io import read_calibration, read_image, read_objects
 from monoskd.models.did_m3d import DidM3D
 from monoskd.models.weights import load_model, save_model
-from monoskd.structures import Frame
+from monoskd.structures import Batch, Frame
 
 FOCAL = CameraSource(focal_px=100.0)
 
@@ -181,11 +182,15 @@ def test_detections_beside_a_picture_through_a_longer_lens_are_left_out(
     trained: Predictor, folder: Path, tmp_path: Path
 ) -> None:
     focal_px = 400.0  # the network's input is larger than the picture
-    seen = trained(read_image(folder / "a.png"), Camera.from_focal(focal_px, width=90, height=60))
+    frame = Frame(image=read_image(folder / "a.png"), camera=Camera.from_focal(focal_px, width=90, height=60))
+    views = Batch.collate([trained.sample(frame)]).views("rgb")
+    decoded = trained.detector.decode(trained.detector(views), views)[0]
+    seen = trained(frame.image, frame.camera)
+    assert 0 < len(seen) < len(decoded)
+    assert ((seen.boxes_2d[:, 2:] > 0) & (seen.boxes_2d[:, :2] < torch.tensor([90, 60]))).all()
     predict_source(trained, folder / "a.png", cameras=CameraSource(focal_px=focal_px), out=tmp_path / "out", score=0.0)
-    boxes = read_objects(tmp_path / "out" / "kitti" / "a.txt", scored=True).boxes_2d
-    assert 0 < len(boxes) < len(seen)
-    assert ((boxes[:, 2:] > 0) & (boxes[:, :2] < [90, 60])).all()
+    assert len(read_objects(tmp_path / "out" / "kitti" / "a.txt", scored=True)) == len(seen)
+    assert [*map(len, shown([decoded], [(90, 60)], published=True))] == [len(decoded)]
 
 
 def test_what_is_read_is_never_written_over(predictor: Predictor, folder: Path, tmp_path: Path) -> None:

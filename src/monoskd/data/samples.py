@@ -119,6 +119,7 @@ def make_sample(
         image=torch.from_numpy(view.image.transpose(2, 0, 1).astype(np.float32)).div_(255),
         camera=Camera(_float(view.camera.P)),
         letterbox=view.letterbox.map(_float),
+        picture_size=frame.size,
         depth=None if view.depth is None else _float(view.depth)[None],
         targets=made,
         objects=view.objects,

@@ -13,6 +13,7 @@ from monoskd.data.samples import Samples
 from monoskd.evaluation.evaluator import Evaluator, KittiEvaluator
 from monoskd.evaluation.kitti_ap import Evaluation, evaluate_kitti
 from monoskd.evaluation.quality import best_score
+from monoskd.frames import shown
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.weights import load_model
 from monoskd.objects import MIN_HEIGHT_PX, Objects
@@ -97,7 +98,8 @@ def measure_batch(detector: Detector, batch: Batch, measurement: Measurement) ->
     """Detect on a labelled batch as at inference, and add detections, labels and errors to `measurement`."""
     views = batch.views(detector.modality)
     output = detector(views)
-    measurement.detections += [detections.to_objects() for detections in detector.decode(output, views)]
+    detections = shown(detector.decode(output, views), batch.picture_sizes, published=detector.published_input)
+    measurement.detections += [rows.to_objects() for rows in detections]
     measurement.truth += [objects if objects is not None else Objects.empty() for objects in batch.objects]
     if batch.targets is not None and len(batch.targets.image):
         for name, values in detector.metrics(output, batch.targets, views).items():

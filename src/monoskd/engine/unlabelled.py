@@ -20,6 +20,7 @@ from monoskd.engine.sources import Sources
 from monoskd.errors import InputError
 from monoskd.evaluation.quality import label_quality
 from monoskd.files import read_json, write_json
+from monoskd.frames import shown
 from monoskd.kitti.io import write_objects
 from monoskd.objects import Objects
 from monoskd.structures import Batch, Detector, FrameSource, Sample
@@ -97,6 +98,7 @@ def detect(teacher: Detector, data: DataConfig, frames: FrameSource) -> list[Obj
             batch = batch.to(weights.device)
             views = (batch.double() if weights.dtype == torch.float64 else batch).views(teacher.modality)
             detections = teacher.decode(teacher(views), views)
+            detections = shown(detections, batch.picture_sizes, published=teacher.published_input)
             detected += [_above(replace(image, scores=image.heat).to_objects(), least) for image in detections]
     return detected
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from monoskd.data.transforms import View, view_of
 from monoskd.errors import InputError
-from monoskd.frames import Frame, Modality, PublishedData
+from monoskd.frames import Frame, Modality, PublishedData, Rows, shown
 from monoskd.geometry.camera import Camera, Letterbox
 
 Fit: TypeAlias = Literal["focal", "size"]
@@ -41,6 +41,10 @@ class NetworkInput:
         """A picture as the network wants it. Raises InputError for what is no picture, camera or depth map."""
         letterbox = self.letterbox(frame)
         return view_of(frame, input_size=self.input_size, published=self.published, letterbox=letterbox)
+
+    def shown(self, detections: Sequence[Rows], frames: Sequence[Frame]) -> list[Rows]:
+        """The detections in each frame that show in its picture; see `monoskd.frames.shown`."""
+        return shown(detections, [frame.size for frame in frames], published=self.published_input)
 
     def letterbox(self, frame: Frame) -> Letterbox | None:
         """Where a picture lies in the network's input; None: whole, as large as fits `input_size`.

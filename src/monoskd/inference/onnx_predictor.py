@@ -110,7 +110,7 @@ class OnnxPredictor:
 
     def batch(self, frames: Sequence[Frame]) -> list[DetectionArrays]:
         """As a call for each of the frames; those that the network sees at one size go through it together."""
-        return by_size([self.input.view(frame) for frame in frames], self._look)
+        return self.input.shown(by_size([self.input.view(frame) for frame in frames], self._look), frames)
 
     def _look(self, views: Sequence[View]) -> list[DetectionArrays]:
         """What the network says of views of one size."""

@@ -132,17 +132,14 @@ def predict_pictures(
 
 
 def _prediction(picture: Picture, lens: Lens, detections: DetectionRows) -> Prediction:
-    """In the picture as it was; what shows only beside it, where it was filled for the network, is left out."""
+    """In the picture as it was; what shows only beside it, in the rectified one alone, is left out."""
     objects, deviation = detections.to_objects(), detections.depth_std_m
-    if lens.rectified is None:
-        left, top, right, bottom = objects.boxes_2d.T
-        shown = (right > 0) & (bottom > 0) & (left < lens.width) & (top < lens.height)
-    else:
+    deviation = None if deviation is None else np.asarray(deviation, np.float64)
+    if lens.rectified is not None:
         objects = replace(objects, boxes_2d=lens.rectified.back_boxes(objects.boxes_2d))
         shown = has_2d_box(objects)
-    return Prediction(
-        picture, lens, objects[shown], None if deviation is None else np.asarray(deviation, np.float64)[shown]
-    )
+        objects, deviation = objects[shown], None if deviation is None else deviation[shown]
+    return Prediction(picture, lens, objects, deviation)
 
 
 def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

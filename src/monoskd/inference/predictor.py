@@ -72,7 +72,7 @@ class Predictor:
     @torch.inference_mode()
     def batch(self, frames: Sequence[Frame]) -> list[Detections]:
         """As a call for each of the frames; those that the network sees at one size go through it together."""
-        return by_size([self.sample(frame) for frame in frames], self._look)
+        return self.input.shown(by_size([self.sample(frame) for frame in frames], self._look), frames)
 
     def sample(self, frame: Frame) -> Sample:
         """A picture as the network wants it. Raises InputError for what is no picture, camera or depth map."""
