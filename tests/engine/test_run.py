@@ -115,6 +115,22 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     assert_same_weights(straight, resumed)
 
 
+def test_other_frames_in_a_resumed_run_are_said(
+    run: Run, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    place = ("--data.root", str(root))
+    folder = run(*place, epochs=1)
+    capsys.readouterr()
+    run(*place, epochs=2, resume=folder)
+    assert "frames:" not in capsys.readouterr().err
+    split = root / "ImageSets" / "train.txt"
+    split.write_text("\n".join(split.read_text().split()[:-1]))
+    run(*place, epochs=3, resume=folder)
+    assert "frames: train had 4 frames before and has 3 now, not the same; " in capsys.readouterr().err
+
+
 def test_a_resumed_run_with_loader_processes_is_the_one_that_was_never_stopped(run: Run, tmp_path: Path) -> None:
     straight = run(out=str(tmp_path / "straight"), epochs=2)
     stopped = run("--data.workers", "1", out=str(tmp_path / "stopped"), epochs=1)

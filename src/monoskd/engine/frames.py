@@ -1,5 +1,6 @@
 """The frames of a run and the order in which they come."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from monoskd.data.samples import Samples
 from monoskd.data.transforms import Augmentation
-from monoskd.engine.check import on_cuda
+from monoskd.engine.callbacks import say
+from monoskd.engine.check import on_cuda, process_number
 from monoskd.engine.config import RunConfig
 from monoskd.engine.run_folder import PSEUDO_LABELS
 from monoskd.engine.sources import Sources
@@ -80,6 +82,27 @@ class Frames(pl.LightningDataModule):
         """Frames of each split."""
         unlabelled = {} if self.unlabelled is None else {"unlabelled": len(self.unlabelled)}
         return {"train": len(self.train), "val": len(self.val), **unlabelled}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which frames the run learns from, for its checkpoints."""
+        learnt = {"train": self.train, "unlabelled": self.unlabelled}
+        return {
+            split: {
+                "frames": len(samples),
+                "names": hashlib.sha256("\n".join(samples.source.names).encode()).hexdigest(),
+            }
+            for split, samples in learnt.items()
+            if samples is not None
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Say where a resumed run has other frames than before: it is then not the run that was never stopped."""
+        for split, now in self.state_dict().items():
+            if (before := state.get(split, now)) != now and not process_number():
+                say(
+                    f"frames: {split} had {before['frames']} frames before and has {now['frames']} now, not the same; "
+                    "the run goes on with these"
+                )
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled by seed and epoch, whole batches only; labelled frames come first in each."""
