@@ -91,6 +91,12 @@ def has_3d_box(objects: Objects) -> NDArray[np.bool_]:
     return np.isfinite(numbers).all(1) & (objects.dimensions > 0).all(1) & (objects.bottom[:, 2] > 0)
 
 
+def is_only_2d(objects: Objects) -> NDArray[np.bool_]:
+    """Which objects are labelled in 2D only: they are no 3D targets. A `DontCare` area is no object."""
+    only_2d: NDArray[np.bool_] = (objects.names != "DontCare") & ~has_3d_box(objects)
+    return only_2d
+
+
 def has_2d_box(objects: Objects) -> NDArray[np.bool_]:
     """Which objects have a real 2D box, whose corners are not swapped."""
     real: NDArray[np.bool_] = np.all(objects.boxes_2d[:, :2] < objects.boxes_2d[:, 2:], axis=1)

@@ -74,3 +74,22 @@ def test_a_forked_process_is_not_reached_by_signals_to_the_group() -> None:
     out, error = process.communicate(timeout=15)
     assert sorted(out.splitlines()) == ["child ends by itself", "interrupted"]
     assert error == ""
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line() -> None:
+    program = """
+import runpy, sys, time
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "monoskd.cli":
+            print("ready", flush=True)
+            exec("time.sleep(20)")
+sys.meta_path.insert(0, Slow())
+runpy.run_module("monoskd", run_name="__main__")
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=15) == ("", "interrupted\n")
+    assert process.returncode == 130

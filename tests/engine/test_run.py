@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch.utils.data import get_worker_info
 
 from monoskd.data.samples import Samples
+from monoskd.engine import callbacks
 from monoskd.engine.config import RunConfig
 from monoskd.engine.frames import Frames
 from monoskd.engine.load import load_config
@@ -31,11 +32,13 @@ from monoskd.engine.schedule import TaskWeights
 from monoskd.engine.sources import Sources
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
+from monoskd.kitti.doctor_checks import facts_of
 from monoskd.kitti.io import read_split, write_split
 from monoskd.kitti.layout import KittiLayout
-from monoskd.models.checkpoints import check_seal
+from monoskd.kitti.source import KittiFrames
+from monoskd.models.checkpoints import check_seal, read_checkpoint
 from monoskd.models.weights import describe_model, load_model
-from monoskd.structures import Batch
+from monoskd.structures import Batch, Frame, FrameSource
 
 Run = Callable[..., Path]
 
@@ -791,3 +794,57 @@ def test_a_copy_of_a_validation_frame_is_not_trained_on(
 def test_a_split_without_objects_to_train_on_is_refused(run: Run) -> None:
     with pytest.raises(InputError, match=r"expected objects to train on in split train, got none of the classes"):
         run("--data.min_height_px", "100000")
+
+
+def test_labels_of_2d_boxes_only_are_counted_as_the_doctor_counts_them(
+    run: Run, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "flat"
+    shutil.copytree(scenes, root)
+    layout = KittiLayout(root)
+    train = read_split(layout.split("train"))
+    for frame in (train[0], read_split(layout.split("val"))[0]):
+        lines = [line.split() for line in layout.label(frame).read_text().splitlines()]
+        only_2d = [" ".join([*words[:8], "-1", "-1", "-1", *words[11:]]) for words in lines]
+        dont_care = "DontCare -1 -1 -10 5 5 20 20 -1 -1 -1 -1000 -1000 -1000 -10"
+        layout.label(frame).write_text("\n".join([*only_2d, dont_care]))
+    facts = [facts_of(layout, frame, depths=False) for frame in train]
+    counts = [sum(fact.only_2d for fact in facts), sum(fact.objects for fact in facts)]
+    assert 0 < counts[0] < counts[1]
+    expected = f"{counts[0]} of {counts[1]} objects of split train are left out: they are labelled in 2D only"
+    folder = run("--data.root", str(root), epochs=1)
+    assert capsys.readouterr().err.count(expected) == 1
+    run("--data.root", str(root), epochs=2, resume=folder)
+    assert capsys.readouterr().err.count(expected) == 1
+
+
+def test_pictures_are_not_read_to_count_labels(write_config: Callable[..., Path], scenes: Path) -> None:
+    reads = []
+
+    class Recording(FrameSource):
+        def __init__(self, kitti: FrameSource) -> None:
+            self.kitti, self.names = kitti, kitti.names * 10
+
+        def read(self, name: str) -> Frame:
+            reads.append(name)
+            return self.kitti.read(name)
+
+    config = load_config(write_config()).run(resumed=False)
+    source = Recording(KittiFrames(scenes))
+    Sources(source, lambda *, depth: source, None).check_supervised(config.data, build_student(config))
+    assert len(reads) <= len(source.kitti.names)
+
+
+def test_an_epoch_that_is_printed_is_safe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = []
+
+    def read_back(line: str) -> None:
+        if said := re.match(r"epoch (\d)/2  (validation|step)", line):
+            checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+            validated = [row["epoch"] for row in rows(tmp_path / "run") if row["val/Car_3d"]]
+            printed.append((said[1], said[2], checkpoint["epoch"], validated))
+
+    monkeypatch.setattr(callbacks, "say", read_back)
+    run(epochs=2, validation={"every": 1})
+    words = ("validation", "step")
+    assert printed == [(f"{epoch + 1}", word, epoch, ["0", "1"][: epoch + 1]) for epoch in (0, 1) for word in words]

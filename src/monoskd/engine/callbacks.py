@@ -184,14 +184,16 @@ class WholeCheckpoints(TorchCheckpointIO):
         write_atomically(path, sealed(content.getvalue()))
 
 
-class PlainLines(pl.Callback):
+class PlainLines(pl.callbacks.Checkpoint):
     """Lines on stderr: the results of each validation and, where there is no progress bar, one line an epoch.
 
-    epochs: whether to print the line of each epoch.
+    An epoch that is printed is safe: Lightning calls callbacks of this base class last, in their order, and this one
+    is behind the one that writes the checkpoint. epochs: whether to print the line of each epoch.
     """
 
     def __init__(self, *, epochs: bool) -> None:
         self.epochs = epochs
+        self._validated: str | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print what lies ahead."""
@@ -202,16 +204,20 @@ class PlainLines(pl.Callback):
             )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the results."""
-        if trainer.is_global_zero:
-            values = _results(trainer.callback_metrics)
-            say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  validation  {values or 'no result'}")
+        """Keep the results for the end of the epoch."""
+        self._validated = _results(trainer.callback_metrics) or "no result"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print where the run is."""
-        if self.epochs and trainer.is_global_zero:
+        """Print the results and where the run is."""
+        validated, self._validated = self._validated, None
+        if not trainer.is_global_zero:
+            return
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        if validated is not None:
+            say(f"{epoch}  validation  {validated}")
+        if self.epochs:
             loss = trainer.callback_metrics.get("train/loss", torch.tensor(float("nan")))
-            say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}  loss {loss:.3f}")
+            say(f"{epoch}  step {trainer.global_step}  loss {loss:.3f}")
 
 
 def _results(metrics: Mapping[str, torch.Tensor]) -> str:

@@ -90,10 +90,12 @@ def build(plan: Plan) -> Run:
     if config.threads:
         torch.set_num_threads(config.threads)
     student = build_student(config)
-    plan.sources.check_supervised(config.data, student)
+    left_out = plan.sources.check_supervised(config.data, student)
     student.adapt_to(**typical_focal_px(plan.sources.train, input_size=student.input_size))
     training = build_training(config, student)
     _begin(plan, config)
+    if left_out and not process_number():
+        say(left_out)
     detections = None
     if config.data.unlabelled is not None and training.distiller is not None:
         teacher, keep = training.distiller.teacher, plan.past is not None or plan.anew

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from monoskd.engine.config import DataConfig, source_class
 from monoskd.errors import InputError
-from monoskd.objects import is_supervised
+from monoskd.objects import is_only_2d, is_supervised
 from monoskd.structures import Detector, FrameSource
 
 
@@ -58,14 +58,29 @@ class Sources:
                     f"labelled ones of a step, got {count:g}: change it or the batch"
                 )
 
-    def check_supervised(self, data: DataConfig, student: Detector) -> None:
-        """Raise InputError where no object of the training split would be a target."""
-        for name in self.train.names:
-            objects = self.train.objects(name)
-            if objects is not None and is_supervised(objects, student.classes, min_height_px=data.min_height_px).any():
-                return
-        raise InputError(
-            f"{data.root}: expected objects to train on in split {data.train}, got none of the classes "
-            f"{', '.join(student.classes)} visible, labelled in 3D and at least {data.min_height_px:g} px tall: "
-            "check the labels, or lower `--data.min_height_px`"
+    def check_supervised(self, data: DataConfig, student: Detector) -> str | None:
+        """What to say about labels of the training split that are left out, if there are any.
+
+        Raises InputError where no object would be a target. Labels are counted only where the source reads them
+        without the pictures; else the first target is enough.
+        """
+        all_labels = type(self.train).objects is not FrameSource.objects
+        labelled = only_2d = supervised = 0
+        for objects in filter(None, map(self.train.objects, self.train.names)):
+            labelled += int((objects.names != "DontCare").sum())
+            only_2d += int(is_only_2d(objects).sum())
+            supervised += int(is_supervised(objects, student.classes, min_height_px=data.min_height_px).sum())
+            if supervised and not all_labels:
+                return None
+        if not supervised:
+            raise InputError(
+                f"{data.root}: expected objects to train on in split {data.train}, got none of the classes "
+                f"{', '.join(student.classes)} visible, labelled in 3D and at least {data.min_height_px:g} px tall: "
+                "check the labels, or lower `--data.min_height_px`"
+            )
+        if not only_2d:
+            return None
+        return (
+            f"{data.root}: {only_2d} of {labelled} objects of split {data.train} are left out: they are labelled in 2D "
+            "only (sizes or z of 0 or less)"
         )

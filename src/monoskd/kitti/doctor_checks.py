@@ -32,6 +32,7 @@ from monoskd.objects import (
     Objects,
     has_2d_box,
     has_3d_box,
+    is_only_2d,
     is_supervised,
     lacks_alpha,
 )
@@ -141,7 +142,7 @@ def _label(path: Path, facts: FrameFacts) -> Objects | None:
     height_px = KITTI_HEIGHT_PX if facts.image_size is None else facts.image_size[1]
     least_px = MIN_HEIGHT_PX * min(1, height_px / KITTI_HEIGHT_PX)
     facts.objects = len(objects)
-    facts.only_2d = int((~has_3d_box(objects)).sum())
+    facts.only_2d = int(is_only_2d(objects).sum())
     facts.no_alpha = int(lacks_alpha(objects).sum())
     facts.supervised = int(is_supervised(objects, CLASSES, min_height_px=least_px).sum())
     return objects
