@@ -278,6 +278,7 @@ class Detector(nn.Module, ABC):
     of its labels.
     input_size: (width, height) [px] of its input; input_multiple: both are multiples of it.
     published_input: whether its input is made as for the published networks (`PublishedData`).
+    depth_targets: whether its targets are made of depth maps, also those of a network on pictures.
     task_graph: for hierarchical task learning, for each task of `loss` the tasks that must converge before it
     counts in full; in the order of the published implementation. Empty: every task weighs 1.
 
@@ -290,6 +291,7 @@ class Detector(nn.Module, ABC):
     input_size: tuple[int, int]
     input_multiple: int = 1
     published_input: bool = False
+    depth_targets: bool = False
     task_graph: Mapping[str, tuple[str, ...]] = {}
 
     @property

@@ -151,7 +151,12 @@ def test_a_fault_in_a_label_is_named_by_line(healthy, field, value, severity, ch
         ("label_2", "warning", "no label_2", "label_2: expected one file for each of 4 images, got none for 000001"),
         ("calib", "error", "no calib", "calib: .* got none for 000001"),
         ("velodyne", "warning", "no velodyne", "velodyne: .* got none for 000001"),
-        ("depth_2", "note", "no depth_2", "depth_2: .* got none for 000001: run `monoskd prepare`, every training"),
+        (
+            "depth_2",
+            "note",
+            "no depth_2",
+            "depth_2: .* got none for 000001: run `monoskd prepare`; training",
+        ),
     ],
 )
 def test_a_missing_file_is_named(healthy, kind, severity, check, text):

@@ -20,7 +20,10 @@ def test_a_missing_file_is_named_before_anything_is_read(three_frames: Path, kin
 
 def test_missing_depth_maps_can_be_prepared(three_frames: Path) -> None:
     shutil.rmtree(three_frames / "training" / "depth_2")
-    with pytest.raises(InputError, match=r"got none for 3 .*: add sweeps in .*velodyne, then run `monoskd prepare`"):
+    with pytest.raises(
+        InputError,
+        match=r"got none for 3 .*: add sweeps in .*velodyne, then run `monoskd prep.*; without a LiDAR",
+    ):
         KittiFrames(three_frames)
     write_velodyne(three_frames / "training" / "velodyne" / "000001.bin", np.ones((3, 4)))
     with pytest.raises(InputError, match=r"3 frames, got none for 3 .*: run `monoskd prepare`"):

@@ -1,6 +1,7 @@
 """Dense detectors through the command line: teacher, student, distillation with frames without labels, resuming."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,30 @@ def config(root: Path, out: Path, *, modality: str | None, kind: str = MONODLE, 
     path = out.parent / f"{out.name}.yaml"
     path.write_text(yaml.safe_dump(document))
     return str(path)
+
+
+def test_a_recording_without_a_lidar_is_trained_on(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "cameras"
+    shutil.copytree(scenes, root, ignore=shutil.ignore_patterns("velodyne", "depth_2"))
+    file = config(root, tmp_path / "run", modality="rgb")
+    assert main(["train", file]) == 2
+    assert "without a LiDAR, train with `--data.depth false`" in capsys.readouterr().err
+    assert main(["train", file, "--data.depth", "false"]) == 0, capsys.readouterr().err
+    whole = config(scenes, tmp_path / "whole", modality="rgb")
+    assert main(["train", whole]) == 0, capsys.readouterr().err
+    networks = [load_model(tmp_path / name / "model.safetensors").state_dict() for name in ("run", "whole")]
+    assert all(torch.equal(tensor, networks[1][name]) for name, tensor in networks[0].items())
+
+    sees_depth = config(root, tmp_path / "depth", modality="depth")
+    assert main(["train", sees_depth, "--data.depth", "false"]) == 2
+    assert "detector: expected a network on pictures, as of `data.depth: false`, got modality depth" in (
+        capsys.readouterr().err
+    )
+    needs_depth = config(root, tmp_path / "targets", modality="rgb", kind="monoskd.models.did_m3d.DidM3D")
+    assert main(["train", needs_depth, "--data.depth", "false"]) == 2
+    assert "got DidM3D, whose targets are made of them: choose another detector" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ class DataConfig:
         val: split to validate on.
         unlabelled: further frames, for which a teacher makes pseudo-labels; null for none.
         dataset: class of the recording by dotted path, a `FrameSource` (docs/extend.md).
+        depth: whether training frames have depth maps; false for recordings without LiDAR (docs/training.md).
         batch_size: images a step, over all devices together.
         workers: loader processes a device; 0 loads in the training process.
         cache: keep decoded frames in memory (small data sets only).
@@ -82,6 +83,7 @@ class DataConfig:
     val: str = "val"
     unlabelled: UnlabelledConfig | None = None
     dataset: str = "monoskd.kitti.source.KittiFrames"
+    depth: bool = True
     batch_size: int = 16
     workers: int = 2
     cache: bool = False

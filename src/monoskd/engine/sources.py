@@ -13,8 +13,8 @@ from monoskd.structures import Detector, FrameSource
 class Sources:
     """The splits of a run.
 
-    train: with depth maps even for a network on pictures, as targets and terms read them. val: opens the validation
-    frames, with or without depth maps. unlabelled: frames without labels, if the run has any.
+    train: with depth maps, if there are any, even for a network on pictures, as targets and terms may read them. val:
+    opens the validation frames, with or without depth maps. unlabelled: frames without labels, if the run has any.
     """
 
     train: FrameSource
@@ -26,11 +26,11 @@ class Sources:
         """Raises InputError where files are missing, and where the splits do not fit the run."""
         source = source_class(data.dataset)
         sources = cls(
-            train=source(data.root, split=data.train, depth=True, labels=True),
+            train=source(data.root, split=data.train, depth=data.depth, labels=True),
             val=lambda *, depth: source(data.root, split=data.val, depth=depth, labels=True),
             unlabelled=None
             if data.unlabelled is None
-            else source(data.root, split=data.unlabelled.split, depth=True, labels=False),
+            else source(data.root, split=data.unlabelled.split, depth=data.depth, labels=False),
         )
         sources._check(data, devices=devices)
         return sources

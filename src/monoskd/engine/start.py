@@ -19,6 +19,11 @@ def build_student(config: RunConfig) -> Detector:
     if start.inherit is not None:
         inherit(student, start.inherit)
     check_input(config, student, "detector")
+    if student.depth_targets and not config.data.depth:
+        raise InputError(
+            f"detector: expected one that learns without depth maps, as of `data.depth: false`, got "
+            f"{type(student).__name__}, whose targets are made of them: choose another detector"
+        )
     known_classes(config.validation.classes, present=student.classes)
     return student
 
@@ -55,7 +60,12 @@ def inherit(student: Detector, path: Path) -> None:
 
 
 def check_input(config: RunConfig, detector: Detector, where: str | Path) -> None:
-    """Raise InputError unless the network and its data pipeline are both published or both corrected."""
+    """Raise InputError unless the data have what the network sees, and both are published or both corrected."""
+    if detector.modality != "rgb" and not config.data.depth:
+        raise InputError(
+            f"{where}: expected a network on pictures, as of `data.depth: false`, got modality {detector.modality}: "
+            "take one of modality rgb, or frames with depth maps"
+        )
     published = config.data.published.per_axis_decoding
     if detector.published_input != published:
         names = {True: "published", False: "corrected"}

@@ -29,7 +29,7 @@ _IF_MISSING: dict[str, tuple[Severity, str]] = {
     "calib": ("error", "add them: no frame can be used without"),
     "label_2": ("warning", "add them, or keep these frames out of labelled splits"),
     "velodyne": ("warning", "add them, or train without these frames"),
-    "depth_2": ("note", "run `monoskd prepare`, every training needs them"),
+    "depth_2": ("note", "run `monoskd prepare`; training needs them unless `data.depth` is false"),
 }
 
 

@@ -72,7 +72,8 @@ class KittiFrames(FrameSource):
                 if kind == "depth_2":
                     advice = "run `monoskd prepare`"
                     if not {*missing} & {*self.layout.frames("velodyne")}:
-                        advice = f"add sweeps in {self.layout.folder('velodyne')}, then {advice}"
+                        sweeps = f"add sweeps in {self.layout.folder('velodyne')}"
+                        advice = f"{sweeps}, then {advice}; without a LiDAR, train with `--data.depth false`"
                 raise InputError(
                     f"{self.layout.folder(kind)}: expected a file for each of the split's {len(self.names)} frames, "
                     f"got none for {len(missing)} (the first is {missing[0]}{meant(missing[0], there)}): {advice}"

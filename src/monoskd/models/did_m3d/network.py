@@ -79,6 +79,7 @@ class DidM3D(LensDetector):
     """
 
     input_multiple = INPUT_MULTIPLE
+    depth_targets = True
     task_graph = {  # noqa: RUF012 - never written to
         "offset_2d": (),
         "size_2d": (),
