@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from monoskd.data.samples import Samples, typical_focal_px
+from monoskd.data.samples import Samples, typical_focal_px, typical_frames
 from monoskd.data.transforms import Augmentation, Draw
 from monoskd.geometry.camera import Camera, PublishedLetterbox
 from monoskd.kitti.io import read_calibration
@@ -188,5 +188,6 @@ def test_the_typical_focal_length_is_the_median_of_the_frames() -> None:
             return Frame(np.zeros((100 * scale, 400 * scale, 3), np.uint8), camera)
 
     street = Street()
-    assert typical_focal_px(street, input_size=(200, 100)) == {"focal_px": 300.0, "input_focal_px": 150.0}
+    lens = typical_focal_px(typical_frames(street), input_size=(200, 100))
+    assert lens == {"focal_px": 300.0, "input_focal_px": 150.0}
     assert 10 <= len(street.was_read) <= 25

@@ -33,7 +33,7 @@ from monoskd.engine.sources import Sources
 from monoskd.engine.training import Training
 from monoskd.errors import InputError
 from monoskd.kitti.doctor_checks import facts_of
-from monoskd.kitti.io import read_split, write_split
+from monoskd.kitti.io import read_depth, read_split, write_depth, write_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.checkpoints import check_seal, read_checkpoint
@@ -794,6 +794,16 @@ def test_a_copy_of_a_validation_frame_is_not_trained_on(
 def test_a_split_without_objects_to_train_on_is_refused(run: Run) -> None:
     with pytest.raises(InputError, match=r"expected objects to train on in split train, got none of the classes"):
         run("--data.min_height_px", "100000")
+
+
+def test_depth_maps_in_another_unit_are_refused(run: Run, scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "millimetres"
+    shutil.copytree(scenes, root)
+    layout = KittiLayout(root)
+    for frame in read_split(layout.split("train")):
+        write_depth(layout.depth(frame), read_depth(layout.depth(frame)) * 1000 / 256)
+    with pytest.raises(InputError, match=r"expected depth maps on the labelled objects, got a median of .* train"):
+        run("--data.root", str(root))
 
 
 def test_labels_of_2d_boxes_only_are_counted_as_the_doctor_counts_them(

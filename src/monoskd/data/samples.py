@@ -1,5 +1,6 @@
 """Frames of any recording as samples for a network: frame -> augmentation -> input and targets."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from monoskd.data.transforms import (
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.structures import Frame, FrameSource, PublishedData, Sample, TargetMaker
 
-_LENS_FRAMES = 25  # a recording has one lens or few
+_TYPICAL_FRAMES = 25  # a recording has one lens or few
 
 
 class Samples(Dataset[Sample]):
@@ -126,12 +127,15 @@ def make_sample(
     )
 
 
-def typical_focal_px(source: FrameSource, *, input_size: tuple[int, int]) -> dict[str, float]:
-    """The median focal length of a recording, by up to 25 of its frames: what `Detector.adapt_to` takes."""
-    every = -(-len(source.names) // _LENS_FRAMES)
+def typical_frames(source: FrameSource) -> Iterator[Frame]:
+    """Up to 25 frames, spread over a recording."""
+    yield from map(source.read, source.names[:: -(-len(source.names) // _TYPICAL_FRAMES)])
+
+
+def typical_focal_px(frames: Iterable[Frame], *, input_size: tuple[int, int]) -> dict[str, float]:
+    """The median focal length of frames: what `Detector.adapt_to` takes."""
     focal_px, zoom = [], []
-    for name in source.names[::every]:
-        frame = source.read(name)
+    for frame in frames:
         focal_px.append(float(frame.camera.focal_px))
         zoom.append(float(Letterbox.fit(width=frame.size[0], height=frame.size[1], size=input_size).scale))
     return {"focal_px": float(np.median(focal_px)), "input_focal_px": float(np.median(np.multiply(focal_px, zoom)))}
