@@ -19,6 +19,9 @@ from monoskd.models.heatmap import Peaks
 from monoskd.models.monocon import teaching as monocon_teaching
 from monoskd.models.monocon.losses import task_losses as monocon_losses
 from monoskd.models.monocon.structures import MonoConOutput, MonoConTargets
+from monoskd.models.monodetr import teaching as monodetr_teaching
+from monoskd.models.monodetr.losses import task_losses as monodetr_losses
+from monoskd.models.monodetr.structures import MonoDETROutput, MonoDETRTargets
 from monoskd.models.monodle import teaching as monodle_teaching
 from monoskd.models.monodle.losses import task_losses as monodle_losses
 from monoskd.models.monodle.structures import MonoDLETargets
@@ -225,6 +228,51 @@ def test_losses_of_monocon(monkeypatch: pytest.MonkeyPatch, targets: DidM3DTarge
         return monocon_teaching.ResponseLoss()(student=student.of(images), targets=soft.of(images))
 
     for loss in (task, response):
+        check(monkeypatch, student, loss)
+
+
+def monodetr_targets(targets: DidM3DTargets) -> MonoDETRTargets:
+    draw = torch.Generator().manual_seed(4)
+    names = ("image", "labelled", "label", "heading_bin", "heading_residual", "weight")
+    return MonoDETRTargets(
+        **{name: getattr(targets, name) for name in names},
+        depth=targets.depth.abs() + 1,
+        magnification=torch.linspace(0.5, 2, 4).double(),
+        depth_bin=torch.randint(0, 6, (4, 2, 3), generator=draw),
+        foreground=torch.rand(4, 2, 3, generator=draw) > 0.5,
+        box=torch.rand(7, 6, generator=draw, dtype=torch.float64),
+        dimensions=targets.size_3d.abs() + 1,
+    )
+
+
+def monodetr_output(*, groups: int, seed: int) -> MonoDETROutput:
+    """Of 4 images and 8 queries a group; the earlier layer says the same backwards."""
+    draw = torch.Generator().manual_seed(seed)
+    widths = {"logits": 3, "boxes": 6, "size_3d": 3, "heading": 24, "depth": 1, "depth_log_std": 1}
+    heads = {
+        name: torch.rand(4, 8 * groups, width, generator=draw, dtype=torch.float64) for name, width in widths.items()
+    }
+    heads["depth_map"] = torch.randn(4, 6, 2, 3, generator=draw, dtype=torch.float64)
+    heads = {name: head.requires_grad_() for name, head in heads.items()}
+    return MonoDETROutput({}, heads, {"0": {name: heads[name].flip(1) for name in widths}}, groups)
+
+
+def test_losses_of_monodetr(monkeypatch: pytest.MonkeyPatch, targets: DidM3DTargets) -> None:
+    hard = monodetr_targets(targets)
+    soft = replace(hard, labelled=torch.tensor([True, False, False, True]))
+    student, teacher = monodetr_output(groups=2, seed=0), monodetr_output(groups=1, seed=1)
+
+    def task(images: Tensor) -> Tensor:
+        return torch.stack([*monodetr_losses(student.of(images), hard.of(images)).values()]).sum()
+
+    def head(images: Tensor) -> Tensor:
+        outputs = {"student": student.of(images), "teacher": teacher.of(images)}
+        return monodetr_teaching.HeadLoss()(**outputs, targets=hard.of(images))
+
+    def response(images: Tensor) -> Tensor:
+        return monodetr_teaching.ResponseLoss()(student=student.of(images), targets=soft.of(images))
+
+    for loss in (task, head, response):
         check(monkeypatch, student, loss)
 
 

@@ -1,5 +1,7 @@
 """Task losses of MonoDETR: sums over matched pairs (or queries), divided by the number of pairs; all scalars.
 
+Numbers are counted over all processes together, see `monoskd.parallel`.
+
 A weight multiplies an object's losses and not their number. Nothing to supervise gives zeros with a gradient of 0.
 """
 
@@ -11,6 +13,7 @@ from torch.nn import functional
 from monoskd.models.heads import heading_errors, laplacian_loss
 from monoskd.models.monodetr.matching import ALPHA, GAMMA, corners, generalised_overlap, match
 from monoskd.models.monodetr.structures import MonoDETROutput, MonoDETRTargets
+from monoskd.parallel import average, normaliser
 
 WEIGHTS = {
     "classes": 2.0,
@@ -24,15 +27,17 @@ WEIGHTS = {
 }
 _FOREGROUND_WEIGHT = 13.0
 _ONE_HOT_EPSILON = 1e-6
+Heads = dict[str, Tensor]
 Pairs = tuple[Tensor, Tensor]
+Count = int | Tensor
 
 
-def task_losses(output: MonoDETROutput, targets: MonoDETRTargets, *, least_count: int = 1) -> dict[str, Tensor]:
+def task_losses(output: MonoDETROutput, targets: MonoDETRTargets, *, least_count: int = 0) -> dict[str, Tensor]:
     """The losses of all decoder layers and of the depth map by name, each times its weight.
 
     least_count: sums over queries are divided by the number of objects, or by this where they are fewer; a group each.
     """
-    count = max(len(targets.image), least_count, 1) * output.groups
+    count = normaliser(len(targets.image), like=output.heads["logits"], least=least_count) * output.groups
     layers = [
         layer_losses(heads, targets, pairs=match(heads, targets, groups=output.groups), count=count)
         for heads in (*output.earlier.values(), output.heads)
@@ -42,7 +47,7 @@ def task_losses(output: MonoDETROutput, targets: MonoDETRTargets, *, least_count
     return {name: WEIGHTS[name] * loss for name, loss in losses.items()}
 
 
-def layer_losses(heads: dict[str, Tensor], targets: MonoDETRTargets, *, pairs: Pairs, count: int) -> dict[str, Tensor]:
+def layer_losses(heads: Heads, targets: MonoDETRTargets, *, pairs: Pairs, count: Count) -> dict[str, Tensor]:
     """The losses of one decoder layer, unweighted. pairs: query and object, from `match`; count: what sums are over."""
     query, row = pairs
     wanted = torch.zeros_like(heads["logits"])
@@ -56,7 +61,7 @@ def layer_losses(heads: dict[str, Tensor], targets: MonoDETRTargets, *, pairs: P
 _OF_PAIRS = ("boxes", "size_3d", "heading", "depth", "depth_log_std")
 
 
-def pair_losses(said: dict[str, Tensor], targets: MonoDETRTargets, row: Tensor, *, count: int) -> dict[str, Tensor]:
+def pair_losses(said: Heads, targets: MonoDETRTargets, row: Tensor, *, count: Count) -> dict[str, Tensor]:
     """The losses of what the m matched queries say of their objects, the rows of the targets.
 
     centre, edges: L1. overlap: 1 - GIoU of the 2D boxes. depth: Laplacian of the apparent depth [m]. size_3d: see
@@ -95,7 +100,8 @@ def size_loss(
     """
     error = (sizes - true).abs() * weight
     relative = (error / true).sum()
-    return relative * (error.sum() / relative.clamp(min=torch.finfo(relative.dtype).tiny)).detach()
+    sums = average({"error": error.sum().detach(), "relative": relative.detach()})
+    return relative * (sums["error"] / sums["relative"].clamp(min=torch.finfo(relative.dtype).tiny))
 
 
 def heading_loss(heading: Float[Tensor, "m 24"], targets: MonoDETRTargets, row: Tensor) -> Float[Tensor, ""]:
@@ -115,4 +121,4 @@ def depth_map_loss(logits: Float[Tensor, "b d v u"], targets: MonoDETRTargets) -
     focal = -ALPHA * (1 - log_p.exp()) ** GAMMA * log_p
     of_bin = focal.gather(1, targets.depth_bin[:, None]).squeeze(1) + _ONE_HOT_EPSILON * focal.sum(1)
     weighted = of_bin * torch.where(targets.foreground, _FOREGROUND_WEIGHT, 1.0)
-    return weighted.sum() / max(weighted.numel(), 1)
+    return weighted.sum() / normaliser(weighted.numel(), like=logits)

@@ -10,6 +10,7 @@ from monoskd.models.heads import heading_distances
 from monoskd.models.monodetr.losses import WEIGHTS
 from monoskd.models.monodetr.matching import match
 from monoskd.models.monodetr.structures import MonoDETROutput, MonoDETRTargets
+from monoskd.parallel import normaliser
 from monoskd.structures import DetectorOutput
 
 
@@ -59,7 +60,8 @@ class HeadLoss(nn.Module):
             "depth": apart["depth"][:, 0] / targets.depth[row],
             "heading": divergence.sum(1) + residual,
         }
-        return {f"head_{name}": WEIGHTS[name] * part.sum() / max(len(part), 1) for name, part in parts.items()}
+        count = normaliser(len(row), like=targets.depth)
+        return {f"head_{name}": WEIGHTS[name] * part.sum() / count for name, part in parts.items()}
 
 
 _COMPARED = ("logits", "boxes", "size_3d", "depth", "heading")
