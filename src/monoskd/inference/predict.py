@@ -29,7 +29,7 @@ class Summary:
     """What was done.
 
     score: the least of the detections. exif: cameras that come from there. earlier: pictures of earlier predictions
-    that are in the folder too.
+    that are in the folder too. left_out: videos of the source, a folder.
     """
 
     images: int
@@ -38,6 +38,7 @@ class Summary:
     seconds: float
     exif: tuple[str, ...] = ()
     earlier: int = 0
+    left_out: int = 0
 
 
 def predict_source(
@@ -95,7 +96,8 @@ def predict_source(
                     exif[prediction.lens.exif] = None
                 progress(images, pictures.total)
     earlier = len(outputs.entries) - images
-    summary = Summary(images, detections, score, time.perf_counter() - start, tuple(exif), earlier)
+    seconds = time.perf_counter() - start
+    summary = Summary(images, detections, score, seconds, tuple(exif), earlier, len(pictures.left_out))
     report(summary)
     if broken:
         raise InputError(complaint(broken, done=images, out=out))

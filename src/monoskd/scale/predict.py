@@ -94,7 +94,8 @@ def predict_on_ray(
                 path.unlink()
     good = [one for one in done if one.fault is None]
     exif = tuple(dict.fromkeys(one.exif for one in good if one.exif is not None))
-    summary = Summary(len(good), sum(one.detections for one in good), score, time.perf_counter() - start, exif)
+    detections, seconds = sum(one.detections for one in good), time.perf_counter() - start
+    summary = Summary(len(good), detections, score, seconds, exif, left_out=len(pictures.left_out))
     report(summary)
     if broken := sorted(one.fault for one in done if one.fault is not None):
         raise InputError(complaint(broken, done=len(good), out=out))
