@@ -14,7 +14,7 @@ from monoskd.errors import InputError
 from monoskd.frames import AnyPredictor, DetectionRows, Frame
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
-from monoskd.inference.outputs import Outputs, Prediction
+from monoskd.inference.outputs import DRAWINGS, RESULTS, Outputs, Prediction
 from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
 from monoskd.inference.rerun_file import RerunFile
 from monoskd.objects import has_2d_box
@@ -161,7 +161,7 @@ def complaint(broken: list[str], *, done: int, out: Path) -> str:
 
 def check_apart(out: Path, read: list[Path], *, video: Path | None) -> None:
     """Refuse an output folder whose files would fall on those that are read."""
-    writes = {(out / "kitti").resolve(): "results", (out / "drawn").resolve(): "drawings"}
+    writes = {(out / RESULTS).resolve(): "results", (out / DRAWINGS).resolve(): "drawings"}
     for path in read:
         folder = (path if path.is_dir() else path.parent).resolve()
         if folder in writes:
