@@ -125,6 +125,15 @@ def test_colour_of_16_bits_is_refused_and_not_read_nearly_black(tmp_path: Path, 
             read()
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP", AVIF])
+def test_animations_and_pages_are_refused_and_not_read_as_their_first(tmp_path: Path, kind: str) -> None:
+    first, second = Image.fromarray(PICTURE), Image.fromarray(PICTURE[::-1])
+    first.save(tmp_path / "i.any", format=kind, save_all=True, append_images=[second])
+    for read in (read_pixels, read_image_size):
+        with pytest.raises(InputError, match=r"i\.any: expected one picture, got an animation or several pages: save"):
+            read(tmp_path / "i.any", mode="RGB")
+
+
 def test_size_and_pixels_refuse_the_same_depth_maps(tmp_path: Path) -> None:
     Image.fromarray(PICTURE[..., 0]).save(tmp_path / "d.png")
     for read in (read_pixels, read_image_size):

@@ -31,6 +31,7 @@ _JPEG_SCAN = b"\xff\xda"  # what follows are the pixels
 _PNG_WORDS = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}  # chunks that may hold an orientation
 _TAIL = 4096  # [bytes] a JPEG's end is looked for here first
 _BLOCK = 2**20  # [bytes] and then from its pixels on, so many at a time
+_WITH_PREVIEWS = ("MPO",)  # Pillow's formats of several pictures whose first is the photograph: phones write them
 _NOWHERE = logging.NullHandler()
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # grey of more than 8 bits, which Pillow would clip to white
 
@@ -38,7 +39,8 @@ _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # grey of more than 8 bit
 def read_pixels(path: str | Path, *, mode: Mode) -> NDArray[Any]:
     """RGB as H x W x 3 uint8, or a 16-bit grey picture as H x W uint16; turned upright as its EXIF says.
 
-    Raises InputError for what is not a picture, not whole, too large, or of another depth than `mode`.
+    Raises InputError for what is not a picture, not whole, too large, animated, of several pages, or of another depth
+    than `mode`.
     """
     return decode_pixels(read_bytes(path, at_most=MOST_BYTES), mode=mode, where=path)
 
@@ -106,7 +108,8 @@ def _check_mode(path: str | Path, image: "Image", mode: Mode) -> None:
 def opened(file: Path | IO[bytes], *, where: str | Path, formats: tuple[str, ...] | None = None) -> Iterator["Image"]:
     """The picture in `file`, whose pixels are not read yet.
 
-    Pillow's errors, now or when the caller reads the pixels, become one line. Raises InputError for too many pixels.
+    Pillow's errors, now or when the caller reads the pixels, become one line. Raises InputError for too many pixels,
+    and for animations and several pages, of which Pillow would give the first.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -117,6 +120,11 @@ def opened(file: Path | IO[bytes], *, where: str | Path, formats: tuple[str, ...
             with Image.open(file, formats=formats) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
+                if getattr(image, "is_animated", False) and image.format not in _WITH_PREVIEWS:
+                    raise InputError(
+                        f"{where}: expected one picture, got an animation or several pages: save the one that is meant "
+                        "as PNG or JPEG"
+                    )
                 yield image
     except (InputError, MemoryError):  # not of the file
         raise

@@ -41,6 +41,18 @@ def test_pictures_of_phones_in_a_folder_are_read_or_named(folder: Path) -> None:
     assert broken == [f"{folder / 'f.heic'}: expected an image, got another kind of file: convert it to JPEG or PNG"]
 
 
+def test_videos_in_a_folder_are_left_out_and_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "drive.MP4").write_bytes(b"")
+    opened = open_source(folder)
+    assert opened.left_out == (folder / "drive.MP4",)
+    assert [item.stem for item in opened.items if isinstance(item, Picture)] == ["a", "b", "c", "d"]
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (folder / "drive.MP4").rename(videos / "drive.MP4")
+    with pytest.raises(InputError, match=r"videos: expected images .*, got drive\.MP4: predict videos one by one"):
+        open_source(videos)
+
+
 def test_a_damaged_picture_is_an_item_like_others(folder: Path) -> None:
     (folder / "d.png").write_bytes((folder / "d.png").read_bytes()[:50])
     items = list(open_source(folder).items)

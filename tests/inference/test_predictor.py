@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from monoskd.cli import main
 from monoskd.errors import InputError
 from monoskd.frames import shown
 from monoskd.geometry.camera import Camera
@@ -65,11 +66,12 @@ def test_a_picture_of_any_shape_has_boxes_in_its_own_pixels(predictor: Predictor
 
 
 def test_a_folder_becomes_text_json_and_pictures(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    (folder / "drive.mp4").write_bytes(b"")
     out, told = tmp_path / "out", []
     done = predict_source(
         predictor, folder, cameras=FOCAL, out=out, score=0.0, draw=True, progress=lambda *now: told.append(now)
     )
-    assert done.images == 3
+    assert (done.images, done.left_out) == (3, 1)
     assert done.detections == sum(len(one["detections"]) for one in document(out)["images"])
     assert told == [(1, 3), (2, 3), (3, 3)]
     written = document(out)
@@ -87,6 +89,14 @@ def test_a_folder_becomes_text_json_and_pictures(predictor: Predictor, folder: P
         drawn = read_image(out / "drawn" / f"{one['image']}.jpg")
         assert drawn.shape[0] >= 40
         assert drawn.std() > 0
+
+
+def test_the_command_says_that_videos_are_left_out(
+    model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "drive.mp4").write_bytes(b"")
+    assert main(["predict", str(folder), "--model", str(model), "--focal", "50", "--out", str(tmp_path / "out")]) == 0
+    assert f"1 videos in {folder} are left out: predict them one by one\n" in capsys.readouterr().out
 
 
 def test_scores_below_the_least_are_left_out(predictor: Predictor, folder: Path, tmp_path: Path) -> None:

@@ -69,6 +69,19 @@ def test_force_writes_all_anew(wall):
     assert read_depth(wall.depth("000000")).max() == WALL_M
 
 
+def test_no_map_is_written_through_a_link(wall, tmp_path):
+    (tmp_path / "shared").mkdir()
+    theirs, missing = tmp_path / "shared" / "000000.png", tmp_path / "elsewhere" / "000001.png"
+    write_depth(theirs, np.ones((HEIGHT, WIDTH)))
+    wall.folder("depth_2").mkdir()
+    wall.depth("000000").symlink_to(theirs)
+    wall.depth("000001").symlink_to(missing)
+    assert prepare(wall.root, workers=1, force=True).written == 3
+    assert read_depth(theirs).max() == 1
+    assert not missing.parent.exists()
+    assert read_depth(wall.depth("000000")).max() == read_depth(wall.depth("000001")).max() == WALL_M
+
+
 def test_labels_are_not_needed(wall):
     shutil.rmtree(wall.folder("label_2"))
     report = prepare(wall.root, workers=1)

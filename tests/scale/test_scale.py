@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from monoskd.cli import main
 from monoskd.errors import InputError
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.predictor import Predictor
-from monoskd.models.did_m3d import DidM3D, DidM3DConfig
-from monoskd.models.weights import save_model
 from monoskd.scale.predict import predict_on_ray
 from monoskd.scale.prepare import prepare_on_ray
 from monoskd.scale.spread import spread
@@ -48,17 +45,6 @@ def cluster() -> Iterator[str]:
     pytest.importorskip("ray", reason="needs the extra `scale`")
     with local_ray(2) as two_workers:
         yield two_workers.address
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = DidM3DConfig(
-        backbone_arguments={"channels": [4, 4, 8, 8, 8, 8]}, pretrained=False, head_width=8, input_size=(128, 64)
-    )
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(DidM3D(config), path, provenance={})
-    return path
 
 
 @pytest.fixture

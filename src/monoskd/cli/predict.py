@@ -105,6 +105,8 @@ def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., AnyPredi
 def _say(summary: "Summary", options: argparse.Namespace) -> None:
     for camera in summary.exif:
         say(f"camera from {camera}")
+    if summary.left_out:
+        say(f"{summary.left_out} videos in {options.source} are left out: predict them one by one")
     if not summary.images:
         return
     rate = summary.images / max(summary.seconds, 1e-9)

@@ -31,6 +31,7 @@ from monoskd.objects import Objects
 
 NEAR_M = 0.1  # boxes are cut off nearer to the camera's plane than this
 HORIZON_COLOUR: Colour = (255, 255, 255)
+_LEAST_SCENE_HEIGHT = 480  # of the photograph beside the street from above
 _BENT_STEPS = 16  # straight pieces that a bent line is made of
 
 # Corners of `Boxes3D.corners` around each face, the front first; and the ends of the twelve edges.
@@ -70,13 +71,12 @@ class Look:
     """How boxes are drawn.
 
     colour: one for all boxes, or None for the colour of each class; filled: whether faces are tinted; words: whether
-    class, score and distance are written at each box; boxes_2d: whether the 2D boxes are drawn too.
+    class, score and distance are written at each box.
     """
 
     colour: Colour | None = None
     filled: bool = True
     words: bool = True
-    boxes_2d: bool = False
 
 
 PLAIN = Look()
@@ -85,34 +85,20 @@ TEACHER = Look(colour=TEACHER_COLOUR, filled=False, words=False)
 
 
 def draw_boxes(
-    image: Pixels,
-    objects: Objects,
-    camera: Camera,
-    *,
-    look: Look = PLAIN,
-    min_width: int = 960,
-    bend: Bend | None = None,
+    image: Pixels, objects: Objects, camera: Camera, *, look: Look = PLAIN, bend: Bend | None = None
 ) -> Pixels:
     """The photograph with 3D boxes, the nearest on top.
 
     The front of a box is tinted; edges that the box itself hides are thin. Parts behind the camera are cut off.
-    Photographs narrower than `min_width` are enlarged first. camera: projects to the photograph's pixels or, with
-    `bend`, to those of the pinhole picture that the lens bends.
+    camera: projects to the photograph's pixels or, with `bend`, to those of the pinhole picture that the lens bends.
     """
-    zoom = max(1.0, min_width / image.shape[1])
-    canvas = _enlarge(image, zoom)
-    P = np.asarray(Letterbox(np.float64(zoom), np.zeros(2), (0, 0)).camera(camera).P)
-    bend = None if bend is None else bend.enlarged(zoom)
+    canvas, P = image.copy(), np.asarray(camera.P)
     objects = _solid(objects)
     objects = objects[np.argsort(-objects.bottom[:, 2], kind="stable")]
     words = []
     for i, corners in enumerate(objects.boxes_3d.corners()):
         colour = look.colour or class_colour(str(objects.names[i]))
         outline = _draw_box(canvas, corners, P, colour=colour, filled=look.filled, bend=bend)
-        if look.boxes_2d:
-            left, top, right, bottom = objects.boxes_2d[i] * zoom
-            rectangle = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-            stroke(canvas, [rectangle], colour, width=1, closed=True)
         if len(outline) and look.words:
             left, top = outline.min(0).tolist()
             words.append(Word(_caption(objects[i : i + 1]), (left, top - 2), chip=colour))
@@ -251,16 +237,14 @@ def draw_scene(
     detections: Objects,
     ground_truth: Objects | None = None,
     teacher: Objects | None = None,
-    range_m: float | None = None,
-    min_height: int = 480,
     bend: Bend | None = None,
     horizon: bool = False,
 ) -> Pixels:
-    """The photograph with its boxes and, to its right, the same from above. Lower photographs are enlarged first.
+    """The photograph with its boxes and, to its right, the same from above. Low photographs are enlarged first.
 
-    bend: see `draw_boxes`; horizon: also draw the horizon that the camera implies.
+    bend: see `draw_boxes`; horizon: also draw the horizon that the camera implies. `scene_size` tells its size.
     """
-    zoom = max(1.0, min_height / image.shape[0])
+    zoom = _scene_zoom(image.shape[0])
     canvas = _enlarge(image, zoom)
     enlarged = Letterbox(np.float64(zoom), np.zeros(2), (0, 0)).camera(camera)
     bent = None if bend is None else bend.enlarged(zoom)
@@ -268,16 +252,29 @@ def draw_scene(
         draw_horizon(canvas, enlarged, bend=bent)
     for objects, look in ((ground_truth, TRUTH), (teacher, TEACHER), (detections, PLAIN)):
         if objects is not None:
-            canvas = draw_boxes(canvas, objects, enlarged, look=look, min_width=0, bend=bent)
+            canvas = draw_boxes(canvas, objects, enlarged, look=look, bend=bent)
     above = draw_birds_eye(
         detections,
         ground_truth,
         teacher=teacher,
         field_of_view=edge_slopes(camera, width=image.shape[1] if bend is None else round(bend.size[0])),
-        range_m=range_m,
-        size=(canvas.shape[0] * 9 // 10, canvas.shape[0]),
+        size=(_street_width(canvas.shape[0]), canvas.shape[0]),
     )
     return np.hstack([canvas, above])
+
+
+def scene_size(*, width: int, height: int) -> tuple[int, int]:
+    """(width, height) of `draw_scene`'s picture for a photograph of this size."""
+    zoom = _scene_zoom(height)
+    return round(width * zoom) + _street_width(round(height * zoom)), round(height * zoom)
+
+
+def _scene_zoom(height: int) -> float:
+    return max(1.0, _LEAST_SCENE_HEIGHT / height)
+
+
+def _street_width(height: int) -> int:
+    return height * 9 // 10
 
 
 def _solid(objects: Objects) -> Objects:

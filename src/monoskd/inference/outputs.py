@@ -1,6 +1,7 @@
 """What prediction writes: result files, one document, drawings, a video."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from monoskd.errors import InputError
 from monoskd.files import MOST_BYTES, check_report, read_json, write_atomically, write_json
-from monoskd.inference.draw import Bend, draw_scene
+from monoskd.inference.draw import Bend, draw_scene, scene_size
 from monoskd.inference.lens import Lens
 from monoskd.inference.pictures import Picture, count_frames, quiet_opencv
 from monoskd.kitti.io import write_objects
 from monoskd.objects import Objects
 
 SCHEMA = "monoskd/detections/1"
+DOCUMENT, RESULTS, DRAWINGS = "detections.json", "kitti", "drawn"  # a file and two folders of what is written
 _LONGEST_SIDE_PX = 65_500  # of a JPEG
 
 
@@ -59,32 +61,27 @@ class Outputs:
         self, out: Path, *, draw: bool = False, video: Path | None = None, frames_a_second: float = 10.0
     ) -> None:
         self.out, self.draw = out, draw
-        self.document = out / "detections.json"
+        self.document = out / DOCUMENT
         self.entries = read_entries(self.document)
         self.written = 0
-        self._size: tuple[int, ...] | None = None
         self._film = None if video is None else Film(video, frames_a_second)
 
     def check(self, picture: Picture) -> None:
         """Raise InputError for a picture that cannot be drawn as asked."""
         if self.draw:
-            check_jpeg(self.out / "drawn" / f"{picture.stem}.jpg", size=_drawn_size(picture.image))
+            check_drawing(self.out, picture)
         if self._film is not None:
             self._film.check(picture)
 
     def write(self, prediction: Prediction) -> None:
         """Write all that one picture brings."""
-        stem = prediction.picture.stem
         if not self.document.exists():  # it says whose the folder is, should this process be killed
-            self._write_document()
-        write_objects(self.out / "kitti" / f"{stem}.txt", prediction.objects)
-        if self.draw or self._film is not None:
-            drawn = prediction.drawn()
-            if self.draw:
-                write_jpeg(self.out / "drawn" / f"{stem}.jpg", drawn)
-            if self._film is not None:
-                self._film.add(drawn)
-        self.entries[stem] = prediction.as_json()
+            write_document(self.document, self.entries)
+        drawn = prediction.drawn() if self.draw or self._film is not None else None
+        write_results(self.out, prediction, drawn=drawn if self.draw else None)
+        if self._film is not None and drawn is not None:
+            self._film.add(drawn)
+        self.entries[prediction.picture.stem] = prediction.as_json()
         self.written += 1
 
     def __enter__(self) -> Self:
@@ -94,14 +91,10 @@ class Outputs:
         """Write the document and end the video, also after an error."""
         try:
             if self.written:
-                self._write_document()
+                write_document(self.document, self.entries)
         finally:
             if self._film is not None:
                 self._film.close()
-
-    def _write_document(self) -> None:
-        images = [self.entries[stem] for stem in sorted(self.entries)]
-        write_json(self.document, {"schema": SCHEMA, "images": images})
 
 
 class Film:
@@ -157,10 +150,38 @@ class Film:
         self.partial.replace(self.path)
 
 
+def check_drawing(out: Path, picture: Picture) -> None:
+    """Raise InputError for a picture whose drawing is larger than a JPEG can be."""
+    width, height = scene_size(width=picture.image.shape[1], height=picture.image.shape[0])
+    if max(width, height) > _LONGEST_SIDE_PX:
+        raise InputError(
+            f"{_drawing(out, picture)}: expected a drawing of at most {_LONGEST_SIDE_PX} pixels each way, got {width} "
+            f"x {height}: predict such a picture without `--draw`"
+        )
+
+
+def write_results(out: Path, prediction: Prediction, *, drawn: NDArray[np.uint8] | None) -> None:
+    """Write the result file of one picture, and its drawing (RGB) if there is one."""
+    write_objects(out / RESULTS / f"{prediction.picture.stem}.txt", prediction.objects)
+    if drawn is not None:
+        good, code = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        assert good, "JPEG encoding fails for pictures that `check_drawing` refuses alone"
+        write_atomically(_drawing(out, prediction.picture), code.tobytes())
+
+
+def _drawing(out: Path, picture: Picture) -> Path:
+    return out / DRAWINGS / f"{picture.stem}.jpg"
+
+
+def write_document(path: Path, entries: Mapping[str, Any]) -> None:
+    """Write the entries of pictures, by name, as the document."""
+    write_json(path, {"schema": SCHEMA, "images": [entries[stem] for stem in sorted(entries)]})
+
+
 def read_entries(path: Path) -> dict[str, Any]:
     """What an earlier prediction says, by picture. Raises InputError where it or its neighbours are not ours."""
     if not path.exists():
-        if strange := next((path.parent / "kitti").glob("*.txt"), None):
+        if strange := next((path.parent / RESULTS).glob("*.txt"), None):
             raise InputError(
                 f"{strange}: expected {path.name} of the prediction that it is from, got none: change `--out`"
             )
@@ -214,26 +235,3 @@ def _lens_as_json(lens: Lens) -> dict[str, Any]:
 
 def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _drawn_size(image: NDArray[np.uint8]) -> tuple[int, int]:
-    """(width, height) of `draw_scene`'s picture."""
-    height = max(image.shape[0], 480)
-    return round(image.shape[1] * max(1.0, 480 / image.shape[0])) + height * 9 // 10, height
-
-
-def check_jpeg(path: Path, *, size: tuple[int, int]) -> None:
-    """Raise InputError for a size, (width, height), that a JPEG cannot have."""
-    if max(size) > _LONGEST_SIDE_PX:
-        raise InputError(
-            f"{path}: expected a drawing of at most {_LONGEST_SIDE_PX} pixels each way, got {size[0]} x {size[1]}: "
-            "predict such a picture without `--draw`"
-        )
-
-
-def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write RGB pixels."""
-    check_jpeg(path, size=(image.shape[1], image.shape[0]))
-    good, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-    assert good, "JPEG encoding of an RGB image does not fail"
-    write_atomically(path, code.tobytes())

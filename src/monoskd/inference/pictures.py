@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from itertools import count
 from pathlib import Path
@@ -47,12 +47,16 @@ class Broken:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A source that is open. total: how many pictures there are, 0 if unknown; files: what is read from."""
+    """A source that is open.
+
+    total: how many pictures there are, 0 if unknown; files: what is read from; left_out: videos of a folder.
+    """
 
     total: int
     items: Iterator[Picture | Broken]
     files: tuple[Path, ...] = ()
     frames_a_second: float = _FRAMES_A_SECOND
+    left_out: tuple[Path, ...] = ()
 
 
 def open_source(source: str | Path) -> Pictures:
@@ -62,10 +66,13 @@ def open_source(source: str | Path) -> Pictures:
     """
     path = Path(source)
     if path.is_dir():
-        paths = [path for path in visible(path.iterdir()) if path.suffix.lower() in _FOLDER_SUFFIXES]
+        entries = visible(path.iterdir())
+        paths = [path for path in entries if path.suffix.lower() in _FOLDER_SUFFIXES]
+        videos = tuple(path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES)
         if not paths:
-            raise InputError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), got none")
-        return _of_files(paths, source)
+            got = f"{videos[0].name}: predict videos one by one" if videos else "none"
+            raise InputError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), got {got}")
+        return replace(_of_files(paths, source), left_out=videos)
     if not path.exists():
         if is_whole_number(str(source)):
             return _video(source, int(str(source)))

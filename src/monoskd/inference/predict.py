@@ -14,7 +14,7 @@ from monoskd.errors import InputError
 from monoskd.frames import AnyPredictor, DetectionRows, Frame
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
-from monoskd.inference.outputs import Outputs, Prediction
+from monoskd.inference.outputs import DRAWINGS, RESULTS, Outputs, Prediction
 from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
 from monoskd.inference.rerun_file import RerunFile
 from monoskd.objects import has_2d_box
@@ -29,7 +29,7 @@ class Summary:
     """What was done.
 
     score: the least of the detections. exif: cameras that come from there. earlier: pictures of earlier predictions
-    that are in the folder too.
+    that are in the folder too. left_out: videos of the source, a folder.
     """
 
     images: int
@@ -38,6 +38,7 @@ class Summary:
     seconds: float
     exif: tuple[str, ...] = ()
     earlier: int = 0
+    left_out: int = 0
 
 
 def predict_source(
@@ -95,7 +96,8 @@ def predict_source(
                     exif[prediction.lens.exif] = None
                 progress(images, pictures.total)
     earlier = len(outputs.entries) - images
-    summary = Summary(images, detections, score, time.perf_counter() - start, tuple(exif), earlier)
+    seconds = time.perf_counter() - start
+    summary = Summary(images, detections, score, seconds, tuple(exif), earlier, len(pictures.left_out))
     report(summary)
     if broken:
         raise InputError(complaint(broken, done=images, out=out))
@@ -159,7 +161,7 @@ def complaint(broken: list[str], *, done: int, out: Path) -> str:
 
 def check_apart(out: Path, read: list[Path], *, video: Path | None) -> None:
     """Refuse an output folder whose files would fall on those that are read."""
-    writes = {(out / "kitti").resolve(): "results", (out / "drawn").resolve(): "drawings"}
+    writes = {(out / RESULTS).resolve(): "results", (out / DRAWINGS).resolve(): "drawings"}
     for path in read:
         folder = (path if path.is_dir() else path.parent).resolve()
         if folder in writes:

@@ -83,9 +83,10 @@ def prepare(
 ) -> PrepareReport:
     """Write the depth map of every frame of `root/training` that has a LiDAR sweep.
 
-    Complete maps of the right size are kept, unless `force`; so an interrupted run continues where it stopped. workers:
-    processes, one per core if None. progress: called with (frames done, frames in all). each: gives the results of a
-    task for all frames, in place of these processes.
+    Complete maps of the right size are kept, unless `force`; so an interrupted run continues where it stopped. A map
+    that is written takes the place of a symlink, and what that points to stays as it is. workers: processes, one per
+    core if None. progress: called with (frames done, frames in all). each: gives the results of a task for all frames,
+    in place of these processes.
 
     Raises InputError where there is nothing to prepare; at once, where nothing can be written; after all other frames
     are done, where a frame's files are damaged or missing; and where the depths are not on the labelled objects: then
@@ -152,6 +153,8 @@ def _prepare_frame(layout: KittiLayout, force: bool, frame: str) -> _Frame:
     except InputError as error:
         return _Frame(frame, False, [], failure=str(error))
     if there is None:
+        if layout.depth(frame).is_symlink():  # what it points to is another's, or nowhere
+            layout.depth(frame).unlink()
         write_depth(layout.depth(frame), depth_m)
     try:
         objects = read_objects(layout.label(frame), scored=False) if is_there(layout.label(frame)) else Objects.empty()

@@ -14,7 +14,7 @@ from monoskd.files import read_json, write_json, write_text
 from monoskd.frames import AnyPredictor
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
-from monoskd.inference.outputs import SCHEMA, read_entries, write_jpeg
+from monoskd.inference.outputs import DOCUMENT, RESULTS, check_drawing, read_entries, write_document, write_results
 from monoskd.inference.pictures import Picture, open_source, read_picture
 from monoskd.inference.predict import (
     Summary,
@@ -24,7 +24,6 @@ from monoskd.inference.predict import (
     predict_pictures,
     with_lens,
 )
-from monoskd.kitti.io import write_objects
 from monoskd.scale.spread import spread
 
 PROGRESS, MADE_OF = ".ray", "made_of.json"
@@ -88,13 +87,13 @@ def predict_on_ray(
     finally:
         entries |= _entries(folder)
         if entries:
-            images = [entries[stem] for stem in sorted(entries)]
-            write_json(out / "detections.json", {"schema": SCHEMA, "images": images})
+            write_document(out / DOCUMENT, entries)
             for path in folder.glob("*.entry.json"):
                 path.unlink()
     good = [one for one in done if one.fault is None]
     exif = tuple(dict.fromkeys(one.exif for one in good if one.exif is not None))
-    summary = Summary(len(good), sum(one.detections for one in good), score, time.perf_counter() - start, exif)
+    detections, seconds = sum(one.detections for one in good), time.perf_counter() - start
+    summary = Summary(len(good), detections, score, seconds, exif, left_out=len(pictures.left_out))
     report(summary)
     if broken := sorted(one.fault for one in done if one.fault is not None):
         raise InputError(complaint(broken, done=len(good), out=out))
@@ -125,7 +124,10 @@ class _Task:
             pairs: list[tuple[Picture, Lens]] = []
             for path in paths[first : first + self.batch_size]:
                 try:
-                    pairs.append(with_lens(read_picture(path), self.cameras))
+                    pair = with_lens(read_picture(path), self.cameras)
+                    if self.draw:
+                        check_drawing(self.out, pair[0])
+                    pairs.append(pair)
                 except InputError as error:
                     done.append(Done(fault=str(error)))
             done += self._predicted(pairs)
@@ -135,15 +137,9 @@ class _Task:
         """Write the files of each picture, and last its entry: what has an entry is done."""
         done = []
         for prediction in predict_pictures(self.predictor, pairs, score=self.score):
-            stem = prediction.picture.stem
-            try:
-                if self.draw:
-                    write_jpeg(self.out / "drawn" / f"{stem}.jpg", prediction.drawn())
-            except InputError as error:  # too large for a JPEG
-                done.append(Done(fault=str(error)))
-                continue
-            write_objects(self.out / "kitti" / f"{stem}.txt", prediction.objects)
-            write_text(self.out / PROGRESS / f"{stem}.entry.json", json.dumps(prediction.as_json()))
+            write_results(self.out, prediction, drawn=prediction.drawn() if self.draw else None)
+            entry = self.out / PROGRESS / f"{prediction.picture.stem}.entry.json"
+            write_text(entry, json.dumps(prediction.as_json()))
             done.append(Done(len(prediction.objects), prediction.lens.exif))
         return done
 
@@ -157,11 +153,11 @@ def _begin(out: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
                 f"{out}: expected predictions of this model, camera and score to go on with, got others: choose "
                 f"another `--out`, or remove {out}"
             )
-    elif (out / "detections.json").exists() or (out / "kitti").exists():
+    elif (out / DOCUMENT).exists() or (out / RESULTS).exists():
         raise InputError(f"{out}: expected a new folder or one of `--ray`, got predictions: choose another `--out`")
     else:
         write_json(record, made_of)
-    there = read_entries(out / "detections.json") if (out / "detections.json").exists() else {}
+    there = read_entries(out / DOCUMENT) if (out / DOCUMENT).exists() else {}
     return there | _entries(out / PROGRESS)
 
 
