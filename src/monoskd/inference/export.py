@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monoskd import __version__
-from monoskd.errors import InputError
+from monoskd.errors import InputError, first_line
 from monoskd.files import check_report, write_atomically
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference.inputs import NetworkInput
@@ -35,7 +35,6 @@ from monoskd.inference.onnx_predictor import (
     graph_inputs,
 )
 from monoskd.inference.onnx_seal import sealed
-from monoskd.inference.predictor import Predictor
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.weights import describe_model, load_model
 from monoskd.revision import commit
@@ -96,7 +95,7 @@ def export(
     check_extra("onnx", "onnxscript", "onnxruntime")
     detector, header = load_model(model), describe_model(model)
     description = replace(_describe(detector, header, licence=licence), precision=precision)
-    frames = [] if data is None else list(calibration(Predictor(detector).input, data))
+    frames = [] if data is None else list(calibration(NetworkInput.of(detector), data))
     graph = graph_of(detector)
     if precision == "float16":
         graph = in_half(graph)
@@ -172,10 +171,10 @@ def check_batch_is_free(model: Any) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what is behind an error."""
+    """What is behind an error, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return first_line(error)
 
 
 def _without_traces(model: Any) -> Any:
