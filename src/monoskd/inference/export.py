@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from monoskd import __version__
 from monoskd.errors import InputError, first_line
-from monoskd.files import check_report, write_atomically
+from monoskd.files import check_output, write_atomically
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference.inputs import NetworkInput
 from monoskd.inference.onnx_precision import in_half, in_int8, no_advice
@@ -86,12 +86,10 @@ def export(
     Raises InputError where the extra is missing, for a name that does not end in .onnx, and for a detector that has no
     `candidates`.
     """
-    if out.suffix.lower() != ".onnx":
-        raise InputError(f"{out}: expected a name that ends in .onnx, got {out.name}: change `--out`")
     if (precision == "int8") != (data is not None):
         got = "none" if data is None else f"{data} for {precision}"
         raise InputError(f"--data: expected a data set to calibrate int8 with, got {got}: give both or neither")
-    check_report(out, suffix=".onnx")
+    check_output(out, suffix=".onnx")
     check_extra("onnx", "onnxscript", "onnxruntime")
     detector, header = load_model(model), describe_model(model)
     description = replace(_describe(detector, header, licence=licence), precision=precision)

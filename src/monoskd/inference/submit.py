@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import atomic_path, check_report
+from monoskd.files import atomic_path, check_output
 from monoskd.frames import AnyPredictor
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
@@ -61,9 +61,7 @@ def write_submission(
     Raises InputError before any prediction for a name that does not end in .zip, for a depth network, for one whose
     classes the server does not know, and where pictures or calibrations are missing.
     """
-    if out.suffix.lower() != ".zip":
-        raise InputError(f"{out}: expected a name that ends in .zip, got {out.name}: change `--out`")
-    check_report(out, suffix=".zip")
+    check_output(out, suffix=".zip")
     _check_detector(predictor)
     layout = KittiLayout(root, "testing")
     frames = testing_frames(layout)
