@@ -71,6 +71,11 @@ class CameraSource:
         if self.file is not None:
             read_camera(self.file)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read: the calibration file or folder, or the camera file."""
+        return tuple(path for path in (self.calibration, self.file) if path is not None)
+
     def lens(self, stem: str, *, width: int, height: int, focal_35mm: float | None = None) -> Lens:
         """The camera of the width x height picture called `stem`. focal_35mm: what its EXIF says, if anything.
 

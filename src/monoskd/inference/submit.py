@@ -4,7 +4,6 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from monoskd.frames import AnyPredictor
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.pictures import Picture, read_ahead, read_picture
-from monoskd.inference.predict import check_pictures_suffice, predict_pictures, with_lens
+from monoskd.inference.predict import check_pictures_suffice, groups, predict_pictures, with_lens
 from monoskd.kitti.io import format_objects, parse_objects, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.objects import Objects
@@ -186,9 +185,8 @@ def _detections(
     def read(name: str) -> tuple[Picture, Lens]:
         return with_lens(read_picture(layout.image(name)), cameras)
 
-    pairs = read_ahead(map(read, frames), most=2 * batch_size)
-    for _ in range(0, len(frames), batch_size):
-        for prediction in predict_pictures(predictor, list(islice(pairs, batch_size)), score=score):
+    for pairs in groups(read_ahead(map(read, frames), most=2 * batch_size), batch_size):
+        for prediction in predict_pictures(predictor, pairs, score=score):
             yield prediction.picture.stem, prediction.objects
 
 
