@@ -14,6 +14,15 @@ class InputError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line; its type where it says nothing.
+
+    >>> first_line(RuntimeError("no such device\\nat line 3")), first_line(AssertionError())
+    ('no such device', 'AssertionError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class Complaints:
     """Collects the errors of several checks, so that all of them are said at once."""
 

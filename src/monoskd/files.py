@@ -238,6 +238,14 @@ def check_writable(folder: str | Path, *, named: str | Path | None = None) -> No
         raise cannot_write(folder if named is None else named, OSError(fault, os.strerror(fault)))
 
 
+def check_output(path: str | Path, *, suffix: str) -> None:
+    """As `check_report`, for a file whose name must have the suffix."""
+    path = Path(path)
+    check_report(path, suffix=suffix)
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{path}: expected a name that ends in {suffix}, got {path.name}: change it")
+
+
 def check_report(path: str | Path, *, suffix: str) -> None:
     """As `check_writable`, for a file: it must be new, or have the suffix of reports of its kind."""
     path = Path(path)

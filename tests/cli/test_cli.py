@@ -13,6 +13,7 @@ import torch
 
 from monoskd import cli
 from monoskd.cli import build_parser, main
+from monoskd.cli.terminal import progress_of
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.results import Evaluation
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX
@@ -342,3 +343,15 @@ def test_a_stopped_training_is_130_and_keeps_the_model(here: Path, number: signa
     assert "Traceback" not in error
     assert error.splitlines()[-1] == "interrupted; what was done is kept"
     assert Path("run/model.safetensors").is_file()
+
+
+def test_progress_is_about_ten_lines_also_of_work_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_of("work") as progress:
+        for done in (*range(16, 200, 16), 200):
+            progress(done, 200)
+    lines = capsys.readouterr().err.splitlines()
+    assert 9 <= len(lines) <= 11
+    assert lines[-1] == "work: 200/200"
+    with progress_of("work") as progress:
+        progress(1, 0)
+    assert capsys.readouterr().err == "work: 1\n"

@@ -127,8 +127,12 @@ def test_a_broken_picture_is_named_and_what_was_done_is_kept(
     predictor: Predictor, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
+    told: list[tuple[int, int]] = []
     with pytest.raises(InputError, match=r"b\.jpg: expected a whole image.*; 2 others are done and kept in"):
-        predict_source(predictor, folder, cameras=FOCAL, out=tmp_path / "out")
+        predict_source(
+            predictor, folder, cameras=FOCAL, out=tmp_path / "out", progress=lambda *now: told.append(now), batch_size=2
+        )
+    assert told == [(2, 3), (3, 3)]
     assert [one["image"] for one in document(tmp_path / "out")["images"]] == ["a", "c"]
     assert (tmp_path / "out" / "kitti" / "c.txt").is_file()
 

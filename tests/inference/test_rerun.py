@@ -138,7 +138,7 @@ def test_what_cannot_be_recorded_is_one_line(
 ) -> None:
     words = ["predict", folder, "--model", model, "--focal", 100, "--out", tmp_path / "out", "--rerun"]
     assert refusal([*words, tmp_path / "film.mp4"], capsys).endswith(
-        "--rerun: expected a name that ends in .rrd, got film.mp4: change it"
+        "film.mp4: expected a name that ends in .rrd, got film.mp4: change it"
     )
     assert "--rerun: expected no --ray" in refusal([*words, tmp_path / "film.rrd", "--ray", "local"], capsys)
     monkeypatch.setitem(sys.modules, "rerun", None)

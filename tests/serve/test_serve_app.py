@@ -87,6 +87,7 @@ def test_the_answer_fits_its_description(client: TestClient, jpeg: Jpeg) -> None
         ({"hfov_deg": 90, "assumed_hfov_deg": 60}, 320, "hfov_deg"),
         ({"assumed_hfov_deg": 90}, 320, "assumed"),
         ({"projection": "700 0 322 40 0 700 101 0 0 0 1 0"}, 700, "projection"),
+        ({"projection": "700 1e-14 322 40 0 700 101 0 0 0 1.0000000002 0"}, 700, "projection"),  # a product of matrices
     ],
 )
 def test_the_camera_is_what_the_request_says(

@@ -74,7 +74,7 @@ def test_who_is_gone_is_not_served() -> None:
 
 def test_beyond_the_limit_a_request_is_told_when_to_come_back() -> None:
     async def story() -> None:
-        line = Line([Held(), Held()], Limits(waiting=3))
+        line = Line([Held(), Held()], Limits(requests=3))
         line.seconds = 4.0
         with line.place(), line.place(), line.place():
             with pytest.raises(FullError, match="3 are here already: try again in 6 s") as caught, line.place():

@@ -24,13 +24,11 @@ def add(commands: Commands) -> None:
         example="--labels label_2 --predictions out/kitti",
     )
     add = parser.add_argument
-    add("--labels", type=Path, default=None, help="folder of label_2 files")
-    add("--predictions", type=Path, default=None, help="folder of result files")
-    add("--model", type=Path, default=None, help="model file: predict first (with --data)")
-    add(
-        "--data", type=Path, default=None, help="data set to predict on, in KITTI layout unless --dataset reads another"
-    )
-    add("--dataset", default=None, metavar="CLASS", help="with --data: a FrameSource by dotted path, as data.dataset")
+    add("--labels", type=Path, help="folder of label_2 files")
+    add("--predictions", type=Path, help="folder of result files")
+    add("--model", type=Path, help="model file: predict first (with --data)")
+    add("--data", type=Path, help="data set to predict on, in KITTI layout unless --dataset reads another")
+    add("--dataset", metavar="CLASS", help="with --data: a FrameSource by dotted path, as data.dataset")
     add("--split", help="with --labels a file of frame names, with --data a name in ImageSets (default: val)")
     add("--classes", type=names, default="Pedestrian,Car,Cyclist", help="comma-separated")
     add(
@@ -41,7 +39,7 @@ def add(commands: Commands) -> None:
         help="2D heights [px] that objects must exceed; scale them with pictures smaller than KITTI's",
     )
     add_reports(parser, json="write the table as JSON", html="write a page with precision-recall curves")
-    add("--bootstrap", type=count, default=None, metavar="N", help="95 %% intervals from N resamplings of the frames")
+    add("--bootstrap", type=count, metavar="N", help="95 %% intervals from N resamplings of the frames")
     add("--distances", action="store_true", help="also by distance: 0-20, 20-40, 40+ m")
     add("--anatomy", action="store_true", help="also with parts of each detection replaced by the truth")
 

@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--half", action="store_true", help="convolutions in float16")
     precision.add_argument("--int8", action="store_true", help="convolutions in int8; needs --data")
-    add("--data", type=Path, default=None, metavar="ROOT", help="data set whose training frames calibrate int8")
+    add("--data", type=Path, metavar="ROOT", help="data set whose training frames calibrate int8")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     add("source", type=Path, metavar="SOURCE", help="folder of the recording")
     add("out", type=Path, metavar="OUT", help="folder to write")
     add("--cameras", type=names, default=(), metavar="A,B", help="of these cameras; of KITTI the left, else all")
-    add("--classes", type=Path, default=None, metavar="MAP.yaml", help="`category: Class` lines, null to leave one out")
+    add("--classes", type=Path, metavar="MAP.yaml", help="`category: Class` lines, null to leave one out")
     add("--every", type=count, default=1, metavar="N", help="every n-th picture of a camera in a scene")
     add("--labelled-only", action="store_true", help="no frames without labels, such as nuScenes' sweeps")
     add(
@@ -38,9 +38,9 @@ def add(commands: Commands) -> None:
         metavar="A,B",
         help="scenes or drives to hold out; the format's, or every fifth",
     )
-    add("--mapping", type=Path, default=None, metavar="DIR", help="kitti-raw: the devkit's train_mapping, train_rand")
-    add("--kitti", type=Path, default=None, metavar="ROOT", help="kitti-raw: object data whose val.txt is held out")
-    add("--workers", type=count, default=None, help="number of processes; without it one per core")
+    add("--mapping", type=Path, metavar="DIR", help="kitti-raw: the devkit's train_mapping, train_rand")
+    add("--kitti", type=Path, metavar="ROOT", help="kitti-raw: object data whose val.txt is held out")
+    add("--workers", type=count, help="number of processes; without it one per core")
 
 
 def run(options: argparse.Namespace) -> None:

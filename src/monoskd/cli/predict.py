@@ -28,24 +28,23 @@ def add(commands: Commands) -> None:
     source = "image, folder, glob, text list of images, video or camera number"
     add("source", type=Path, metavar="SOURCE", help=source)
     add("--model", type=Path, required=True, help="model file, or .onnx file of `monoskd export`")
-    add("--calib", type=Path, default=None, help="KITTI calibration file, or folder with one for each image")
-    add("--camera", type=Path, default=None, metavar="FILE", help="camera file (JSON or YAML), with lens distortion")
-    add("--focal", type=number, default=None, metavar="PX", help="focal length [px] of a camera without calibration")
-    add("--hfov", type=number, default=None, metavar="DEG", help="or its horizontal field of view [degrees]")
+    add("--calib", type=Path, help="KITTI calibration file, or folder with one for each image")
+    add("--camera", type=Path, metavar="FILE", help="camera file (JSON or YAML), with lens distortion")
+    add("--focal", type=number, metavar="PX", help="focal length [px] of a camera without calibration")
+    add("--hfov", type=number, metavar="DEG", help="or its horizontal field of view [degrees]")
     add("--pitch", type=number, default=0.0, metavar="DEG", help="how far the camera looks down [degrees]")
     add("--roll", type=number, default=0.0, metavar="DEG", help="how far it is turned clockwise [degrees]")
     fit = "bring pictures to the focal length of training, or only to its size"
     add("--fit", choices=("focal", "size"), default="focal", help=fit)
     add("--out", type=Path, default=Path("predictions"), help="folder to write")
-    add("--score", type=share, default=None, help="least score (default: the best of the model's validation)")
+    add("--score", type=share, help="least score (default: the best of the model's validation)")
     add("--draw", action="store_true", help="draw the boxes, from the camera and from above")
-    add("--video", type=Path, default=None, metavar="OUT.mp4", help="write the drawings as a video")
-    add("--rerun", type=Path, default=None, metavar="OUT.rrd", help="write a recording for the Rerun viewer")
+    add("--video", type=Path, metavar="OUT.mp4", help="write the drawings as a video")
+    add("--rerun", type=Path, metavar="OUT.rrd", help="write a recording for the Rerun viewer")
     add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
     add("--device", default="cpu", help="torch device; for an .onnx file cpu or cuda")
     add(
         "--ray",
-        default=None,
         metavar="ADDRESS",
         help="do it on a Ray cluster (docs/scale.md): an address, auto or local",
     )

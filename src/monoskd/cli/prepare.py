@@ -13,16 +13,15 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "prepare", run=run, help_="dense depth maps from velodyne", example="data/kitti")
     add = parser.add_argument
     add("root", type=Path, metavar="ROOT", help="folder with training/ in KITTI layout")
-    add("--workers", type=count, default=None, help="number of processes; without it one per core")
+    add("--workers", type=count, help="number of processes; without it one per core")
     add(
         "--ray",
-        default=None,
         metavar="ADDRESS",
         help="do it on a Ray cluster (docs/scale.md): an address, auto or local",
     )
     add("--force", action="store_true", help="write existing depth maps again")
-    add("--raw", type=Path, default=None, metavar="RAW", help="first add KITTI's raw drives as frames without labels")
-    add("--mapping", type=Path, default=None, metavar="DIR", help="with --raw: the devkit's train_mapping, train_rand")
+    add("--raw", type=Path, metavar="RAW", help="first add KITTI's raw drives as frames without labels")
+    add("--mapping", type=Path, metavar="DIR", help="with --raw: the devkit's train_mapping, train_rand")
     add("--every", type=count, default=1, metavar="N", help="with --raw: every n-th frame of a drive")
     add("--only-training-drives", action="store_true", help="with --raw: no drives that may hold test frames")
 

@@ -14,8 +14,8 @@ SUFFIXES = {"json": ".json", "html": ".html"}
 
 def add_reports(parser: Parser, *, json: str, html: str) -> None:
     """Add both options with their help texts."""
-    parser.add_argument("--json", type=Path, default=None, help=json)
-    parser.add_argument("--html", type=Path, default=None, help=html)
+    parser.add_argument("--json", type=Path, help=json)
+    parser.add_argument("--html", type=Path, help=html)
 
 
 def check_reports(options: argparse.Namespace) -> None:

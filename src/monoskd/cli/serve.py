@@ -8,6 +8,7 @@ from monoskd.cli.parser import Commands, add_command, count
 from monoskd.cli.terminal import say
 from monoskd.errors import InputError
 from monoskd.files import is_whole_number
+from monoskd.serve.limits import Limits
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +28,13 @@ def add(commands: Commands) -> None:
     add("--fit", choices=("focal", "size"), default="focal", help=fit)
     add("--device", default="cpu", help="torch device; for an .onnx file cpu or cuda")
     add("--workers", type=count, default=1, metavar="N", help="processes that predict, each with the model loaded")
-    add("--waiting", type=count, default=32, metavar="N", help="requests at a time, others are told to come back")
+    add(
+        "--waiting",
+        type=count,
+        default=Limits.requests,
+        metavar="N",
+        help="requests at a time, others are told to come back",
+    )
 
 
 def _port(text: str) -> int:
@@ -43,7 +50,6 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(
             f"serve: expected the extra `serve`, missing {', '.join(missing)}: pip install 'monoskd[serve]'"
         )
-    from monoskd.serve.limits import Limits
     from monoskd.serve.question import Model
     from monoskd.serve.run import serve
 
@@ -52,6 +58,6 @@ def run(options: argparse.Namespace) -> None:
         host=options.host,
         port=options.port,
         workers=options.workers,
-        limits=Limits(waiting=options.waiting),
+        limits=Limits(requests=options.waiting),
         ready=lambda address: say(f"{options.model} at {address} (Ctrl-C ends it)"),
     )

@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
     add("--seed", type=int, default=0, help="the same seed renders the same scenes")
     add("--size", type=size, default="1242x375", metavar="WxH", help="size of the pictures")
     focal = "focal lengths [px], drawn for each frame; without it KITTI's field of view"
-    add("--focal", type=focals, default=None, metavar="LOW,HIGH", help=focal)
-    add("--workers", type=count, default=None, help="number of processes; without it one per core")
+    add("--focal", type=focals, metavar="LOW,HIGH", help=focal)
+    add("--workers", type=count, help="number of processes; without it one per core")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -82,7 +82,10 @@ def _unwritable(error: OSError) -> str:
 
 @contextmanager
 def progress_of(work: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (done, total): a progress bar on a terminal, about ten plain lines elsewhere."""
+    """A function to call with (done, total): a progress bar on a terminal, about ten plain lines elsewhere.
+
+    total: 0 where it is unknown, as of a camera; then each picture is a line.
+    """
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -93,8 +96,12 @@ def progress_of(work: str) -> Iterator[Callable[[int, int], None]]:
             yield lambda done, total: bar.update(task, completed=done, total=total or None)
         return
 
+    tenth = 0
+
     def line(done: int, total: int) -> None:
-        if done == total or done % max(total // 10, 1) == 0:
-            warn(f"{work}: {done}/{total}")
+        nonlocal tenth
+        before, tenth = tenth, done // max(total // 10, 1)
+        if done == total or tenth != before:  # work may be done in groups
+            warn(f"{work}: {done}/{total}" if total else f"{work}: {done}")
 
     yield line

@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         metavar="CONFIG.yaml",
         help="a file, or a shipped one such as kitti/monoskd.yaml; then --a.b VALUE to override",
     )
-    parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="run folder to continue")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder to continue")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 
 from monoskd.geometry.arrays import Array, namespace
 
+_LEAST_SKEW = 1e-3  # of a camera that is not rectified, in pixels
+
 
 def project(P: Any, xyz: Any) -> Any:
     """Pixels of 3D points: uv = (P [xyz, 1])_{0,1} / (P [xyz, 1])_2.
@@ -47,6 +49,15 @@ def mirror(P: Any, width: Any) -> Any:
     mirrored[..., 0, 2] = width - P[..., 0, 2]
     mirrored[..., 0, 3] = width * P[..., 2, 3] - P[..., 0, 3]
     return mirrored
+
+
+def is_rectified(P: Any) -> bool:
+    """Whether a numpy projection, 3 x 3 or 3 x 4, is one that all code here relies on.
+
+    That is: focal lengths above 0, no skew, a last row of 0 0 1 (p23). What products of matrices leave is no skew.
+    """
+    others = np.array([P[0, 1], P[1, 0], *P[2, :3]])
+    return bool((P[[0, 1], [0, 1]] > 0).all() and np.allclose(others, [0, 0, 0, 0, 1], atol=_LEAST_SKEW))
 
 
 @dataclass(frozen=True)

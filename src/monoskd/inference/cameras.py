@@ -12,13 +12,14 @@ import yaml
 
 from monoskd.errors import InputError
 from monoskd.files import load_yaml, read_text
-from monoskd.geometry.camera import Camera, Letterbox
+from monoskd.geometry.camera import Camera, Letterbox, is_rectified
 from monoskd.inference.lens import FloatArray, Lens, level_rotation
 from monoskd.kitti.io import read_calibration
 from monoskd.kitti.layout import frame_file, frames_in
 
-_LONGEST_FOCAL_PX = 1_000_000
-_MOST_TILT_DEG = 60
+LONGEST_FOCAL_PX = 1_000_000
+LEAST_HFOV_DEG, MOST_HFOV_DEG = 1, 179
+MOST_TILT_DEG = 60
 _FILM_DIAGONAL_MM = math.hypot(36, 24)
 _OFF_CENTRE = 0.1  # share of the width by which a principal point may miss the middle; KITTI's does by 0.01
 _LOPSIDED_DEG = 20  # between what a camera sees above and below its axis; pictures cut to half their height have 18
@@ -29,13 +30,9 @@ _HOW = (
 )
 
 _KEYS = ("width", "height", "fx", "fy", "cx", "cy", "K", "distortion", "distortion_model", "R", "crop")
-_MODELS = {"radial-tangential": False, "radtan": False, "plumb_bob": False, "rational_polynomial": False} | {
-    "opencv": False,
-    "fisheye": True,
-    "equidistant": True,
-    "opencv_fisheye": True,
-}
-_COUNTS = {False: (4, 5, 8, 12, 14), True: (4,)}  # of coefficients, by whether the model is the fisheye one
+_RADIAL_TANGENTIAL = ("radial-tangential", "radtan", "plumb_bob", "rational_polynomial", "opencv")
+_FISHEYE = ("fisheye", "equidistant", "opencv_fisheye")
+_MODELS = (*_RADIAL_TANGENTIAL, *_FISHEYE)
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,13 @@ class CameraSource:
             raise InputError(
                 f"camera: expected one of --calib, --camera, --focal and --hfov, got {count}: leave out the others"
             )
-        if self.focal_px is not None and not 1 <= self.focal_px <= _LONGEST_FOCAL_PX:
-            raise InputError(f"--focal: expected 1 to {_LONGEST_FOCAL_PX} pixels, got {self.focal_px:g}")
-        if self.hfov_deg is not None and not 1 <= self.hfov_deg <= 179:
-            raise InputError(f"--hfov: expected 1 to 179 degrees, got {self.hfov_deg:g}")
+        if self.focal_px is not None and not 1 <= self.focal_px <= LONGEST_FOCAL_PX:
+            raise InputError(f"--focal: expected 1 to {LONGEST_FOCAL_PX} pixels, got {self.focal_px:g}")
+        if self.hfov_deg is not None and not LEAST_HFOV_DEG <= self.hfov_deg <= MOST_HFOV_DEG:
+            raise InputError(f"--hfov: expected {LEAST_HFOV_DEG} to {MOST_HFOV_DEG} degrees, got {self.hfov_deg:g}")
         for name, angle in (("--pitch", self.pitch_deg), ("--roll", self.roll_deg)):
-            if not abs(angle) <= _MOST_TILT_DEG:
-                raise InputError(f"{name}: expected -{_MOST_TILT_DEG} to {_MOST_TILT_DEG} degrees, got {angle:g}")
+            if not abs(angle) <= MOST_TILT_DEG:
+                raise InputError(f"{name}: expected -{MOST_TILT_DEG} to {MOST_TILT_DEG} degrees, got {angle:g}")
         if self.calibration is not None and not self.calibration.exists():
             raise InputError(f"{self.calibration}: expected a calibration file or a folder of them, got neither")
         if self.calibration is not None and self.calibration.is_dir():
@@ -74,18 +71,28 @@ class CameraSource:
         if self.file is not None:
             read_camera(self.file)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read: the calibration file or folder, or the camera file."""
+        return tuple(path for path in (self.calibration, self.file) if path is not None)
+
     def lens(self, stem: str, *, width: int, height: int, focal_35mm: float | None = None) -> Lens:
         """The camera of the width x height picture called `stem`. focal_35mm: what its EXIF says, if anything.
 
         Raises InputError where there is none, and for a calibration of pictures of another size.
         """
-        whole = self.calibration is not None and self.calibration.is_dir()
-        key = (stem if whole else "", width, height, focal_35mm)
+        key = (self._calibration_of(stem), width, height, focal_35mm)
         if key not in self._lenses:
             if len(self._lenses) > 8:  # a rectified lens holds maps of its picture's size
                 self._lenses.clear()
             self._lenses[key] = self._turned(self._lens(stem, width, height, focal_35mm))
         return self._lenses[key]
+
+    def _calibration_of(self, stem: str) -> Path | None:
+        """The calibration file of a picture, if cameras come from calibrations."""
+        if self.calibration is None or not self.calibration.is_dir():
+            return self.calibration
+        return frame_file(self.calibration, "calib", stem)
 
     def _lens(self, stem: str, width: int, height: int, focal_35mm: float | None) -> Lens:
         if self.file is not None:
@@ -98,9 +105,7 @@ class CameraSource:
                     f"{lens.width} x {lens.height}: {advice}"
                 )
             return lens
-        if self.calibration is not None:
-            is_folder = self.calibration.is_dir()
-            path = frame_file(self.calibration, "calib", stem) if is_folder else self.calibration
+        if (path := self._calibration_of(stem)) is not None:
             camera = read_calibration(path).camera
             check_size(camera, width=width, height=height, where=f"{path}: P2")
             return Lens(camera, width, height, str(path))
@@ -130,9 +135,9 @@ def check_size(camera: Camera, *, width: int, height: int, where: str) -> None:
     a picture of twice its height looks as one of nuScenes in a picture without its sky.
     """
     P = np.asarray(camera.P)
-    if not 1 <= P[0, 0] <= _LONGEST_FOCAL_PX:
+    if not 1 <= P[0, 0] <= LONGEST_FOCAL_PX:
         raise InputError(
-            f"{where}: expected a focal length of 1 to {_LONGEST_FOCAL_PX} pixels, got {P[0, 0]:g}: correct it"
+            f"{where}: expected a focal length of 1 to {LONGEST_FOCAL_PX} pixels, got {P[0, 0]:g}: correct it"
         )
     u, v = (float(value) for value in P[:2, 2])
     above, below = (math.degrees(math.atan2(side, float(P[1, 1]))) for side in (v, height - v))
@@ -195,8 +200,7 @@ def _intrinsics(document: Mapping[str, Any], path: Path) -> FloatArray:
         K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     else:
         K = _matrix(document["K"], f"{path}: K")
-    others = np.array([K[0, 1], K[1, 0], *K[2]])
-    if not ((K[[0, 1], [0, 1]] >= 1).all() and np.allclose(others, [0, 0, 0, 0, 1], atol=1e-3)):
+    if not ((K[[0, 1], [0, 1]] >= 1).all() and is_rectified(K)):
         raise InputError(f"{path}: expected focal lengths of at least 1 px and no skew, got {K.tolist()}: correct it")
     return K
 
@@ -217,15 +221,16 @@ def _distortion(document: Mapping[str, Any], path: Path) -> tuple[FloatArray, bo
                 f"{path}: distortion: expected a list, {{fisheye: a list}} or {{model: a name, coefficients: a list}}, "
                 f"got {dict(given)!r:.80}: correct it"
             )
-    if not isinstance(model, str) or model not in _MODELS:
+    if model not in _MODELS:
         raise InputError(f"{path}: distortion: expected the model radial-tangential or fisheye, got '{model}'")
-    fisheye = _MODELS[model]
+    fisheye = model in _FISHEYE
     if given is None or given == []:
         given = [0.0] * 4 if fisheye else []
     values = np.array(_numbers(given, f"{path}: distortion"))
-    if values.size and values.size not in _COUNTS[fisheye]:
-        counts = ", ".join(map(str, _COUNTS[fisheye]))
-        raise InputError(f"{path}: distortion: expected {counts} numbers for {model}, got {values.size}: correct it")
+    counts = (4,) if fisheye else (4, 5, 8, 12, 14)
+    if values.size and values.size not in counts:
+        expected = ", ".join(map(str, counts))
+        raise InputError(f"{path}: distortion: expected {expected} numbers for {model}, got {values.size}: correct it")
     return (values if fisheye or values.any() else np.zeros(0)), fisheye
 
 

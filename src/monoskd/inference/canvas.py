@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Pixels: TypeAlias = NDArray[np.uint8]
+from monoskd.frames import Pixels
+
 Colour: TypeAlias = tuple[int, int, int]
 
 CLASS_COLOURS: dict[str, Colour] = {

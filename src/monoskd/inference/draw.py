@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from monoskd.frames import Pixels
 from monoskd.geometry.camera import Camera, Letterbox
 from monoskd.inference.canvas import (
     INK,
     TEACHER_COLOUR,
     TRUTH_COLOUR,
     Colour,
-    Pixels,
     Word,
     class_colour,
     clip_planes,

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monoskd import __version__
-from monoskd.errors import InputError
-from monoskd.files import check_report, write_atomically
+from monoskd.errors import InputError, first_line
+from monoskd.files import check_output, write_atomically
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference.inputs import NetworkInput
 from monoskd.inference.onnx_precision import in_half, in_int8, no_advice
@@ -35,7 +35,6 @@ from monoskd.inference.onnx_predictor import (
     graph_inputs,
 )
 from monoskd.inference.onnx_seal import sealed
-from monoskd.inference.predictor import Predictor
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.weights import describe_model, load_model
 from monoskd.revision import commit
@@ -87,16 +86,14 @@ def export(
     Raises InputError where the extra is missing, for a name that does not end in .onnx, and for a detector that has no
     `candidates`.
     """
-    if out.suffix.lower() != ".onnx":
-        raise InputError(f"{out}: expected a name that ends in .onnx, got {out.name}: change `--out`")
     if (precision == "int8") != (data is not None):
         got = "none" if data is None else f"{data} for {precision}"
         raise InputError(f"--data: expected a data set to calibrate int8 with, got {got}: give both or neither")
-    check_report(out, suffix=".onnx")
+    check_output(out, suffix=".onnx")
     check_extra("onnx", "onnxscript", "onnxruntime")
     detector, header = load_model(model), describe_model(model)
     description = replace(_describe(detector, header, licence=licence), precision=precision)
-    frames = [] if data is None else list(calibration(Predictor(detector).input, data))
+    frames = [] if data is None else list(calibration(NetworkInput.of(detector), data))
     graph = graph_of(detector)
     if precision == "float16":
         graph = in_half(graph)
@@ -172,10 +169,10 @@ def check_batch_is_free(model: Any) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what is behind an error."""
+    """What is behind an error, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return first_line(error)
 
 
 def _without_traces(model: Any) -> Any:

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
@@ -31,6 +31,16 @@ class NetworkInput:
     input_focal_px: float | None
     published_input: bool
     fit: Fit = "focal"
+
+    def __post_init__(self) -> None:
+        if self.fit not in get_args(Fit):
+            raise InputError(f"fit: expected focal or size, got {self.fit!r}: choose one")
+
+    @classmethod
+    def of(cls, network: Any, *, fit: Fit = "focal") -> Self:
+        """What a `Detector`, or an exported one's description, takes."""
+        takes = {field.name: getattr(network, field.name) for field in fields(cls) if field.name != "fit"}
+        return cls(**takes, fit=fit)
 
     @property
     def published(self) -> PublishedData:
@@ -77,12 +87,6 @@ def by_size(views: Sequence[Any], look: Callable[[Sequence[Any]], Sequence[T]]) 
         rows = [row for row, view in enumerate(views) if view.letterbox.size == size]
         seen |= dict(zip(rows, look([views[row] for row in rows]), strict=True))
     return [seen[row] for row in range(len(views))]
-
-
-def check_fit(fit: Any) -> None:
-    """Raise InputError for no way to bring a picture to a network."""
-    if fit not in get_args(Fit):
-        raise InputError(f"fit: expected focal or size, got {fit!r}: choose one")
 
 
 def check_image(image: Any) -> None:

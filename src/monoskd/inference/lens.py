@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.frames import MEAN_COLOUR
+from monoskd.frames import MEAN_COLOUR, Pixels
 from monoskd.geometry.camera import Camera
 
 FloatArray = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
 
 _STEEPEST = 2.5  # x / z and y / z of the widest rays that are rectified: 68 degrees off the axis
 _AHEAD = 0.1  # z of the unit vectors of the rays that count as ahead
@@ -37,6 +36,11 @@ def level_rotation(*, pitch_deg: float, roll_deg: float) -> FloatArray:
     about_x = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
     about_z = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
     return np.asarray(about_x @ about_z, np.float64)
+
+
+def _is_ahead(rays: FloatArray) -> NDArray[np.bool_]:
+    """Which directions n x 3, of any length, look ahead; NaN does not."""
+    return np.asarray(rays[:, 2] > _AHEAD * np.linalg.norm(rays, axis=1), np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,7 @@ class Lens:
     def pixels(self, rays: Any) -> FloatArray:
         """Pixels n x 2 of directions n x 3 in its own frame; NaN behind it and where the lens model does not hold."""
         rays = np.asarray(rays, np.float64)
-        ahead = rays[:, 2] > _AHEAD * np.linalg.norm(rays, axis=1)
+        ahead = _is_ahead(rays)
         flat = np.where(ahead[:, None], rays[:, :2] / np.where(ahead, rays[:, 2], 1)[:, None], 0)
         bent, K = self._bend(flat), np.asarray(self.pinhole.P)
         holds = ahead & self._is_unfolded(flat, bent)
@@ -131,7 +135,7 @@ class Rectified:
         """As much as the lens sees, at the focal length that it has."""
         u, v = np.linspace(0, lens.width, _GRID), np.linspace(0, lens.height, _GRID)
         rays = lens.rays(np.stack(np.meshgrid(u, v), -1).reshape(-1, 2)) @ lens.rotation.T
-        rays = rays[rays[:, 2] > _AHEAD]
+        rays = rays[_is_ahead(rays)]
         if not len(rays):
             raise InputError(
                 f"{lens.source}: expected a camera that looks ahead through a lens of OpenCV's model, got no "

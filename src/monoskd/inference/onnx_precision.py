@@ -94,11 +94,12 @@ def in_int8(model: Any, calibration: Iterable[Inputs]) -> Any:
 @contextmanager
 def no_advice() -> Iterator[None]:
     """Silence what exporter and onnxruntime advise each other: to preprocess the graph, what they do not fold."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable  # the caller's own
+    logging.disable(max(before, logging.WARNING))
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def _last_layers(graph: Any) -> list[str]:

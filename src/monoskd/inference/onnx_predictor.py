@@ -6,7 +6,7 @@ The file's metadata, `monoskd`, says in JSON what the network takes and finds (d
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.data.transforms import View
-from monoskd.errors import InputError
+from monoskd.errors import InputError, first_line
 from monoskd.frames import DetectionArrays, Frame, Modality, score_worth_showing
 from monoskd.geometry.boxes import Boxes3D
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
-from monoskd.inference.inputs import Fit, NetworkInput, by_size, check_fit
+from monoskd.inference.inputs import Fit, NetworkInput, by_size
 from monoskd.inference.onnx_seal import check_seal
 
 SCHEMA = "monoskd/onnx/1"
@@ -75,19 +75,11 @@ class OnnxPredictor:
     """
 
     def __init__(self, model: str | Path, *, device: str = "cpu", fit: Fit = "focal") -> None:
-        check_fit(fit)
         self.session = _session(model, device)
         self.description = _description(self.session, model)
         self.fit = fit
         self.score = score_worth_showing(self.description.provenance)
-        self.input = NetworkInput(
-            fit=fit,
-            **{
-                field.name: getattr(self.description, field.name)
-                for field in fields(NetworkInput)
-                if field.name != "fit"
-            },
-        )
+        self.input = NetworkInput.of(self.description, fit=fit)
 
     @property
     def modality(self) -> Modality:
@@ -160,15 +152,13 @@ def _session(model: str | Path, device: str) -> Any:
     options.log_severity_level = _ERRORS_ONLY
     threads = os.environ.get("OMP_NUM_THREADS", "")  # as torch; without it one for each core
     options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
+    providers = _providers(str(device), runtime)
     try:
-        return runtime.InferenceSession(str(model), options, providers=_providers(str(device), runtime))
-    except InputError:
-        raise
+        return runtime.InferenceSession(str(model), options, providers=providers)
     except Exception as error:  # onnxruntime has a dozen kinds, which have no other ancestor
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{model}: expected an ONNX file that onnxruntime {runtime.__version__} can run, got '{reason:.200}': it "
-            "is damaged or of another format, export it again"
+            f"{model}: expected an ONNX file that onnxruntime {runtime.__version__} can run, got "
+            f"'{first_line(error):.200}': it is damaged or of another format, export it again"
         ) from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import MOST_BYTES, check_report, read_json, write_atomically, write_json
+from monoskd.files import MOST_BYTES, check_output, read_json, write_atomically, write_json
 from monoskd.inference.draw import Bend, draw_scene, scene_size
 from monoskd.inference.lens import Lens
 from monoskd.inference.pictures import Picture, count_frames, quiet_opencv
@@ -101,9 +101,7 @@ class Film:
     """An MP4 file of drawings, which takes its name when it is closed."""
 
     def __init__(self, path: Path, frames_a_second: float) -> None:
-        check_report(path, suffix=".mp4")
-        if path.suffix.lower() != ".mp4":
-            raise InputError(f"--video: expected a name that ends in .mp4, got {path.name}: change it")
+        check_output(path, suffix=".mp4")
         self.path, self.rate = path, frames_a_second
         self.partial = path.with_name(f".{path.stem[:100]}.partial.mp4")
         self.shape: tuple[int, ...] | None = None

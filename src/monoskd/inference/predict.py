@@ -60,8 +60,8 @@ def predict_source(
     Writes `out/kitti/<stem>.txt` and `out/detections.json`, with `draw` also `out/drawn/<stem>.jpg` (the boxes on the
     picture and from above), with `video` an MP4 of these drawings, with `rerun` a recording for the Rerun viewer.
     score: least score, by default the predictor's. batch_size: pictures that go through the network together. What was
-    done before an interruption stays. progress: called with (done, total), total 0 if unknown; report: called with what
-    was done, also before an error.
+    done before an interruption stays. progress: called with (done or broken, total), total 0 if unknown; report: called
+    with what was done, also before an error.
 
     Raises InputError where files that are read would be written over, and at the end, once all others are done, for
     pictures that cannot be read or have no camera.
@@ -69,7 +69,7 @@ def predict_source(
     check_pictures_suffice(predictor)
     score = predictor.score if score is None else score
     pictures = open_source(source)
-    check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=video)
+    check_apart(out, [*pictures.files, *cameras.files], video=video)
     broken: list[str] = []
     exif: dict[str, None] = {}
     images, detections, start = 0, 0, time.perf_counter()
@@ -78,7 +78,7 @@ def predict_source(
         Outputs(out, draw=draw, video=video, frames_a_second=pictures.frames_a_second) as outputs,
         closing(recording) if recording else nullcontext(),
     ):
-        for group in _groups(read_ahead(pictures.items, most=2 * batch_size), batch_size):
+        for group in groups(read_ahead(pictures.items, most=2 * batch_size), batch_size):
             pairs = []
             for item in group:
                 try:
@@ -94,7 +94,7 @@ def predict_source(
                 images, detections = images + 1, detections + len(prediction.objects)
                 if prediction.lens.exif is not None:
                     exif[prediction.lens.exif] = None
-                progress(images, pictures.total)
+            progress(images + len(broken), pictures.total)
     earlier = len(outputs.entries) - images
     seconds = time.perf_counter() - start
     summary = Summary(images, detections, score, seconds, tuple(exif), earlier, len(pictures.left_out))
@@ -144,7 +144,8 @@ def _prediction(picture: Picture, lens: Lens, detections: DetectionRows) -> Pred
     return Prediction(picture, lens, objects, deviation)
 
 
-def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items, `size` at a time; the last group may have fewer."""
     iterator = iter(items)
     while group := list(islice(iterator, size)):
         yield group

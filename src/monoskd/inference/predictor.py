@@ -8,12 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from monoskd.data.samples import make_sample
-from monoskd.errors import InputError
+from monoskd.errors import InputError, first_line
 from monoskd.frames import Frame, Modality, score_worth_showing
 from monoskd.geometry.camera import Camera
 from monoskd.inference.inputs import Fit as Fit
-from monoskd.inference.inputs import NetworkInput, by_size, check_fit
-from monoskd.inference.inputs import check_image as check_image
+from monoskd.inference.inputs import NetworkInput, by_size
 from monoskd.models.weights import describe_model, load_model
 from monoskd.structures import Batch, Detections, Detector, Sample
 
@@ -30,7 +29,6 @@ class Predictor:
     """
 
     def __init__(self, model: str | Path | Detector, *, device: str | torch.device = "cpu", fit: Fit = "focal") -> None:
-        check_fit(fit)
         self.fit = fit
         self.device = usable_device(device)
         if isinstance(model, str | Path):
@@ -41,14 +39,7 @@ class Predictor:
             detector, provenance = model, None
         self.score = score_worth_showing(provenance)
         self.detector = detector.to(self.device).eval()
-        self.input = NetworkInput(
-            modality=detector.modality,
-            input_size=detector.input_size,
-            input_multiple=detector.input_multiple,
-            input_focal_px=detector.input_focal_px,
-            published_input=detector.published_input,
-            fit=fit,
-        )
+        self.input = NetworkInput.of(detector, fit=fit)
 
     @property
     def modality(self) -> Modality:
@@ -92,5 +83,6 @@ def usable_device(device: str | torch.device) -> torch.device:
         there.item()  # `meta` holds no numbers
         return there.device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device: expected one that this machine has, such as cpu, got {device}: {reason}") from error
+        raise InputError(
+            f"device: expected one that this machine has, such as cpu, got {device}: {first_line(error)}"
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from monoskd.errors import InputError
-from monoskd.files import check_report
+from monoskd.files import check_output
 from monoskd.inference.canvas import class_colour
 from monoskd.inference.outputs import Prediction
 
@@ -26,9 +26,7 @@ class RerunFile:
     """
 
     def __init__(self, path: Path) -> None:
-        check_report(path, suffix=".rrd")
-        if path.suffix.lower() != ".rrd":
-            raise InputError(f"--rerun: expected a name that ends in .rrd, got {path.name}: change it")
+        check_output(path, suffix=".rrd")
         try:
             self._rerun: Any = import_module("rerun")
         except ImportError as error:

@@ -4,19 +4,18 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monoskd.errors import InputError
-from monoskd.files import atomic_path, check_report
+from monoskd.files import atomic_path, check_output
 from monoskd.frames import AnyPredictor
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.pictures import Picture, read_ahead, read_picture
-from monoskd.inference.predict import check_pictures_suffice, predict_pictures, with_lens
+from monoskd.inference.predict import check_pictures_suffice, groups, predict_pictures, with_lens
 from monoskd.kitti.io import format_objects, parse_objects, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.objects import Objects
@@ -61,9 +60,7 @@ def write_submission(
     Raises InputError before any prediction for a name that does not end in .zip, for a depth network, for one whose
     classes the server does not know, and where pictures or calibrations are missing.
     """
-    if out.suffix.lower() != ".zip":
-        raise InputError(f"{out}: expected a name that ends in .zip, got {out.name}: change `--out`")
-    check_report(out, suffix=".zip")
+    check_output(out, suffix=".zip")
     _check_detector(predictor)
     layout = KittiLayout(root, "testing")
     frames = testing_frames(layout)
@@ -188,9 +185,8 @@ def _detections(
     def read(name: str) -> tuple[Picture, Lens]:
         return with_lens(read_picture(layout.image(name)), cameras)
 
-    pairs = read_ahead(map(read, frames), most=2 * batch_size)
-    for _ in range(0, len(frames), batch_size):
-        for prediction in predict_pictures(predictor, list(islice(pairs, batch_size)), score=score):
+    for pairs in groups(read_ahead(map(read, frames), most=2 * batch_size), batch_size):
+        for prediction in predict_pictures(predictor, pairs, score=score):
             yield prediction.picture.stem, prediction.objects
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from monoskd.errors import InputError
 from monoskd.files import finite_number, read_text, write_atomically, write_text
-from monoskd.geometry.camera import Camera
+from monoskd.geometry.camera import Camera, is_rectified
 from monoskd.images import read_pixels
 from monoskd.kitti.labels import OBJECT_FIELDS as OBJECT_FIELDS
 from monoskd.kitti.labels import format_objects as format_objects
@@ -31,7 +31,6 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 DEPTH_SCALE = 256  # a depth map stores metres * 256
 MAX_DEPTH_M = 65535 / DEPTH_SCALE
-_LEAST_SKEW = 1e-3  # of a camera that is not rectified, in pixels
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------
@@ -89,24 +88,17 @@ def read_calibration(path: str | Path, *, require: Sequence[str] = ()) -> Calibr
             if key in matrices:
                 raise InputError(f"{path}, line {number}: expected {key} once, got it again: remove one")
             matrices[key] = parse_matrix(words[1:], shape=_MATRIX_SHAPES[key], where=f"{path}, line {number}, {key}")
-            if key == "P2":
-                _check_camera(matrices[key], where=f"{path}, line {number}, P2")
+            if key == "P2" and not is_rectified(matrices[key]):
+                raise InputError(
+                    f"{path}, line {number}, P2: expected a rectified camera (fu 0 cu p03, 0 fv cv p13, 0 0 1 p23 with "
+                    f"fu, fv > 0), got {' '.join(f'{value:g}' for value in matrices[key].ravel())}: correct the line"
+                )
     missing = [key for key in dict.fromkeys(("P2", *require)) if key not in matrices]
     if missing:
         found = ", ".join(matrices) or "no matrix"
         size = int(np.prod(_MATRIX_SHAPES[missing[0]]))
         raise InputError(f"{path}: expected a line '{missing[0]}: <{size} numbers>', got {found}: add it")
     return Calibration(**matrices)
-
-
-def _check_camera(P: FloatArray, *, where: str) -> None:
-    """Raise unless the projection has no skew and a third row of 0 0 1 p23, which all code here relies on."""
-    focal_px, others = P[[0, 1], [0, 1]], np.array([P[0, 1], P[1, 0], *P[2, :3]])
-    if not ((focal_px > 0).all() and np.allclose(others, [0, 0, 0, 0, 1], atol=_LEAST_SKEW)):
-        raise InputError(
-            f"{where}: expected a rectified camera (fu 0 cu p03, 0 fv cv p13, 0 0 1 p23 with fu, fv > 0), got "
-            f"{' '.join(f'{value:g}' for value in P.ravel())}: correct the line"
-        )
 
 
 def parse_matrix(words: Sequence[str], *, shape: tuple[int, int], where: str) -> FloatArray:

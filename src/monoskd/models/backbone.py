@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monoskd.errors import InputError
+from monoskd.errors import InputError, first_line
 from monoskd.models.checkpoints import read_checkpoint
 
 STRIDES = (4, 8, 16, 32)
@@ -99,7 +99,7 @@ def _timm_features(
         if pretrained is not True:
             raise
         raise InputError(
-            f"backbone weights of {name}: expected timm to download them, got: {str(error).strip().splitlines()[0]}; "
+            f"backbone weights of {name}: expected timm to download them, got: {first_line(error)}; "
             "give a local file (`pretrained: FILE`) or start from scratch (`pretrained: false`)"
         ) from error
     return net

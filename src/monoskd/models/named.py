@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from monoskd.errors import InputError
+from monoskd.errors import InputError, first_line
 from monoskd.structures import Detector
 
 _PACKAGE = "monoskd"
@@ -144,4 +144,4 @@ def _imported(module: str) -> Any:
     try:
         return import_module(module)
     except Exception as error:  # a module's own code may raise anything
-        raise InputError(next(iter(str(error).splitlines()), type(error).__name__)) from error
+        raise InputError(first_line(error)) from error

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from monoskd import __version__
-from monoskd.errors import InputError
+from monoskd.errors import InputError, first_line
 from monoskd.files import write_atomically
 from monoskd.models.bounds import MisfitError, built, check_settings
 from monoskd.models.named import detector_class
@@ -169,7 +169,7 @@ def _built(description: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], p
     except MisfitError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # a constructor says in any way it likes that it cannot work with these values
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:_LONGEST_REASON]
+        reason = first_line(error)[:_LONGEST_REASON]
         raise InputError(
             f"{path}: expected a config that {cls.__name__} can be built from, got one where {reason}; the file is "
             "damaged or of another version"

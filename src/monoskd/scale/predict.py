@@ -68,7 +68,7 @@ def predict_on_ray(
     pictures = open_source(source)
     if pictures.total != len(pictures.files) or not pictures.files:
         raise InputError(f"{source}: expected pictures with names that differ, got a video or two of one name")
-    check_apart(out, [*pictures.files, *(path for path in (cameras.calibration, cameras.file) if path)], video=None)
+    check_apart(out, [*pictures.files, *cameras.files], video=None)
     folder, start = out / PROGRESS, time.perf_counter()
     cameras = replace(cameras, calibration=_absolute(cameras.calibration), file=_absolute(cameras.file))
     entries = _begin(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeVar
 
-from monoskd.errors import InputError
+from monoskd.errors import InputError, first_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,10 +77,9 @@ def _cluster(address: str) -> Iterator[Any]:
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"--ray: expected the address of a running Ray cluster, `auto` or `local`, got {address!r} ({reason}): "
-            "start one with `ray start --head`"
+            f"--ray: expected the address of a running Ray cluster, `auto` or `local`, got {address!r} "
+            f"({first_line(error)}): start one with `ray start --head`"
         ) from error
     try:
         yield ray

@@ -21,6 +21,7 @@ from monoskd.serve.request import RefusedError, body_schema, drain, read_questio
 from monoskd.serve.worker import Worker
 
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_RETRY = {"Retry-After": "10"}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
     for status, description in {
@@ -79,12 +80,10 @@ def _add_predict(app: FastAPI, line: Line, limits: Limits) -> None:
         except ClientDisconnect:
             answer = None
         except asyncio.CancelledError:
-            return _problem(
-                503, "server: expected to answer, but it is being stopped: ask again", {"Retry-After": "10"}
-            )
+            return _problem(503, "server: expected to answer, but it is being stopped: ask again", _RETRY)
         if answer is None:
             return Response(status_code=499)  # nobody reads it
-        headers = {"Retry-After": "10"} if answer.status == 503 else {}
+        headers = _RETRY if answer.status == 503 else {}
         return Response(answer.body, answer.status, headers, media_type="application/json")
 
 

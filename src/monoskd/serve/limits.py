@@ -8,8 +8,8 @@ class Limits:
     """The limits of a server.
 
     upload_bytes: of a request; pixels: of a picture; least_side_px: of its shorter side, as a very long picture needs a
-    very long network input. upload_s: until a request has arrived; answer_s: until a picture is predicted; waiting:
-    requests that may be there at a time.
+    very long network input. upload_s: until a request has arrived; answer_s: until a picture is predicted; requests:
+    that may be there at a time.
     """
 
     upload_bytes: int = 20 * 2**20
@@ -17,4 +17,4 @@ class Limits:
     least_side_px: int = 32
     upload_s: float = 30.0
     answer_s: float = 60.0
-    waiting: int = 32
+    requests: int = 32

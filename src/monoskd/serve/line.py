@@ -56,7 +56,7 @@ class Line:
     @contextmanager
     def place(self) -> Iterator[None]:
         """A place in the house for one request, before its body is read. Raises FullError where there is none."""
-        if self.requests >= self.limits.waiting:
+        if self.requests >= self.limits.requests:
             seconds = self.seconds * self.requests / max(len(self.workers), 1)
             raise FullError(requests=self.requests, retry_after_s=min(max(math.ceil(seconds), 1), 3600))
         self.requests += 1

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+
+from monoskd.inference.inputs import Fit
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Model:
 
     path: Path
     device: str = "cpu"
-    fit: Literal["focal", "size"] = "focal"
+    fit: Fit = "focal"
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,15 @@ from collections.abc import AsyncGenerator
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from monoskd.files import as_number, is_whole_number
+from monoskd.geometry.camera import is_rectified
+from monoskd.inference.cameras import LEAST_HFOV_DEG, LONGEST_FOCAL_PX, MOST_HFOV_DEG, MOST_TILT_DEG
 from monoskd.serve.limits import Limits
 from monoskd.serve.question import Question
 
@@ -32,16 +35,25 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    focal_px: float | None = Field(None, ge=1, le=1e6, description="focal length [px]")
-    hfov_deg: float | None = Field(None, ge=1, le=179, description="or the horizontal field of view [degrees]")
+    focal_px: float | None = Field(None, ge=1, le=LONGEST_FOCAL_PX, description="focal length [px]")
+    hfov_deg: float | None = Field(
+        None, ge=LEAST_HFOV_DEG, le=MOST_HFOV_DEG, description="or the horizontal field of view [degrees]"
+    )
     projection: str | None = Field(
         None, max_length=1000, description="or the 12 numbers of a 3 x 4 projection, row by row, as KITTI's P2"
     )
     assumed_hfov_deg: float | None = Field(
-        None, ge=1, le=179, description="field of view where none of these is given and EXIF names none"
+        None,
+        ge=LEAST_HFOV_DEG,
+        le=MOST_HFOV_DEG,
+        description="field of view where none of these is given and EXIF names none",
     )
-    pitch_deg: float = Field(0.0, ge=-60, le=60, description="how far the camera looks down [degrees]")
-    roll_deg: float = Field(0.0, ge=-60, le=60, description="how far it is turned clockwise [degrees]")
+    pitch_deg: float = Field(
+        0.0, ge=-MOST_TILT_DEG, le=MOST_TILT_DEG, description="how far the camera looks down [degrees]"
+    )
+    roll_deg: float = Field(
+        0.0, ge=-MOST_TILT_DEG, le=MOST_TILT_DEG, description="how far it is turned clockwise [degrees]"
+    )
     score: float | None = Field(None, ge=0, le=1, description="least score; by default the model's, see `GET /about`")
     ticket: str = Field("", pattern="^[A-Za-z0-9-]{0,64}$", description="a name for `GET /line/{ticket}`")
 
@@ -118,7 +130,7 @@ def _projection(text: str) -> tuple[float, ...]:
     numbers = tuple(as_number(word) for word in text.replace(",", " ").split())
     if len(numbers) != 12 or not all(abs(number) < 1e6 for number in numbers):
         raise RefusedError(422, f"projection: expected 12 numbers below 1e6, got '{text[:40]}': correct it")
-    if min(numbers[0], numbers[5]) < 1 or (numbers[1], numbers[4], *numbers[8:11]) != (0, 0, 0, 0, 1):
+    if min(numbers[0], numbers[5]) < 1 or not is_rectified(np.array(numbers).reshape(3, 4)):
         raise RefusedError(
             422, "projection: expected fx 0 cx x 0 fy cy y 0 0 1 z with focal lengths of at least 1 px: correct it"
         )
