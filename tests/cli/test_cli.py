@@ -323,6 +323,17 @@ exit(main())"""
     assert done.stderr == "interrupted; what was done is kept\n"
 
 
+def test_a_run_folder_that_was_moved_goes_on_where_it_is(here: Path, recwarn: pytest.WarningsRecorder) -> None:
+    write_run_config()
+    assert main(["train", "run.yaml", "--epochs", "1"]) == 0
+    Path("run").rename("moved")
+    assert main(["train", "moved/config.yaml", "--resume", "moved", "--epochs", "2"]) == 0
+    assert not Path("run").exists()
+    assert json.loads(Path("moved/manifest.json").read_text())["epochs"] == 2
+    assert "out: moved\n" in Path("moved/config.yaml").read_text()
+    assert not [warning for warning in recwarn if "dirpath" in str(warning.message)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("workers", [0, 2])

@@ -376,6 +376,13 @@ def test_any_flipped_bit_is_found(foreign: Path, tmp_path: Path) -> None:
             check_seal(path)
 
 
+def test_a_huge_sparse_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "huge.onnx").open("wb") as file:
+        file.truncate(3 * 2**30)
+    with pytest.raises(InputError, match=r"huge\.onnx: expected a file of at most 2048 MiB, got 3072 MiB"):
+        check_seal(tmp_path / "huge.onnx")
+
+
 def test_a_changed_file_is_not_run_until_it_is_sealed_again(pair: Exported, tmp_path: Path) -> None:
     graph, path = onnx.load(pair.graph), tmp_path / "changed.onnx"
     (seal,) = (entry for entry in graph.metadata_props if entry.key == "monoskd_sha256")

@@ -10,7 +10,7 @@ from PIL import Image
 from monoskd.errors import InputError
 from monoskd.kitti.io import read_calibration, read_image, read_split, write_split, write_velodyne
 from monoskd.kitti.layout import KittiLayout
-from monoskd.kitti.leakage import check_copies, check_unlabelled, read_drives
+from monoskd.kitti.leakage import check_copies, check_unlabelled, copies, read_drives
 from monoskd.kitti.prepare import prepare
 from monoskd.kitti.raw import prepare_raw, read_raw_calibration
 
@@ -275,6 +275,14 @@ def test_a_labelled_copy_of_a_validation_frame_is_refused_by_its_content(layout)
     shutil.copy(layout.velodyne("000001"), layout.velodyne("elsewhere"))
     with pytest.raises(InputError, match=r"train\.txt: expected no copy of a frame of val, got elsewhere, which sh"):
         check_copies(layout, train="train", val="val")
+
+
+def test_a_label_that_is_too_large_is_not_read_to_compare_it(layout):
+    layout.label("000001").parent.mkdir(parents=True, exist_ok=True)
+    with layout.label("000001").open("wb") as file:
+        file.truncate(2 * 2**30)  # sparse
+    with pytest.raises(InputError, match=r"000001\.txt: expected a file of at most 64 MiB, got 2048 MiB"):
+        copies(layout, ["000001"], validation=["000000"])
 
 
 # --- called again ---

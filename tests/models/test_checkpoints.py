@@ -1,5 +1,6 @@
 """What a checkpoint of others may hold beside tensors."""
 
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from monoskd.errors import InputError
-from monoskd.models.checkpoints import read_checkpoint
+from monoskd.models.checkpoints import check_seal, read_checkpoint, sealed
 
 NUMBERS = [np.float64(20.5), np.float32(0.5), np.int64(-3), np.bool_(True), np.dtype(">f4").type(2)]
 
@@ -36,3 +37,21 @@ def test_nothing_else_of_numpy_is_read(value: object, asked: str, tmp_path: Path
     torch.save({"value": value}, tmp_path / "wrong.pth")
     with pytest.raises(InputError, match=f"a pickle that asks for .*{asked}; refused"):
         read_checkpoint(tmp_path / "wrong.pth")
+
+
+def test_a_seal_is_checked_without_the_file_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.ckpt"
+    path.write_bytes(sealed(bytes(2**25)))
+    tracemalloc.start()
+    check_seal(path)
+    with path.open("r+b") as file:
+        file.seek(2**24)
+        file.write(b"x")
+    with pytest.raises(InputError, match=r"large\.ckpt: .* its checksum differs"):
+        check_seal(path)
+    with path.open("r+b") as file:
+        file.truncate(3 * 2**30)  # sparse: read to the end it would take seconds
+    with pytest.raises(InputError, match="its checksum differs"):
+        check_seal(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()

@@ -40,8 +40,12 @@ def run(options: argparse.Namespace) -> None:
         from monoskd.engine.check import process_number
         from monoskd.engine.load import load_config
         from monoskd.engine.run import train
+        from monoskd.engine.run_folder import CONFIG
 
-        loaded = load_config(options.config, options.overrides)
+        overrides = options.overrides
+        if options.resume is not None and options.config.resolve() == (options.resume / CONFIG).resolve():
+            overrides = ["--out", str(options.resume), *overrides]  # the run goes on where it is, also once moved
+        loaded = load_config(options.config, overrides)
         folder = train(loaded, resume=options.resume, on_start=timer.cancel)
     finally:
         timer.cancel()

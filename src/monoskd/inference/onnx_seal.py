@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from monoskd.errors import InputError
+from monoskd.files import read_bytes
 
 SEAL = "monoskd_sha256"  # the key in the file's metadata
 UNSEALED = "0" * 64  # stands in the file while its checksum is computed
+_MOST_BYTES = 2**31  # a protobuf cannot be larger
 _OURS = b"monoskd"  # in several places of every exported file, so that no changed bit makes it another's
 _ENTRY = re.compile(SEAL.encode() + rb"\x12\x40([0-9a-f]{64})")  # in a protobuf: the tag and the length of the value
 
@@ -26,7 +28,7 @@ def sealed(graph: Any) -> bytes:
 
 def check_seal(model: str | Path) -> None:
     """Raise InputError where a file of ours is not, bit by bit, what was exported; one without a checksum is not."""
-    content = Path(model).read_bytes()
+    content = read_bytes(model, at_most=_MOST_BYTES)
     if _OURS not in content:
         return
     start, end = _place(content)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from monoskd.errors import InputError
-from monoskd.files import read_bytes, read_json, read_text, write_json
+from monoskd.files import MOST_TEXT_BYTES, read_bytes, read_json, read_text, write_json
 from monoskd.kitti.io import read_image, read_split
 from monoskd.kitti.layout import UNLABELLED, KittiLayout, is_kitti_number
 
@@ -158,7 +158,7 @@ class Fingerprints:
     def _label(self, frame: str) -> bytes:
         """The lines of a label, however they are ordered, spaced, ended and spelt."""
         path = self._layout.label(frame)
-        content = read_bytes(path).removeprefix(BOM_UTF8).lower() if path.is_file() else b""
+        content = read_bytes(path, at_most=MOST_TEXT_BYTES).removeprefix(BOM_UTF8).lower() if path.is_file() else b""
         return b"\n".join(sorted(b" ".join(line.split()) for line in content.splitlines() if line.strip()))
 
     def _picture(self, path: Path) -> bytes:

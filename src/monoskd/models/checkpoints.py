@@ -1,12 +1,13 @@
 """Reading files of tensors that others wrote, without running what they say."""
 
 import hashlib
+import os
 import pickle
 import re
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ _DAMAGED = (
 # A sealed checkpoint ends with a comment of the zip archive: the SHA-256 of all bytes before it.
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
+_CHUNK_BYTES = 2**20
 _ZIP_END, _ZIP_END_BYTES = b"PK\x05\x06", 22  # its last two bytes are the length of the comment
 
 
@@ -108,17 +110,30 @@ def check_seal(path: Path) -> None:
     Those of earlier versions have no seal: they end with the archive itself, which announces no comment, and its own
     checksums are compared.
     """
-    content = path.read_bytes()
-    if content[-_SEAL_BYTES : len(_SEAL) - _SEAL_BYTES] == _SEAL:
-        whole = hashlib.sha256(content[:-_SEAL_BYTES]).hexdigest().encode() == content[-64:]
-    else:
-        end = content[-_ZIP_END_BYTES:]
-        whole = end.startswith(_ZIP_END) and end.endswith(b"\0\0") and _members_are_whole(path)
+    with path.open("rb") as file:
+        sealed_bytes = max(file.seek(0, os.SEEK_END) - _SEAL_BYTES, 0)
+        file.seek(sealed_bytes)
+        end = file.read()
+        if end.startswith(_SEAL):
+            whole = _SEAL + _digest(file, sealed_bytes).encode() == end
+        else:
+            end = end[-_ZIP_END_BYTES:]
+            whole = end.startswith(_ZIP_END) and end.endswith(b"\0\0") and _members_are_whole(path)
     if not whole:
         raise InputError(
             f"{path}: expected a PyTorch checkpoint as it was written, got a damaged file: its checksum differs; "
             "restore it from a copy, or train anew in another `--out`"
         )
+
+
+def _digest(file: BinaryIO, size: int) -> str:
+    """The SHA-256 of the first `size` bytes, read piece by piece."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while chunk := file.read(min(size, _CHUNK_BYTES)):
+        digest.update(chunk)
+        size -= len(chunk)
+    return digest.hexdigest()
 
 
 def _members_are_whole(path: Path) -> bool:
