@@ -190,6 +190,11 @@ class HeadLoss(nn.Module):
 
     def parts(self, *, student: DetectorOutput, teacher: DetectorOutput, targets: CellTargets) -> dict[str, Tensor]:
         """The scalars of the table above by name; zero where there is nothing to compare."""
+        if type(teacher) is not type(student):
+            raise InputError(
+                f"HeadLoss: expected a teacher of the student's kind, whose heads say the same, got "
+                f"{type(teacher).__name__}: compare features, or use ResponseLoss"
+            )
         s, t = (at_objects(output.heads, targets) for output in (student, teacher))
         t = {name: value.detach() for name, value in t.items()}
         parts = {

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,10 +22,10 @@ from monoskd.models.heads import depth_m, mean
 from monoskd.models.heatmap import Peaks, at_cells, peaks
 from monoskd.models.monodle import MonoDLE, MonoDLEConfig
 from monoskd.models.monodle.losses import task_losses
-from monoskd.models.monodle.structures import MonoDLETargets
+from monoskd.models.monodle.structures import MonoDLETargets, Quirk
 from monoskd.models.monodle.teaching import HeadLoss, ResponseLoss
 from monoskd.objects import Objects
-from monoskd.structures import Batch, Frame, Sample
+from monoskd.structures import Batch, DetectorOutput, Frame, PublishedData, Sample
 
 SIZE = (640, 192)
 SMALL = MonoDLEConfig(
@@ -199,6 +200,8 @@ def test_teaching_terms_are_zero_for_equal_networks_and_positive_otherwise(detec
     right = perfect(batch.targets)
     wrong = replace(right, heads={name: head + 0.5 for name, head in right.heads.items()})
     assert HeadLoss()(student=right, teacher=right, targets=batch.targets).item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(InputError, match=r"HeadLoss: expected a teacher of the student's kind, .* got DetectorOutput"):
+        HeadLoss()(student=wrong, teacher=DetectorOutput({}, right.heads), targets=batch.targets)
     parts = HeadLoss().parts(student=wrong, teacher=right, targets=batch.targets)
     assert all(part.item() > 0 for part in parts.values())
     assert ResponseLoss()(student=wrong, targets=batch.targets).item() == 0  # every frame has labels
@@ -219,6 +222,50 @@ def test_every_quirk_changes_what_it_says() -> None:
     with torch.inference_mode():
         raw = quirky["small_start"](views).heads["depth"] / quirky["small_start"].magnification(views)
     torch.testing.assert_close(raw, torch.ones_like(raw), rtol=0.05, atol=0.05)
+
+
+OF_QUIRK = {
+    "label_alpha": {"heading"},
+    "uncropped_3d": {"has_3d"},
+    "lens_blind_depth": {"magnification"},
+    "absolute_sizes": {"mean_size"},
+    "clamped_heat": {"heat"},
+    "unbounded_score": {"scores"},
+    "negative_sizes": {"count"},
+    "small_start": {"start"},
+}
+
+
+def seen_of(detector: MonoDLE) -> dict[str, list[float]]:
+    """What each quirk is seen by."""
+    labels = objects()
+    frame = Frame(np.zeros((375, 1242, 3), np.uint8), Camera.from_focal(700.0, width=1242, height=375), objects=labels)
+    frame = replace(frame, objects=replace(labels, alpha=labels.alpha + 0.1))
+    draw, maker = Draw(scale=0.9), detector.target_maker(published=PublishedData.all())
+    batch = Batch.collate(
+        [make_sample("", frame, draw=draw, input_size=SIZE, targets=maker, published=PublishedData.all())]
+    )
+    views, targets = batch.views("rgb"), batch.targets
+    said = perfect(targets)
+    negative = replace(said, heads=said.heads | {"size_3d": said.heads["size_3d"] - 9})
+    found = detector.decode(said, views)[0]
+    seen = {
+        "heading": targets.heading_residual,
+        "has_3d": targets.has_3d.float(),
+        "magnification": detector.magnification(views),
+        "mean_size": targets.mean_size.flatten(),
+        "heat": detector.loss(said, targets)["heatmap"][None],
+        "scores": found.scores,
+        "count": torch.tensor([float(len(detector.decode(negative, views)[0]))]),
+        "start": detector.heads.depth[-1].bias,  # type: ignore[union-attr]
+    }
+    return {name: value.detach().tolist() for name, value in seen.items()}
+
+
+@pytest.mark.parametrize("quirk", get_args(Quirk))
+def test_a_quirk_changes_its_own_and_nothing_else(quirk: Quirk) -> None:
+    plain, quirky = (seen_of(MonoDLE(replace(SMALL, quirks=quirks))) for quirks in ((), (quirk,)))
+    assert {name for name in plain if plain[name] != quirky[name]} == OF_QUIRK[quirk]
 
 
 def test_confidence_stays_below_one_unless_as_published(detector: MonoDLE) -> None:

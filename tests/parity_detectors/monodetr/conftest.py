@@ -55,4 +55,11 @@ def batch_of(
     exact_sample: Callable[[str, str, tuple[Sample, Arrays]], Sample], samples: dict[str, tuple[Sample, Arrays]]
 ) -> Callable[[Any], Batch]:
     """`batch_of(frames)`: our samples as a batch, with exactly the pictures that the original saw."""
-    return lambda frames: Batch.collate([exact_sample("monodetr", str(name), samples[str(name)]) for name in frames])
+
+    def batch(frames: Any) -> Batch:
+        names = [str(name) if "_" in str(name) else f"{name}_plain" for name in frames]
+        if missing := [name for name in names if name not in samples]:
+            pytest.fail(f"no recorded targets of {', '.join(missing)}, which other recordings there are of")
+        return Batch.collate([exact_sample("monodetr", name, samples[name]) for name in names])
+
+    return batch

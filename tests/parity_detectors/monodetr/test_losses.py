@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from monoskd.models.monodetr import MonoDETR
-from monoskd.models.monodetr.losses import depth_map_loss, layer_losses, task_losses
+from monoskd.models.monodetr.heads import BoxScale
+from monoskd.models.monodetr.losses import WEIGHTS, depth_map_loss, layer_losses, task_losses
 from monoskd.models.monodetr.matching import match, matching_costs
+from monoskd.models.monodetr.published import published_name
 from monoskd.models.monodetr.structures import MonoDETROutput, MonoDETRTargets
 from monoskd.structures import Batch
 
@@ -63,7 +65,7 @@ def test_pairs_and_losses_of_given_outputs(
     recorded: Callable[[str], Arrays], batch_of: Callable[[object], Batch]
 ) -> None:
     arrays, said = recorded("losses_plain"), recorded("inference")
-    targets = batch_of(arrays["frames"].tolist()).targets
+    targets = batch_of(arrays["frames"]).targets
     layers = {"_0": given(said, "aux_0_"), "_1": given(said, "aux_1_"), "": given(said, "")}
     for suffix, heads in layers.items():
         pairs = match(heads, targets, groups=1)
@@ -81,7 +83,7 @@ def passed(
 
     @cache
     def run(case: str, mode: str) -> tuple[MonoDETR, MonoDETROutput, MonoDETRTargets]:
-        batch = batch_of(recorded(f"losses_{case}")["frames"].tolist())
+        batch = batch_of(recorded(f"losses_{case}")["frames"])
         detector = new_detector().train(mode == "train")
         with torch.set_grad_enabled(mode == "train"):
             output = detector(batch.views("rgb"))
@@ -114,6 +116,11 @@ def test_pairs_of_the_network(
             first = int((targets.image < image).sum())
             theirs = arrays[f"{mode}_match_{layer}_{image}"]
             np.testing.assert_array_equal(torch.stack([query[ours], row[ours] - first]), theirs, f"{layer} {image}")
+    if mode == "train":  # all queries, or every eleventh
+        for name, theirs in (("logits", "logits"), ("boxes", "boxes"), ("size_3d", "3d_dim")):
+            expected = arrays[f"train_pred_{theirs}"]
+            said = output.heads[name][:, :: output.heads[name].shape[1] // expected.shape[1]]
+            np.testing.assert_allclose(said, expected, rtol=0, atol=3e-4 * np.abs(expected).max(), err_msg=name)
     costs = matching_costs(output.heads, targets)
     for image in range(len(targets.labelled)):
         theirs = arrays[f"{mode}_cost_last_{image}"]
@@ -132,7 +139,8 @@ def test_losses_of_the_network(
 ) -> None:
     _, output, targets = passed(case, mode)
     arrays = recorded(f"losses_{case}")
-    cars = of_cars(targets, [samples[name][1] for name in arrays["frames"].tolist()])
+    frames = [name if "_" in name else f"{name}_plain" for name in arrays["frames"].tolist()]
+    cars = of_cars(targets, [samples[name][1] for name in frames])
     for prefix, chosen in ((mode, targets), (f"{mode}_car", cars)):
         count = len(chosen.image) * output.groups
         for suffix, heads in {"_0": output.earlier["0"], "_1": output.earlier["1"], "": output.heads}.items():
@@ -153,24 +161,54 @@ def test_gradients_of_the_network(
     recorded: Callable[[str], Arrays],
     passed: Callable[[str, str], tuple[MonoDETR, MonoDETROutput, MonoDETRTargets]],
 ) -> None:
-    from monoskd.models.monodetr.published import published_name
-
+    """By module; in single precision a small bias beside a large weight is mostly rounding."""
     detector, arrays = passed(case, "train")[0], recorded(f"losses_{case}")
-    theirs = dict(zip(arrays["grad_names"].tolist(), arrays["grad_norms"].tolist(), strict=True))
-    ours = {
+    ours = gradient_norms(detector)
+    assert set(arrays["grad_names"].tolist()) == set(ours)
+    modules = {name.removeprefix("train_grad_") for name in arrays if name.startswith("train_grad_")}
+    modules = {name for name in modules if not name.startswith(("first_", "last_")) and not name.endswith("_f64")}
+    assert len(modules) == 13
+    for module in modules:
+        of_module = [norm for name, norm in ours.items() if f"{name}.".startswith(f"{module}.")]
+        expected = float(arrays[f"train_grad_{module}"])
+        assert np.linalg.norm(of_module) == pytest.approx(expected, rel=1e-3), module
+
+
+@pytest.mark.slow
+def test_losses_and_all_gradients_of_the_network_in_double_precision(
+    new_detector: Callable[[], MonoDETR], recorded: Callable[[str], Arrays], batch_of: Callable[[object], Batch]
+) -> None:
+    arrays = recorded("losses_plain")
+    batch, detector = batch_of(arrays["frames"]), new_detector().double().train()
+    views = batch.views("rgb")
+    scale = BoxScale(**{name: value.double() for name, value in vars(detector.box_scale(views)).items()})
+    inputs, k = detector.normalise(views).double(), detector.magnification(views).double()
+    total = torch.stack(
+        list(detector.loss(detector.forward_normalised(inputs, k, scale), batch.targets).values())
+    ).sum()
+    total.backward()
+    assert total.item() == pytest.approx(float(arrays["train_total_f64"]), rel=1e-6)
+    expected = dict(zip(arrays["grad_names"].tolist(), arrays["grad_norms_f64"].tolist(), strict=True))
+    ours = gradient_norms(detector)
+    for name, norm in expected.items():
+        assert ours[name] == pytest.approx(norm, rel=1e-3, abs=1e-6 * max(expected.values())), name
+    assert set(ours) == set(expected)
+
+
+def gradient_norms(detector: MonoDETR) -> dict[str, float]:
+    """Of every parameter that has a gradient, by its published name."""
+    return {
         published_name(name): weight.grad.double().norm().item()
         for name, weight in detector.named_parameters()
         if weight.grad is not None
     }
-    assert set(theirs) == set(ours)
-    largest = max(theirs.values())
-    for name, norm in theirs.items():
-        if norm > 1e-6 * largest:
-            assert ours[name] == pytest.approx(norm, rel=1e-2), name
-    for module in ("encoder", "decoder"):
-        of_module = [norm for name, norm in ours.items() if name.startswith(f"depthaware_transformer.{module}.")]
-        expected = float(arrays[f"train_grad_depthaware_transformer.{module}"])
-        assert np.linalg.norm(of_module) == pytest.approx(expected, rel=1e-3), module
+
+
+def test_losses_weigh_as_published(recorded: Callable[[str], Arrays]) -> None:
+    arrays = recorded("losses_plain")
+    for name, theirs in LOSSES.items():
+        assert {float(arrays[f"weight_{theirs}{layer}"]) for layer in ("", "_0", "_1")} == {WEIGHTS[name]}, name
+    assert float(arrays["weight_loss_depth_map"]) == WEIGHTS["depth_map"]
 
 
 def test_every_recorded_loss_is_compared(recorded: Callable[[str], Arrays]) -> None:

@@ -50,6 +50,15 @@ def test_the_numbers_agree(field: str, recorded_as: str, tolerance: float, sampl
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance, err_msg=name)
 
 
+def test_2d_boxes_agree(samples: Pairs) -> None:
+    for name, (sample, recorded) in samples.items():
+        x, y, left, right, top, bottom = sample.targets.box.double().numpy().T
+        ours = np.stack([x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom], 1)
+        np.testing.assert_allclose(ours, rows(recorded, "boxes"), rtol=0, atol=1e-6, err_msg=name)
+        sizes = rows(recorded, "size_2d") / np.array([1280, 384])
+        np.testing.assert_allclose(ours[:, 2:], sizes, rtol=0, atol=1e-6, err_msg=name)
+
+
 def test_depths_through_the_lens_agree(samples: Pairs) -> None:
     """The original's depth target is that of the enlarged picture."""
     for name, (sample, recorded) in samples.items():
@@ -63,10 +72,11 @@ def test_depth_maps_and_their_loss_agree(
     case: str, dtype: torch.dtype, recorded: Callable[[str], Arrays], samples: Pairs, named_weights, seed: int
 ) -> None:
     arrays = recorded(f"depth_map_{case}")
-    targets = Batch.collate([samples[str(name)][0] for name in arrays["frames"]]).targets
+    names = [name if "_" in name else f"{name}_plain" for name in arrays["frames"].tolist()]
+    targets = Batch.collate([samples[name][0] for name in names]).targets
     np.testing.assert_array_equal(targets.depth_bin, arrays["target_bin"])
     np.testing.assert_array_equal(targets.foreground, arrays["foreground"])
-    logits = named_weights.named_input("depth_map_logits", (3, 81, 48, 80), seed)[:, :, :24].to(dtype)
+    logits = named_weights.named_input("depth_map_logits", (len(names), 81, 48, 80), seed)[:, :, :24].to(dtype)
     loss = depth_map_loss(logits.requires_grad_(), targets)
     (gradient,) = torch.autograd.grad(loss, logits)
     suffix, tolerance = ("_f64", 1e-9) if dtype == torch.float64 else ("", 1e-6)

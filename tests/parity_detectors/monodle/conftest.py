@@ -48,12 +48,19 @@ def batch_of(
     exact_sample: Callable[[str, str, tuple[Sample, Arrays]], Sample], samples: dict[str, tuple[Sample, Arrays]]
 ) -> Callable[[Any], Batch]:
     """`batch_of(frames)`: our samples as a batch, with exactly the pictures that the original saw."""
-    return lambda frames: Batch.collate([exact_sample("monodle", str(name), samples[str(name)]) for name in frames])
+
+    def batch(frames: Any) -> Batch:
+        names = [str(name) if "_" in str(name) else f"{name}_plain" for name in frames]
+        if missing := [name for name in names if name not in samples]:
+            pytest.fail(f"no recorded targets of {', '.join(missing)}, which other recordings there are of")
+        return Batch.collate([exact_sample("monodle", name, samples[name]) for name in names])
+
+    return batch
 
 
 @pytest.fixture(scope="session")
-def named_heads(named_weights: ModuleType, seed: int) -> Callable[[], dict[str, Tensor]]:
-    """The raw heads that the losses without a network were recorded on: leaves, 3 x C x 96 x 320."""
+def named_heads(named_weights: ModuleType, seed: int) -> Callable[[int], dict[str, Tensor]]:
+    """`named_heads(b)`: the raw heads that the losses without a network were recorded on: leaves, b x C x 96 x 320."""
     made = {
         "heatmap": (3, 1, -2.19),
         "offset_2d": (2, 0.5, 0.5),
@@ -64,9 +71,9 @@ def named_heads(named_weights: ModuleType, seed: int) -> Callable[[], dict[str, 
         "heading": (24, 1, 0),
     }
 
-    def heads() -> dict[str, Tensor]:
+    def heads(images: int) -> dict[str, Tensor]:
         drawn = {
-            name: named_weights.named_input(f"head.{name}", (3, count, 96, 320), seed) * factor + offset
+            name: named_weights.named_input(f"head.{name}", (images, count, 96, 320), seed) * factor + offset
             for name, (count, factor, offset) in made.items()
         }
         return {name: torch.as_tensor(head).requires_grad_() for name, head in drawn.items()}

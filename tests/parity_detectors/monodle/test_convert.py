@@ -48,9 +48,11 @@ def test_data_parallel_names_and_missing_counters_are_understood(state: State) -
     assert fits(old)
 
 
-def test_a_missing_tensor_is_named(state: State) -> None:
-    less = {name: value for name, value in state.items() if name != "neck.ida_1.node_2.bn.weight"}
-    with pytest.raises(InputError, match=r"missing neck\.ida_1\.node_2\.bn\.weight; is this a whole"):
+@pytest.mark.parametrize("name", ["neck.ida_1.node_2.bn.weight", "depth.2.weight", "heatmap.2.bias"])
+def test_a_missing_tensor_is_named(name: str, state: State) -> None:
+    less = {other: value for other, value in state.items() if other != name}
+    assert fits(less)
+    with pytest.raises(InputError, match=rf"missing {name}; is this a whole"):
         from_published(less)
 
 

@@ -13,8 +13,9 @@ from monoskd.models.heads import depth_m
 from monoskd.models.heatmap import at_cells
 from monoskd.models.monodle import MonoDLE
 from monoskd.models.monodle.losses import task_losses
+from monoskd.models.monodle.published import published_name
 from monoskd.models.monodle.structures import MonoDLETargets
-from monoskd.structures import Batch
+from monoskd.structures import Batch, Sample
 
 pytestmark = pytest.mark.kitti
 
@@ -41,10 +42,6 @@ def said_at(maps: dict[str, Tensor], targets: MonoDLETargets) -> dict[str, Tenso
     return {name: head if name == "heatmap" else at_cells(head, targets) for name, head in maps.items()}
 
 
-def frames_of(arrays: Arrays) -> list[str]:
-    return [name if "_" in name else f"{name}_plain" for name in arrays["frames"].tolist()]
-
-
 def of_cars(targets: MonoDLETargets) -> MonoDLETargets:
     """The targets of cars alone; the maps of the other classes are empty."""
     columns = dict(vars(targets))
@@ -63,16 +60,19 @@ def test_losses_and_gradients_of_given_heads(
     dtype: torch.dtype,
     recorded: Callable[[str], Arrays],
     batch_of: Callable[[object], Batch],
-    named_heads: Callable[[], dict[str, Tensor]],
+    named_heads: Callable[[int], dict[str, Tensor]],
 ) -> None:
     arrays = recorded(f"losses_named_{case}")
-    raw = {name: head.detach().to(dtype).requires_grad_() for name, head in named_heads().items()}
-    targets = batch_of(frames_of(arrays)).targets
+    heads = named_heads(len(arrays["frames"]))
+    raw = {name: head.detach().to(dtype).requires_grad_() for name, head in heads.items()}
+    targets = batch_of(arrays["frames"]).targets
     losses = task_losses(said_at(with_depth(raw), targets), targets, clamped_heat=True)
-    torch.stack(list(losses.values())).sum().backward()
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
     suffix = "_f64" if dtype == torch.float64 else ""
     for name, theirs in LOSSES.items():
         assert losses[name].item() == pytest.approx(float(arrays[theirs + suffix]), rel=1e-5), name
+    assert total.item() == pytest.approx(float(arrays[f"total{suffix}"]), rel=1e-5)
     for name, head in raw.items():
         assert head.grad.double().norm().item() == pytest.approx(float(arrays[f"grad_{name}{suffix}"]), rel=1e-5), name
 
@@ -85,7 +85,7 @@ def passed(
 
     @cache
     def run(case: str, mode: str) -> tuple[MonoDLE, CellOutput, MonoDLETargets]:
-        batch = batch_of(frames_of(recorded(f"losses_{case}")))
+        batch = batch_of(recorded(f"losses_{case}")["frames"])
         detector = new_detector().train(mode == "train")
         with torch.set_grad_enabled(mode == "train"):
             output = detector(batch.views("rgb"), batch.targets)
@@ -113,6 +113,31 @@ def test_losses_of_the_network(
         for name, theirs in LOSSES.items():
             expected = float(arrays[f"{prefix}_{theirs}"])
             assert losses[name].item() == pytest.approx(expected, rel=1e-4), f"{prefix} {name}"
+        total = sum(loss.item() for loss in losses.values())
+        assert total == pytest.approx(float(arrays[f"{prefix}_total"]), rel=1e-4), prefix
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_what_is_said_at_the_objects(
+    case: str,
+    mode: str,
+    recorded: Callable[[str], Arrays],
+    passed: Callable[[str, str], tuple[MonoDLE, CellOutput, MonoDLETargets]],
+    samples: dict[str, tuple[Sample, Arrays]],
+) -> None:
+    _, output, _ = passed(case, mode)
+    arrays = recorded(f"losses_{case}")
+    names = [name if "_" in name else f"{name}_plain" for name in arrays["frames"].tolist()]
+    supervised = np.stack([samples[name][1]["mask_2d"] > 0 for name in names])
+    for name in ("offset_2d", "size_2d", "depth", "offset_3d", "size_3d", "heading"):
+        theirs = arrays[f"{mode}_at_{name}"][supervised]
+        ours = output.heads[name].detach()
+        if name == "depth":
+            raw = torch.logit(1 / (ours.double() + 1) - 1e-6)
+            ours = torch.cat([raw, output.heads["depth_log_std"].detach().double()], 1)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max(), err_msg=name)
 
 
 @pytest.mark.slow
@@ -129,6 +154,30 @@ def test_gradients_of_the_network(
         # BatchNorm of few values moves the backbone's norm by about 1e-3 in single precision.
         tolerance = 1e-2 if name == "backbone" else 1e-3
         assert norm == pytest.approx(float(arrays[f"train_grad_{name.removeprefix('heads.')}"]), rel=tolerance), name
+
+
+@pytest.mark.slow
+def test_losses_and_all_gradients_of_the_network_in_double_precision(
+    new_detector: Callable[[], MonoDLE], recorded: Callable[[str], Arrays], batch_of: Callable[[object], Batch]
+) -> None:
+    arrays = recorded("losses_plain")
+    batch, detector = batch_of(arrays["frames"]), new_detector().double().train()
+    views, targets = batch.views("rgb"), batch.targets
+    inputs, k = detector.normalise(views).double(), detector.magnification(views).double()
+    output = detector.forward_normalised(inputs, k, targets)
+    losses = task_losses(output.heads, targets, clamped_heat=True)
+    torch.stack(list(losses.values())).sum().backward()
+    for name, theirs in LOSSES.items():
+        assert losses[name].item() == pytest.approx(float(arrays[f"train_{theirs}_f64"]), rel=1e-5), name
+    expected = dict(zip(arrays["grad_names"].tolist(), arrays["grad_norms_f64"].tolist(), strict=True))
+    ours = {
+        published_name(name): weight.grad.norm().item()
+        for name, weight in detector.named_parameters()
+        if weight.grad is not None
+    }
+    assert set(ours) == set(expected)
+    for name, norm in expected.items():
+        assert ours[name] == pytest.approx(norm, rel=1e-3, abs=1e-6 * max(expected.values())), name
 
 
 def test_every_recorded_loss_is_compared(recorded: Callable[[str], Arrays]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from monoskd.models.heads import depth_m
 from monoskd.models.heatmap import at_cells, peaks
 from monoskd.models.monodle import MonoDLE
 from monoskd.structures import Batch, DetectorOutput
@@ -25,8 +26,7 @@ def small(detector: MonoDLE, named_weights: ModuleType, seed: int) -> DetectorOu
 
 @pytest.fixture(scope="module")
 def real(detector: MonoDLE, recorded: Callable[[str], Arrays], batch_of: Callable[[object], Batch]) -> DetectorOutput:
-    frames = [name if "_" in name else f"{name}_plain" for name in recorded("losses_plain")["frames"].tolist()]
-    views = batch_of(frames).views("rgb")
+    views = batch_of(recorded("losses_plain")["frames"]).views("rgb")
     with torch.inference_mode():
         return everywhere(detector, detector.normalise(views), detector.magnification(views))
 
@@ -99,7 +99,17 @@ def _rows(output: DetectorOutput, *, count: int) -> tuple[Tensor, Tensor]:
     return torch.cat(columns, 1), best.image
 
 
-@pytest.mark.parametrize(("case", "file"), [("small", "inference_small"), ("real", "inference")])
+@pytest.fixture
+def named(named_heads: Callable[[int], dict[str, Tensor]], recorded: Callable[[str], Arrays]) -> DetectorOutput:
+    """Given heads instead of a network's."""
+    heads = {name: head.detach() for name, head in named_heads(len(recorded("losses_named_plain")["frames"])).items()}
+    depth, log_std = heads["depth"].split(1, 1)
+    return DetectorOutput({}, heads | {"depth": depth_m(depth), "depth_log_std": log_std})
+
+
+@pytest.mark.parametrize(
+    ("case", "file"), [("small", "inference_small"), ("real", "inference"), ("named", "losses_named_plain")]
+)
 def test_the_best_cells_repeat_the_recording(
     case: str, file: str, recorded: Callable[[str], Arrays], request: pytest.FixtureRequest
 ) -> None:

@@ -22,9 +22,8 @@ CONVERTER = 1  # raised when the same checkpoint would give another model file
 
 
 def fits(state: Mapping[str, Any]) -> bool:
-    """Whether a published state dict is one of this detector: its depth head is dense and there are no mean sizes."""
-    names = {str(name).removeprefix("module.") for name in state}
-    return "depth.2.weight" in names and "mean_size" not in names
+    """Whether a published state dict is one of this detector. By its neck, so that one missing tensor is named."""
+    return any(str(name).removeprefix("module.").startswith("neck.ida_") for name in state)
 
 
 def convert(source: str | Path, out: str | Path, *, part: str = "student") -> Account:
