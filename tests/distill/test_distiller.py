@@ -269,6 +269,17 @@ def test_a_part_that_the_teacher_gets_later_is_frozen_too(images: Tensor) -> Non
     assert not any(module.training for module in distil.teacher.modules())
 
 
+def test_the_teacher_of_a_copy_is_frozen_too(images: Tensor) -> None:
+    distil = distiller()
+    distil(images)
+    for twin in (copy.deepcopy(distil), pickle.loads(pickle.dumps(distil))):
+        twin.teacher.drop.train()
+        distil.teacher.drop.train()
+        twin(images)
+        assert not any(module.training for module in twin.teacher.modules())
+        assert distil.teacher.drop.training, "it belongs to another distiller"
+
+
 def test_an_adapter_of_ones_own_is_used_and_trained(images: Tensor) -> None:
     own = nn.Conv2d(8, 12, 5, padding=2)
     distil = distiller(taps=[Tap("body", adapter=own)])

@@ -1,6 +1,7 @@
 """The distiller in what people train with: FSDP2, mixed precision with a scaler, torch.compile."""
 
 import copy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,25 @@ def test_a_gradient_scaler_changes_nothing_but_the_rounding(images: Tensor) -> N
     assert not torch.equal(
         plain.student[0].weight, Distiller(network(), network(), terms=plain.terms, taps=[Tap("1")]).student[0].weight
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler for C++")
+@pytest.mark.filterwarnings("ignore")  # torch's own, while tracing and generating code
+def test_code_generated_for_a_processor_gives_the_same_numbers(images: Tensor) -> None:
+    torch.manual_seed(1)
+    plain = Distiller(
+        network(), network(6), taps=[Tap("2")], terms={"rank": SpearmanLoss(), "out": Term(mse, between="output")}
+    ).materialize(images)
+    compiled = copy.deepcopy(plain)
+    optimizers = [torch.optim.SGD(distil.parameters(), lr=0.1) for distil in (plain, compiled)]
+    for _ in range(2):
+        for call, optimizer in zip((plain, torch.compile(compiled)), optimizers, strict=True):
+            call(images).total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for one, other in zip(plain.state_dict().values(), compiled.state_dict().values(), strict=True):
+        torch.testing.assert_close(other, one)
 
 
 @pytest.mark.slow

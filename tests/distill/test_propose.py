@@ -149,6 +149,28 @@ def test_two_language_models_are_compared_without_the_padding(sentences, per_tok
     assert 'mask: the batch\'s "attention_mask"' in str(proposal)
 
 
+class Reader(Text):
+    """Says at which token of a text an answer begins and ends, as transformers' models for questions do."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        begin, end = self.head(self.layers(self.words(input_ids))).unbind(2)
+        return {"start_logits": begin.contiguous(), "end_logits": end.contiguous()}
+
+
+def test_both_ends_of_an_answer_in_a_text_are_compared(sentences) -> None:
+    student, teacher = Reader(4, classes=2), Reader(6, classes=2)
+    proposal = distil(student, teacher, sentences)
+    assert taps(proposal) == [("layers", "layers")], "not the answers before they are split"
+    assert list(proposal.distiller.terms) == ["rank", "start_logits", "end_logits"]
+    out = proposal.distiller(**sentences, mask=sentences["attention_mask"])
+    for key in ("start_logits", "end_logits"):
+        p, q = ((x[key] / 4).softmax(1) for x in (out.teacher, out.student))
+        torch.testing.assert_close(out.terms[key], 16 * (p * (p / q).log()).sum(1).mean())
+    scope = {"student": student, "teacher": teacher, "batch": sentences}
+    exec(proposal.code.replace("# in each step: ", ""), scope)
+    assert scope["out"].terms.keys() == out.terms.keys()
+
+
 def test_a_recurrent_network_learns_from_tokens() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from monoskd.distill.candidates import Pass, image_size, training_output
+from monoskd.distill.candidates import Pass, image_size, text_lengths, training_output
 from monoskd.distill.ema import bare
 from monoskd.distill.layouts import named
 from monoskd.distill.probes import pick
@@ -32,18 +32,24 @@ class Answer:
 
     key: where in the outputs. shape: the student's. logits: whether these are class logits. taps: the paths at which
     they are tapped, student's and teacher's, where a term between outputs would not see them: rows of tokens, which a
-    mask belongs to, and a student whose output differs in training.
+    mask belongs to, and a student whose output differs in training. also: further outputs of the same kind and shape,
+    such as the logits of an answer's last token beside those of its first.
     """
 
     key: str
     shape: tuple[int, ...]
     logits: bool
     taps: tuple[str, str] | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What its tap and term are called."""
         return "logits" if self.logits else "outputs"
+
+    def each(self) -> "list[Answer]":
+        """This answer and the further ones."""
+        return [replace(self, key=key, also=()) for key in (self.key, *self.also)]
 
     @property
     def tokens(self) -> int | None:
@@ -52,7 +58,9 @@ class Answer:
 
     @property
     def channels(self) -> int | None:
-        """How many, if these are logits, or values of places."""
+        """How many, if these are logits, or values of places. Tokens are chosen with one channel for each answer."""
+        if self.also:
+            return 1 + len(self.also)
         if self.tokens is not None:
             return self.shape[2] if self.logits else None
         return self.shape[1] if len(self.shape) == 4 or self.logits else None
@@ -70,7 +78,8 @@ def find_answer(
     if asked or (asked is None and not unlikely):
         logits = [x for x in answers if asked or _are_logits(*x, networks, passes, inputs)]
         if (found := _first_in_training(logits, networks[0], passes, inputs, logits=True)) is not None:
-            return found
+            chosen = [key for key, x in logits if _choose_a_token(key, x, inputs)]
+            return replace(found, also=tuple(chosen[1:])) if found.key in chosen[:1] else found
     if asked:
         raise InputError(
             "distil: logits=True: expected both networks to return tensors of one shape, the student in training, too, "
@@ -118,7 +127,7 @@ def _are_logits(key: str, x: Tensor, networks: Sequence[nn.Module], passes: tupl
     if x.ndim == 3:
         configured = any(hasattr(bare(network), "config") for network in networks)
         return _last(key).endswith("logits") and not _of_queries(x, passes) and (told or not configured)
-    if _last(key) == "logits" or (key == "out" and x.ndim == 4):
+    if _last(key) == "logits" or (key == "out" and x.ndim == 4) or _choose_a_token(key, x, inputs):
         return True
     if x.ndim == 2:
         images = any(given.ndim > 3 for given in tensors(inputs)) or image_size(inputs) is not None
@@ -126,6 +135,11 @@ def _are_logits(key: str, x: Tensor, networks: Sequence[nn.Module], passes: tupl
         return key in KEYS and all(_is_classifier(key, *pair, classes=classes, images=images) for pair in pairs)
     resized = x.shape[2:] == image_size(inputs)
     return key in ("", "out") and classes != 3 and (_from_layers(key, passes) or resized)
+
+
+def _choose_a_token(key: str, x: Tensor, inputs: Inputs) -> bool:
+    """Whether these are logits of the tokens of a text: at which one an answer begins or ends (`start_logits`)."""
+    return x.ndim == 2 and key.endswith("_logits") and x.shape[1] in text_lengths(inputs)
 
 
 def _is_classifier(key: str, network: nn.Module, one: Pass, *, classes: int, images: bool) -> bool:

@@ -98,7 +98,7 @@ def observed(network: nn.Module, inputs: Inputs, *, role: str) -> Pass:
     steps_first = steps_lead(network)
     batch = batch_size(inputs, list(answers.values()), steps_first=steps_first)
     maps = [one for one in features(made, batch, steps_first=steps_first) if one.tokens not in queries]
-    image, texts = image_size(inputs), _text_lengths(inputs)
+    image, texts = image_size(inputs), text_lengths(inputs)
     volume = next(((x.shape[3], x.shape[4]) for x in tensors(inputs) if x.ndim == 5), None)
     candidates = [_candidate(one, image, texts, volume) for one in maps]
     if not any(candidates):  # a network may resize its images
@@ -203,7 +203,7 @@ def image_size(inputs: Inputs) -> tuple[int, int] | None:
     return None
 
 
-def _text_lengths(inputs: Inputs) -> set[int]:
+def text_lengths(inputs: Inputs) -> set[int]:
     """The numbers of tokens in the batch."""
     return {x.shape[1] for x in tensors(inputs) if x.ndim == 2 and not x.is_floating_point()}
 

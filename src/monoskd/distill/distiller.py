@@ -6,7 +6,6 @@ loss = cross_entropy(out.student, labels) + out.total
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any, Self
 
@@ -27,7 +26,7 @@ from monoskd.distill.taps import Tap
 from monoskd.distill.teachers import ONLY, Inputs, PerTeacher, Teachers, called, teachers_by_name
 from monoskd.distill.terms import Loss, Tapped, Term, resized
 from monoskd.distill.traps import check_apart
-from monoskd.distill.weights import Balance, weighted_sum
+from monoskd.distill.weights import Balance
 from monoskd.errors import InputError
 
 
@@ -156,7 +155,7 @@ class Distiller(nn.Module):
         seen = self._forward(Inputs(inputs, keywords), teacher_inputs, hints=hints)
         terms = self._evaluated(seen)
         weights = balance.weights(self._progress)
-        total = weighted_sum(terms, weights, balance.penalty(self._progress))
+        total = balance.total(terms, weights, self._progress)
         return Distilled(seen.student, seen.teacher, seen.maps, seen.hints, terms, weights, total)
 
     @torch.no_grad()
@@ -214,10 +213,8 @@ class Distiller(nn.Module):
         self._teachers.freeze()
         outputs: dict[str, Any] = {}
         try:
-            if self._asked:
-                inputs_by_teacher = self._teachers.inputs(inputs, teacher_inputs)
             for name, probes in self._asked.items():
-                outputs[name] = self._teachers.ask(name, inputs_by_teacher, student=inputs, probes=probes)
+                outputs[name] = self._teachers.ask(name, teacher_inputs, student=inputs, probes=probes)
             student = called(self.student, inputs, role="student", probes=self._student_probes)
             teacher = outputs.get(ONLY) if ONLY in self._teachers.networks else outputs
             return Seen(student, teacher, self._tapped(), hints)
@@ -229,21 +226,22 @@ class Distiller(nn.Module):
     def _tapped(self) -> dict[str, Tapped]:
         """The maps of this pass, the student's fused and adapted."""
         caught = [probe.take() for probe in self._student_probes]
-        fused = caught if self.fusion is None or not self._asked else _fused(self.fusion, caught)
+        if self.fusion is not None and self._asked:
+            caught = _fused(self.fusion, caught)
         tapped: dict[str, Tapped] = {}
-        taps = zip(self.taps, caught, fused, self.adapters, self._teacher_probes, strict=True)
-        for name, own, source, adapter, probes in taps:
+        taps = zip(self.taps, caught, self.adapters, self._teacher_probes, strict=True)
+        for name, (x, grid, calls), adapter, probes in taps:
             if not probes:  # no term asks
-                tapped[name] = Tapped(own.calls, own.map, own.map.new_empty(0), own.grid)
+                tapped[name] = Tapped(calls, x, x.new_empty(0), grid)
                 continue
-            x, device = source.map, source.map.device
-            target = probes[0].take() if len(probes) == 1 else _mean_map(probes, device, where=f'tap "{name}"')
-            goal = target.map if target.map.device == device else target.map.to(device)
+            goal, goal_grid, _ = probes[0].take() if len(probes) == 1 else _mean_map(probes, x.device, name)
+            if goal.device != x.device:
+                goal = goal.to(x.device)
             if isinstance(adapter, Adapter):
-                x = adapter.bring(x, channels=goal.shape[1], grid=own.grid, where=f'tap "{name}"')
+                x = adapter.bring(x, channels=goal.shape[1], grid=grid, where=f'tap "{name}"')
             else:
                 x = adapter(x)
-            tapped[name] = Tapped(own.calls, x, goal, own.grid and target.grid)
+            tapped[name] = Tapped(calls, x, goal, grid and goal_grid)
         return tapped
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # tracing a soft rank takes minutes and gains nothing
@@ -362,17 +360,16 @@ class Distiller(nn.Module):
 
 def _fused(fusion: nn.Module, caught: Sequence[Caught]) -> list[Caught]:
     """The student's maps after fusion."""
-    maps = list(fusion([own.map for own in caught]))
+    maps = list(fusion([x for x, _, _ in caught]))
     if len(maps) != len(caught):
         raise InputError(f"fusion: expected a map for each of the {len(caught)} taps, got {len(maps)}")
-    return [replace(own, map=x) for own, x in zip(caught, maps, strict=True)]
+    return [(x, grid, calls) for x, (_, grid, calls) in zip(maps, caught, strict=True)]
 
 
-def _mean_map(probes: Sequence[Probe], device: torch.device, *, where: str) -> Caught:
+def _mean_map(probes: Sequence[Probe], device: torch.device, tap: str) -> Caught:
     """The mean of several teachers' maps, on the student's device."""
-    targets = [probe.take() for probe in probes]
-    average = mean([target.map.to(device) for target in targets], where=where)
-    return Caught((), average, all(target.grid for target in targets))
+    maps, grids, _ = zip(*(probe.take() for probe in probes), strict=True)
+    return mean([x.to(device) for x in maps], where=f'tap "{tap}"'), all(grids), ()
 
 
 def _takes_shapes(loss: nn.Module) -> bool:

@@ -42,13 +42,8 @@ class Origin:
 Call: TypeAlias = tuple[Tensor, Node | None, int, Tensor, int | None]
 
 
-@dataclass(slots=True)
-class Caught:
-    """The map of one outlet, the calls that it comes from, and whether rows and columns are places (not for tokens)."""
-
-    calls: Sequence[Call]
-    map: Float[Tensor, "b c h w"]
-    grid: bool
+# The map of one outlet, b x c x h x w, whether rows and columns are places (not for tokens), and the calls behind it.
+Caught: TypeAlias = tuple[Tensor, bool, Sequence[Call]]
 
 
 class Probe:
@@ -124,8 +119,8 @@ class Probe:
 
     def take(self) -> Caught:
         """The map of the call that was watched. Raises InputError: none, several, or one that was overwritten."""
-        calls, self.caught = self.caught, []
-        if len(calls) != 1 or self.outlet.call is not None:
+        calls, self.caught, which = self.caught, [], self.outlet.call
+        if which is not None or len(calls) != 1:
             calls = self._chosen(calls)
         for _, _, _, seen, version in calls:
             if version is not None and seen._version != version:
@@ -133,10 +128,10 @@ class Probe:
                     f"{self.where} is overwritten in place by a module after it: tap that module instead, or keep a "
                     f'copy with Outlet("{self.outlet.path}", view=torch.clone)'
                 )
-        if len(calls) > 1:
+        if which == "all":
             seen = self._stacked([seen for *_, seen, _ in calls])
         grid = seen.ndim == 4 and not seen.is_nested
-        return Caught(calls, seen if grid else as_map(seen, where=self.where), grid)
+        return (seen if grid else as_map(seen, where=self.where)), grid, calls
 
     def _chosen(self, calls: list[Call]) -> list[Call]:
         """The calls that the outlet asks for."""

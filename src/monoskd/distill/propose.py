@@ -157,7 +157,9 @@ def _terms(
         words = "SpearmanLoss, the order of the values at the taps"
         terms |= _on_taps("rank", SpearmanLoss, words, places, answer, mask)
     if answer is not None:
-        terms |= _on_outputs(answer, mask, asked=asked, alone=not places)
+        for one in answer.each():
+            name = one.key if answer.also else one.name
+            terms |= _on_outputs(name, one, mask, asked=asked, alone=not places)
     elif places:
         words = "AffinityLoss, how places relate, since the outputs do not seem to be class logits of one shape; "
         words += "if they are: distil(..., logits=True)"
@@ -189,9 +191,8 @@ def _on_taps(
     return terms
 
 
-def _on_outputs(answer: Answer, mask: Mask, *, asked: bool | None, alone: bool) -> dict[str, Chosen]:
+def _on_outputs(name: str, answer: Answer, mask: Mask, *, asked: bool | None, alone: bool) -> dict[str, Chosen]:
     """A term on the logits or values; where they stand alone, another on how images relate."""
-    name = answer.name
     options: dict[str, Any] = {"between": "output", "masked": False} | ({"key": answer.key} if answer.key else {})
     if answer.taps is not None:
         options = {"taps": [name]} | ({"masked": False} if mask.taps and name not in mask.taps else {})

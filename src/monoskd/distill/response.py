@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import kl_div
 
 from monoskd.distill.maps import constant, wide
 from monoskd.errors import InputError
@@ -32,7 +33,7 @@ class LogitLoss(nn.Module):
         log_s = (student / self.temperature).log_softmax(1)
         p = (teacher / self.temperature).softmax(1)
         lowest = torch.finfo(log_s.dtype).min  # -inf would make NaN of a class of probability 0
-        divergence = torch.xlogy(p, p) - p * torch.threshold(log_s, lowest, lowest)
+        divergence = kl_div(torch.threshold(log_s, lowest, lowest), p, reduction="none")
         return _weighted_mean(divergence, weights, factor=self.temperature**2)
 
 

@@ -13,7 +13,7 @@ from monoskd.distill.weights import Weight
 from monoskd.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Seen:
     """What a forward pass of the networks gives.
 
@@ -27,7 +27,7 @@ class Seen:
     hints: dict[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Distilled(Seen):
     """What a distilling forward pass gives besides.
 

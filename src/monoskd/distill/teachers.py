@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -16,6 +17,8 @@ from monoskd.distill.traps import copied, tensors
 from monoskd.errors import InputError
 
 ONLY = "teacher"  # the name of a teacher that came without one
+
+_TRAINING = itemgetter("training")
 
 T = TypeVar("T")
 PerTeacher: TypeAlias = T | Mapping[str, T] | None
@@ -58,6 +61,7 @@ class Teachers:
         for name, device in self.devices.items():
             self.networks[name].to(device)
         self.batch_statistics = batch_statistics
+        self._modes = [_Modes(network) for network in self.networks.values()]
         self.freeze()
 
     @property
@@ -67,11 +71,11 @@ class Teachers:
 
     def freeze(self) -> None:
         """Eval mode, whatever was called on the teachers since."""
-        for network in self.networks.values():
-            if _any_training(network):  # to look is far cheaper than to set
-                network.eval()
+        for modes in self._modes:
+            if modes.any_training():  # to look is far cheaper than to set
+                modes.network.eval()
             if self.batch_statistics:
-                for module in network.modules():
+                for module in modes.network.modules():
                     if isinstance(module, _BatchNorm):
                         module.train()
 
@@ -81,25 +85,27 @@ class Teachers:
             if name not in self.devices:
                 network._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
-    def inputs(self, student: Inputs, given: Any) -> dict[str, Inputs]:
-        """What each teacher is called with: the student's inputs, unless `given` says otherwise (see `Distiller`)."""
-        if given is None:
-            return dict.fromkeys(self.networks, student)
+    def _inputs(self, name: str, student: Inputs, given: Any) -> Inputs:
+        """What a teacher is called with where `given` says so (see `Distiller`)."""
         if isinstance(given, Mapping) and set(given) & set(self.networks) and ONLY not in self.networks:
             if unknown := set(given) - set(self.networks):
                 raise InputError(
                     f"teacher_inputs: expected inputs by teacher ({', '.join(self.networks)}), got "
                     f"{', '.join(sorted(map(str, unknown)))} as well"
                 )
-            return {name: as_inputs(given[name]) if name in given else student for name in self.networks}
-        return dict.fromkeys(self.networks, as_inputs(given))
+            return as_inputs(given[name]) if name in given else student
+        return as_inputs(given)
 
-    def ask(self, name: str, inputs: Mapping[str, Inputs], *, student: Inputs, probes: Sequence[Probe]) -> Any:
-        """One teacher's pass, without gradient, its maps left in `probes`; on another device, the output comes back."""
+    def ask(self, name: str, given: Any, *, student: Inputs, probes: Sequence[Probe]) -> Any:
+        """One teacher's pass, without gradient, its maps left in `probes`; on another device, the output comes back.
+
+        given: `teacher_inputs` of `Distiller`; without them the teacher sees what the student sees.
+        """
         network, device, role = self.networks[name], self.devices.get(name), self.roles[name]
+        inputs = student if given is None else self._inputs(name, student, given)
         with torch.no_grad():
-            args, keywords = inputs[name] if device is None else moved(inputs[name], device)
-            own = Inputs(tuple(map(copied, args)), {key: copied(keywords[key]) for key in keywords})
+            args, keywords = inputs if device is None else moved(inputs, device)
+            own = Inputs(tuple(map(copied, args)), dict(zip(keywords, map(copied, keywords.values()), strict=True)))
             if name in self.dtypes:
                 with self._autocast(name):
                     output = called(network, own, role=role, probes=probes)
@@ -111,6 +117,34 @@ class Teachers:
         """Autocast in the type that the teacher has of its own; float32 switches it off."""
         device, dtype = self.devices.get(name) or _device(self.networks[name]), self.dtypes[name]
         return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+class _Modes:
+    """Whether a module of the network is in training mode.
+
+    Each step asks. So the network is walked through only where its modules are not those of the last walk.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._walk()
+
+    def _walk(self) -> None:
+        modules = list(self.network.modules())
+        self._children = [module._modules for module in modules]
+        self._known = [dict(children.items()) for children in self._children]
+        self._states = [vars(module) for module in modules if "training" in vars(module)]
+        self._others = [module for module in modules if "training" not in vars(module)]  # a ScriptModule
+
+    def any_training(self) -> bool:
+        """Whether one is."""
+        if self._children != self._known:
+            self._walk()
+        training = True in map(_TRAINING, self._states)
+        return training or (bool(self._others) and any(module.training for module in self._others))
+
+    def __reduce__(self) -> Any:
+        return _Modes, (self.network,)  # a copy watches its own network
 
 
 def teachers_by_name(teacher: nn.Module | None, teachers: Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:
@@ -140,19 +174,6 @@ def home(student: Inputs) -> torch.device | None:
     """The device of the student's inputs, where terms are evaluated."""
     given = tensors(student)
     return given[0].device if given else None
-
-
-def _any_training(network: nn.Module) -> bool:
-    """Whether a module in the network is in training mode; each step asks, and `modules()` would be slow."""
-    modules: list[nn.Module | None] = [network]
-    for module in modules:  # which grows meanwhile
-        if module is None:
-            continue
-        if module.training:
-            return True
-        if module._modules:
-            modules += module._modules.values()
-    return False
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -70,11 +70,21 @@ class Balance(nn.Module):
             weights[name] = weights[name] / 2 * torch.exp(-self.log_variance[name]).squeeze()
         return weights
 
-    def penalty(self, progress: float) -> list[Tensor]:
-        """What each uncertain term adds to the total besides its weighted loss."""
-        if not self.uncertain:
-            return []
-        return [self.terms[name].factor(progress) / 2 * self.log_variance[name].squeeze() for name in self.uncertain]
+    def total(self, terms: Mapping[str, Tensor], weights: Mapping[str, Weight], progress: float) -> Tensor:
+        """All terms, each times its weight, and what the uncertain ones add: one operation a term and number.
+
+        Never one of the terms itself, into which a caller could write.
+        """
+        first, *others = terms
+        weight, total = weights[first], terms[first]
+        if isinstance(weight, Tensor) or weight != 1.0 or not (others or self.uncertain):
+            total = weight * total
+        for name in others:
+            weight, value = weights[name], terms[name]
+            total = total + weight * value if isinstance(weight, Tensor) else torch.add(total, value, alpha=weight)
+        for name in self.uncertain:
+            total = total + self.terms[name].factor(progress) / 2 * self.log_variance[name].squeeze()
+        return total
 
     def check_readings(self) -> None:
         """Raise InputError where training goes on and nothing measures the gradients that shares ask for."""
@@ -136,21 +146,6 @@ class Balance(nn.Module):
         missing: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *lists[1:])
         lists[0].extend(key for key in missing if self.shares or key != f"{prefix}_extra_state")
-
-
-def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, Weight], penalty: list[Tensor]) -> Tensor:
-    """All terms, each times its weight, and the penalty: one operation a term where the weight is a number.
-
-    Never one of the terms itself, into which a caller could write.
-    """
-    first, *others = terms
-    weight, total = weights[first], terms[first]
-    if isinstance(weight, Tensor) or weight != 1.0 or not (others or penalty):
-        total = weight * total
-    for name in others:
-        weight, value = weights[name], terms[name]
-        total = total + weight * value if isinstance(weight, Tensor) else torch.add(total, value, alpha=weight)
-    return sum(penalty, total)
 
 
 def _averaged(norms: Mapping[str, float], rest: float) -> tuple[dict[str, float], float]:
