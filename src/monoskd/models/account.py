@@ -83,7 +83,7 @@ def sorted_tensors(
     """The tensors of a published state dict by our names, and the count of the others by reason.
 
     names: published names to ours; shapes: by our names; unused: a pattern of published names by reason. Raises
-    InputError for tensors that are unknown, missing or of another shape.
+    InputError for tensors that are unknown (or there twice), missing, of another shape or not finite.
     """
     tensors: dict[str, Tensor] = {}
     others: Counter[str] = Counter()
@@ -93,7 +93,7 @@ def sorted_tensors(
         reason = next((reason for reason, pattern in unused.items() if re.fullmatch(pattern, bare)), None)
         if reason is not None:
             others[reason] += 1
-        elif bare in names and isinstance(value, Tensor):
+        elif bare in names and isinstance(value, Tensor) and names[bare] not in tensors:
             tensors[names[bare]] = value
         else:
             unknown.append(str(name))
@@ -108,6 +108,8 @@ def sorted_tensors(
     for theirs, name in names.items():
         if name in tensors and tuple(tensors[name].shape) != shapes[name]:
             raise InputError(f"{theirs}: expected shape {shapes[name]}, got {tuple(tensors[name].shape)}")
+        if name in tensors and not tensors[name].isfinite().all():
+            raise InputError(f"{theirs}: expected finite numbers, got NaN or infinity: the checkpoint is not usable")
     return tensors, dict(others)
 
 

@@ -51,6 +51,11 @@ def test_the_model_file_carries_the_network_and_where_it_is_from(
             r"query_embed\.weight: expected shape \(550, 512\), got \(50, 512\)",
         ),
         (
+            {"query_embed.weight": torch.full((550, 512), torch.nan)},
+            r"query_embed\.weight: expected finite numbers, got NaN or infinity: the checkpoint is not usable",
+        ),
+        ({"module.query_embed.weight": torch.zeros(550, 512)}, r"unknown module\.query_embed\.weight"),
+        (
             {"depthaware_transformer.decoder.bbox_embed.1.layers.2.bias": torch.ones(6)},
             r"second copy of each head to equal the first, got another depthaware_transformer\.decoder\.bbox_embed\.1",
         ),
@@ -66,6 +71,12 @@ def test_a_wrong_tensor_is_named(change: dict[str, object], message: str, state:
     assert fits(wrong)
     with pytest.raises(InputError, match=message):
         from_published(wrong)
+
+
+def test_half_precision_is_understood(state: State) -> None:
+    detector, account = from_published({name: value.half() for name, value in state.items()})
+    assert account.unused == UNUSED
+    assert {value.dtype for value in detector.state_dict().values() if value.is_floating_point()} == {torch.float32}
 
 
 def test_there_is_no_teacher_in_the_checkpoint(tmp_path: Path) -> None:

@@ -132,9 +132,10 @@ def _check_bins(state: Mapping[str, Any], bins: int) -> None:
     """The checkpoint's table of depths must be the one that the network computes."""
     table = state.get(_BINS, state.get(f"module.{_BINS}"))
     expected = bin_depths(bins, near_edges=True)
-    if not isinstance(table, Tensor) or table.shape != expected.shape:
+    if not isinstance(table, Tensor) or table.shape != expected.shape or not table.is_floating_point():
         raise InputError(f"{_BINS}: expected {len(expected)} depths, got {_kind(table)}")
-    if not torch.allclose(table.float(), expected, rtol=1e-5, atol=1e-6):
+    rounding = max(1e-5, torch.finfo(table.dtype).eps)
+    if not torch.allclose(table.float(), expected, rtol=rounding, atol=1e-6):
         raise InputError(
             f"{_BINS}: expected {bins} bins from {expected[0]:.3g} to {expected[-1]:.3g} m that grow linearly, "
             f"got {table[0]:.3g} to {table[-1]:.3g} m; this depth range is not supported"
