@@ -10,6 +10,7 @@ import pytest
 PROGRAM = """
 import os, signal, sys, time
 from monoskd.cli import signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
 {before}
 signals.interrupt_on_stop()
 class Dropping:
