@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from monoskd.data.lost import naming_lost_frames
+from monoskd.data.samples import typical_focal_px
 from monoskd.distill import Distiller, FlightRecorder
 from monoskd.engine.averaging import AveragedWeights
 from monoskd.engine.callbacks import (
@@ -90,7 +91,8 @@ def build(plan: Plan) -> Run:
         torch.set_num_threads(config.threads)
     student = build_student(config)
     left_out = plan.sources.check_supervised(config.data, student)
-    student.adapt_to(**plan.sources.focal_px(config.data, input_size=student.input_size))
+    typical = plan.sources.typical_frames(config.data)
+    student.adapt_to(**typical_focal_px(typical, input_size=student.input_size))
     training = build_training(config, student)
     _begin(plan, config)
     if left_out and not process_number():

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from monoskd.data.samples import typical_focal_px, typical_frames
+from monoskd.data.samples import typical_frames
 from monoskd.engine.config import DataConfig, source_class
 from monoskd.errors import InputError
 from monoskd.kitti.agreement import depth_errors, disagreement
@@ -87,23 +87,18 @@ class Sources:
             "only (sizes or z of 0 or less)"
         )
 
-    def focal_px(self, data: DataConfig, *, input_size: tuple[int, int]) -> dict[str, float]:
-        """The typical focal length of the training split, see `typical_focal_px`.
+    def typical_frames(self, data: DataConfig) -> Iterator[Frame]:
+        """Frames spread over the training split, see `monoskd.data.samples.typical_frames`.
 
-        Raises InputError where the depth maps of the same frames miss the labelled objects, as the doctor does.
+        Raises InputError after the last where their depth maps miss the labelled objects, as the doctor does.
         """
         errors_m: list[float] = []
-
-        def compared() -> Iterator[Frame]:
-            for frame in typical_frames(self.train):
-                if frame.depth_m is not None and frame.objects is not None:
-                    errors_m.extend(depth_errors(frame.depth_m, frame.objects))
-                yield frame
-
-        focal_px = typical_focal_px(compared(), input_size=input_size)
+        for frame in typical_frames(self.train):
+            if frame.depth_m is not None and frame.objects is not None:
+                errors_m.extend(depth_errors(frame.depth_m, frame.objects))
+            yield frame
         if wrong := disagreement(errors_m, of="depth maps"):
             raise InputError(
                 f"{data.root}: {wrong} in split {data.train}: check that they hold metres and belong to these labels; "
                 "`monoskd doctor` says more"
             )
-        return focal_px
