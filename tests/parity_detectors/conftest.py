@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +16,7 @@ from monoskd.data.samples import Samples
 from monoskd.data.transforms import Draw
 from monoskd.kitti.io import write_split
 from monoskd.kitti.source import KittiFrames
-from monoskd.structures import Detector, PublishedData, Sample
+from monoskd.structures import Batch, Detector, PublishedData, Sample
 
 Arrays = dict[str, np.ndarray]
 Pairs = dict[str, tuple[Sample, Arrays]]
@@ -50,14 +50,18 @@ def published_state(golden_detectors: Path, seed: int, named_weights: ModuleType
 
 @pytest.fixture(scope="session")
 def read_recording(golden_detectors: Path) -> Callable[[str, str], Arrays]:
-    """`read_recording("monodle", "inference")`: the arrays of one recording."""
+    """`read_recording("monodle", "inference")`: the arrays of one recording; `frames` are named as samples are."""
 
     def read(network: str, name: str) -> Arrays:
         path = golden_detectors / network / f"{name}.npz"
         if not path.is_file():
             pytest.skip(f"no recording {path}")
         with np.load(path) as file:
-            return dict(file)
+            arrays = dict(file)
+        if "frames" in arrays:
+            names = arrays["frames"].tolist()
+            arrays["frames"] = np.array([name if "_" in name else f"{name}_plain" for name in names])
+        return arrays
 
     return read
 
@@ -108,3 +112,21 @@ def exact_sample(golden_detectors: Path) -> Callable[[str, str, tuple[Sample, Ar
         return pair[0]
 
     return exact
+
+
+@pytest.fixture(scope="session")
+def exact_batches(
+    exact_sample: Callable[[str, str, tuple[Sample, Arrays]], Sample],
+) -> Callable[[str, Pairs], Callable[[Iterable[str]], Batch]]:
+    """`exact_batches("monodle", samples)(frames)`: our samples as a batch."""
+
+    def of_network(network: str, samples: Pairs) -> Callable[[Iterable[str]], Batch]:
+        def batch(frames: Iterable[str]) -> Batch:
+            names = [str(name) for name in frames]
+            if missing := [name for name in names if name not in samples]:
+                pytest.fail(f"no recorded targets of {', '.join(missing)}, which other recordings there are of")
+            return Batch.collate([exact_sample(network, name, samples[name]) for name in names])
+
+        return batch
+
+    return of_network

@@ -139,7 +139,7 @@ def test_losses_of_the_network(
 ) -> None:
     _, output, targets = passed(case, mode)
     arrays = recorded(f"losses_{case}")
-    frames = [name if "_" in name else f"{name}_plain" for name in arrays["frames"].tolist()]
+    frames = arrays["frames"].tolist()
     cars = of_cars(targets, [samples[name][1] for name in frames])
     for prefix, chosen in ((mode, targets), (f"{mode}_car", cars)):
         count = len(chosen.image) * output.groups

@@ -72,7 +72,7 @@ def test_depth_maps_and_their_loss_agree(
     case: str, dtype: torch.dtype, recorded: Callable[[str], Arrays], samples: Pairs, named_weights, seed: int
 ) -> None:
     arrays = recorded(f"depth_map_{case}")
-    names = [name if "_" in name else f"{name}_plain" for name in arrays["frames"].tolist()]
+    names = arrays["frames"].tolist()
     targets = Batch.collate([samples[name][0] for name in names]).targets
     np.testing.assert_array_equal(targets.depth_bin, arrays["target_bin"])
     np.testing.assert_array_equal(targets.foreground, arrays["foreground"])

@@ -44,18 +44,9 @@ def samples(
 
 
 @pytest.fixture(scope="session")
-def batch_of(
-    exact_sample: Callable[[str, str, tuple[Sample, Arrays]], Sample], samples: dict[str, tuple[Sample, Arrays]]
-) -> Callable[[Any], Batch]:
+def batch_of(exact_batches: Callable[[str, Any], Callable[[Any], Batch]], samples: Any) -> Callable[[Any], Batch]:
     """`batch_of(frames)`: our samples as a batch, with exactly the pictures that the original saw."""
-
-    def batch(frames: Any) -> Batch:
-        names = [str(name) if "_" in str(name) else f"{name}_plain" for name in frames]
-        if missing := [name for name in names if name not in samples]:
-            pytest.fail(f"no recorded targets of {', '.join(missing)}, which other recordings there are of")
-        return Batch.collate([exact_sample("monodle", name, samples[name]) for name in names])
-
-    return batch
+    return exact_batches("monodle", samples)
 
 
 @pytest.fixture(scope="session")

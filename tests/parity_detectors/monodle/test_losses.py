@@ -129,7 +129,7 @@ def test_what_is_said_at_the_objects(
 ) -> None:
     _, output, _ = passed(case, mode)
     arrays = recorded(f"losses_{case}")
-    names = [name if "_" in name else f"{name}_plain" for name in arrays["frames"].tolist()]
+    names = arrays["frames"].tolist()
     supervised = np.stack([samples[name][1]["mask_2d"] > 0 for name in names])
     for name in ("offset_2d", "size_2d", "depth", "offset_3d", "size_3d", "heading"):
         theirs = arrays[f"{mode}_at_{name}"][supervised]
