@@ -189,6 +189,7 @@ def configured(study: Study, name: str, seed: int) -> dict[str, Any]:
     config["data"]["batch_size"] = BATCHES.get(recipe, BATCH)
     config["data"]["train"] = study.split
     config["validation"]["min_heights_px"] = list(heights)
+    config["channels_last"] = True  # a fifth faster, for networks as narrow as these
     if study.validations is not None:
         config["validation"]["every"] = -(-int(epochs) // study.validations)
     config["optimizer"] = {
