@@ -1,9 +1,11 @@
 """What a step costs on one CPU thread: `python benchmarks/training.py [--rounds 2] [--cases ...]`, or `--quick`.
 
-A student alone, MonoSKD and MonoDistill as `train` runs them, and both as published: the teacher normalises by the
-batch at hand. The original's fusion module, which it builds and never calls, is not in it. One random batch, full
-DLA-34. Every measurement is a process of its own, so that its peak memory is its own: one step that warms up, one that
-counts. The forms take turns, round by round. CPU seconds, and the ratios between them, are medians over the rounds.
+A student alone, MonoSKD and MonoDistill as `train` runs them, and both as published: in float32, and the teacher
+normalises by the batch at hand. The original's fusion module, which it builds and never calls, is not in it. "bf16" is
+`--precision bf16-mixed`; where the processor has no instructions for bfloat16 it is left out, and all teachers run in
+float32. One random batch, full DLA-34. Every measurement is a process of its own, so that its peak memory is its own:
+one step that warms up, one that counts. The forms take turns, round by round. CPU seconds, and the ratios between them,
+are medians over the rounds.
 quick: tiny networks, one round, nothing is written.
 """
 
@@ -23,14 +25,21 @@ from workload import SIZE, Workload
 from monoskd.engine.callbacks import commit, versions
 from monoskd.files import write_json
 
+BF16 = " bf16"
 FORMS = ("student", "monoskd", "monoskd_published", "monodistill", "monodistill_published")
+FORMS_IN_BF16 = tuple(form + BF16 for form in ("student", "monoskd", "monodistill"))
 CASES = {"384 x 1280, batch 2": ((1280, 384), 2), "96 x 320, batch 4": ((320, 96), 4)}
 QUICK = "quick"
+FAST_BF16 = torch.cpu._is_avx512_bf16_supported()
 RATIOS = (
     ("monoskd", "student"),
     ("monoskd", "monoskd_published"),
     ("monoskd", "monodistill"),
     ("monodistill", "monodistill_published"),
+    ("monoskd bf16", "student bf16"),
+    ("monoskd bf16", "monoskd_published"),
+    ("monoskd bf16", "monodistill bf16"),
+    ("student bf16", "student"),
 )
 
 
@@ -38,7 +47,12 @@ def measure(case: str, form: str) -> dict[str, float]:
     """CPU and wall seconds of a step, and the peak memory [MiB] of this process."""
     torch.set_num_threads(1)
     size, batch = CASES.get(case, (SIZE, None))
-    return _timed(Workload.make(form, device=torch.device("cpu"), small=case == QUICK, batch=batch, size=size))
+    options: dict[str, Any] = {"device": torch.device("cpu"), "small": case == QUICK, "batch": batch, "size": size}
+    if form.endswith(BF16):
+        options |= {"autocast": torch.bfloat16, "channels_last": True}
+    elif FAST_BF16 and form in ("monoskd", "monodistill"):
+        options |= {"teacher_dtype": torch.bfloat16}  # `teacher_precision` of the shipped recipes
+    return _timed(Workload.make(form.removesuffix(BF16), **options))
 
 
 def _timed(workload: Workload) -> dict[str, float]:
@@ -69,6 +83,7 @@ def summary(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
             for key in keys
         }
         for one, other in RATIOS
+        if {one, other} <= set(rounds)
     }
     return {"forms": medians, "ratios": ratios, "rounds": rounds}
 
@@ -87,7 +102,8 @@ def main() -> None:
     results: dict[str, Any] = {}
     document = {"schema": "monoskd/training-cost/1", "versions": versions(), "commit": commit(), "cases": results}
     for case in [QUICK] if options.quick else options.cases:
-        rounds: dict[str, list[dict[str, float]]] = {form: [] for form in FORMS}
+        forms = FORMS + FORMS_IN_BF16 if FAST_BF16 else FORMS
+        rounds: dict[str, list[dict[str, float]]] = {form: [] for form in forms}
         for _ in range(1 if options.quick else options.rounds):
             for form, rows in rounds.items():
                 rows.append(in_a_process(case, form))

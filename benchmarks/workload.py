@@ -55,8 +55,12 @@ class Workload:
         channels_last: bool = False,
         compile: bool = False,
         size: tuple[int, int] = SIZE,
+        teacher_dtype: torch.dtype | None = None,
     ) -> Self:
-        """The same weights and batch for the same arguments, wherever it runs. size: unless `small`."""
+        """The same weights and batch for the same arguments, wherever it runs. size: unless `small`.
+
+        teacher_dtype: of the teacher's pass, which then is channels last.
+        """
         torch.manual_seed(0)
         sizes = {"input_size": SMALL_SIZE, **SMALL_NETWORK} if small else {"input_size": size}
         config = DidM3DConfig(pretrained=False, **sizes)
@@ -67,7 +71,9 @@ class Workload:
         if (source := RECIPES[recipe]) is not None:
             teacher = DidM3D(replace(config, modality="depth"))
             teacher.adapt_to(focal_px=700.0, input_focal_px=700.0)
-            distiller = distiller_of(source, student, teacher)
+            if channels_last or teacher_dtype is not None:
+                teacher.to(memory_format=torch.channels_last)
+            distiller = distiller_of(source, student, teacher, teacher_dtype=teacher_dtype)
             views, depth, targets = random_batch(1, config)  # enough to shape the adapters, on the CPU
             distiller.materialize(views, targets, teacher_inputs=(depth, targets))
         views, depth, targets = random_batch(batch, config)
@@ -75,8 +81,6 @@ class Workload:
         trained.to(device)
         if channels_last:
             trained.to(memory_format=torch.channels_last)
-            for network in [] if distiller is None else [distiller.teacher]:
-                network.to(memory_format=torch.channels_last)
         if compile:
             trained.compile(backend="eager" if small else "inductor")
         optimizer = torch.optim.Adam(trained.parameters(), 1e-3, fused=True)  # as `monoskd train`
@@ -137,7 +141,9 @@ class Workload:
         return loss.detach()
 
 
-def distiller_of(source: str, student: DidM3D, teacher: DidM3D) -> Distiller:
+def distiller_of(
+    source: str, student: DidM3D, teacher: DidM3D, *, teacher_dtype: torch.dtype | None = None
+) -> Distiller:
     """The distiller of a shipped config, around other networks."""
     channels = student.config.backbone_arguments.get("channels", (0, 0, 0, 128, 256, 512))[3:]
     words = ["--start", "none", "--distillation.teacher", "none"]
@@ -152,6 +158,7 @@ def distiller_of(source: str, student: DidM3D, teacher: DidM3D) -> Distiller:
         terms=config.terms,
         fusion=config.fusion,
         teacher_batch_statistics=config.teacher_batch_statistics,
+        teacher_dtype=teacher_dtype,
     )
 
 

@@ -701,8 +701,8 @@ def test_channels_last_changes_the_layout_and_rounding_alone(
 
 
 @pytest.mark.parametrize(("precision", "given", "expected"), [
-    ("bf16-mixed", None, (True, False)),
-    ("16-mixed", None, (True, False)),
+    ("bf16-mixed", None, (True, True)),
+    ("16-mixed", None, (True, True)),
     ("32-true", None, (False, False)),
     ("bf16-mixed", False, (False, False)),
     ("32-true", True, (True, True)),
@@ -721,6 +721,41 @@ def test_the_layout_is_the_one_that_suits_the_device(
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         found.append(channels_last_of(config))
     assert tuple(found) == expected
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_teacher_runs_in_bfloat16_where_the_machine_has_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
+    types, outputs = set(), Training.outputs
+
+    def watched(self: Training, batch: object) -> object:
+        output, distilled = outputs(self, batch)
+        if distilled:
+            types.add((output.features["neck.4"].dtype, distilled.maps["neck.4"].teacher.dtype))
+        return output, distilled
+
+    monkeypatch.setattr(Training, "outputs", watched)
+    teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher"), epochs=1)
+    types.clear()
+    recipe = {
+        "teacher": str(teacher / "model.safetensors"),
+        "taps": [{"student": "neck.4", "adapter": "conv"}],
+        "terms": {"rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}}},
+    }
+    found = []
+    for precision in (None, "bf16-mixed"):
+        folder = run(
+            out=str(tmp_path / str(precision)),
+            distillation={**recipe, "teacher_precision": precision},
+            epochs=1,
+        )
+        found.append([float(loss) for loss in losses(folder)])
+    assert types == {(torch.float32, torch.float32), (torch.float32, torch.bfloat16 if there else torch.float32)}
+    assert (found[0] == found[1]) != there
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
+    assert ("the teacher runs as the student does" in capsys.readouterr().err) != there
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -131,6 +131,8 @@ class DistillationConfig:
         terms: named terms with weights and schedules.
         fusion: a module over the student's tapped maps, before the adapters (MonoDistill).
         teacher_batch_statistics: published quirk: the teacher in train mode, with drifting BatchNorm buffers.
+        teacher_precision: "bf16-mixed" runs the teacher in bfloat16, channels last, whatever the student's precision,
+            where the machine has instructions for it; null: in the student's.
         record_every: steps between two entries of the flight recorder; 0 switches it off.
     """
 
@@ -139,6 +141,7 @@ class DistillationConfig:
     terms: dict[str, Term]
     fusion: nn.Module | None = None
     teacher_batch_statistics: bool = False
+    teacher_precision: Literal["bf16-mixed"] | None = None
     record_every: int = 50
 
     def __post_init__(self) -> None:
@@ -201,8 +204,8 @@ class RunConfig:
         devices: how many of them, on each machine.
         nodes: machines that train together, started by torchrun or Slurm (docs/training.md).
         precision: Lightning's, such as "32-true" or "16-mixed".
-        channels_last: keep networks in this layout. None: in half precision on a GPU, where it halves a step. Narrow
-            networks on CPUs train faster with it, wide ones slower (docs/cost.md).
+        channels_last: keep networks in this layout. None: in half precision, where it halves a step. In float32 narrow
+            networks on CPUs train faster with it, wide ones slower on some (docs/cost.md).
         threads: torch's CPU threads; 0 leaves them alone.
     """
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -106,7 +107,14 @@ def channels_last_of(config: RunConfig) -> bool:
     """The layout as configured, or the one that suits the device."""
     if config.channels_last is not None:
         return config.channels_last
-    return on_cuda(config) and config.precision in ("16-mixed", "bf16-mixed")
+    return (on_cuda(config) or on_cpu(config)) and config.precision in ("16-mixed", "bf16-mixed")
+
+
+def has_bfloat16(config: RunConfig) -> bool:
+    """Whether the run's device has instructions for bfloat16; without them it is slower than float32."""
+    if on_cuda(config):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return on_cpu(config) and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 class Doubles(DoublePrecision):

@@ -20,6 +20,7 @@ _MAY_CHANGE = (
     *("out", "start", "data.root", "data.unlabelled.mapping", "distillation.teacher"),
     *("data.workers", "data.cache", "accelerator", "devices", "nodes", "precision", "threads"),
     *("epochs", "optimizer", "validation", "log_every", "distillation.record_every"),
+    "distillation.teacher_precision",
     *("data.unlabelled.threshold",),
 )
 """What may differ in a resumed run: paths, how it is computed, how long, at which rate."""

@@ -34,7 +34,16 @@ from monoskd.engine.config import RunConfig
 from monoskd.engine.frames import Frames
 from monoskd.engine.load import LoadedConfig
 from monoskd.engine.log import WholeLog, csv_logger
-from monoskd.engine.machine import Doubles, alone, channels_last_of, cluster_of, first_error, one_line, precision_of
+from monoskd.engine.machine import (
+    Doubles,
+    alone,
+    channels_last_of,
+    cluster_of,
+    first_error,
+    has_bfloat16,
+    one_line,
+    precision_of,
+)
 from monoskd.engine.measure import Measurement
 from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
 from monoskd.engine.resume import Past
@@ -132,6 +141,13 @@ def _begin(plan: Plan, config: RunConfig) -> None:
         path.unlink(missing_ok=True)
     if precision_of(config) != config.precision:
         say(f"precision: a CPU has no {config.precision}; the run uses {precision_of(config)}")
+    if not has_bfloat16(config):
+        if precision_of(config) == "bf16-mixed":
+            say("precision: this machine has no instructions for bfloat16; 32-true is faster here")
+        elif config.distillation is not None and config.distillation.teacher_precision is not None:
+            say(
+                "teacher_precision: this machine has no instructions for bfloat16; the teacher runs as the student does"
+            )
 
 
 def fit(run: Run) -> Path:
@@ -157,6 +173,7 @@ def fit(run: Run) -> Path:
 def build_training(config: RunConfig, student: Detector) -> Training:
     """The Lightning module of a run, with its distiller if it has one."""
     distiller = recorder = None
+    last = channels_last_of(config)
     if (recipe := config.distillation) is not None:
         teacher = load_model(recipe.teacher)
         check_input(config, teacher, recipe.teacher)
@@ -165,6 +182,9 @@ def build_training(config: RunConfig, student: Detector) -> Training:
                 f"{recipe.teacher}: expected the student's classes {', '.join(student.classes)} in this order, got "
                 f"{', '.join(teacher.classes)}; train a teacher of these classes"
             )
+        in_half = recipe.teacher_precision is not None and has_bfloat16(config)
+        if last or in_half:
+            teacher.to(memory_format=torch.channels_last)
         distiller = Distiller(
             student,
             teacher,
@@ -172,12 +192,12 @@ def build_training(config: RunConfig, student: Detector) -> Training:
             terms=recipe.terms,
             fusion=recipe.fusion,
             teacher_batch_statistics=recipe.teacher_batch_statistics,
+            teacher_dtype=torch.bfloat16 if in_half else None,
         )
         if recipe.record_every and recipe.taps:  # it measures at taps
             recorder = FlightRecorder(distiller, every=recipe.record_every)
-    if channels_last_of(config):
-        for network in (student, *(distiller.teachers.values() if distiller else ())):
-            network.to(memory_format=torch.channels_last)
+    if last:
+        student.to(memory_format=torch.channels_last)
     validation = config.validation
     evaluator = validation.evaluator or KittiEvaluator(validation.classes, validation.min_heights_px)
     graph = student.task_graph if config.task_learning else {}
