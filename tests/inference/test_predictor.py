@@ -395,6 +395,37 @@ def test_a_batch_of_pictures_is_each_alone(trained: Predictor) -> None:
         torch.testing.assert_close(together.boxes_3d.bottom, alone.boxes_3d.bottom, rtol=1e-3, atol=1e-3)
 
 
+def test_half_precision_is_for_layers_alone(
+    make_detector: Callable[..., DidM3D], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    detector = make_detector(reference_focal_px=100.0, input_focal_px=100.0)
+    types = set()
+    for module in detector.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
+    frame = Frame(cv2.GaussianBlur(picture(128, 64), (0, 0), 5), Camera.from_focal(100.0, width=128, height=64))
+    whole, half = (Predictor(detector, half=half)(frame.image, frame.camera) for half in (False, True))
+    assert types == {torch.float32, torch.bfloat16}
+    assert half.boxes_3d.bottom.dtype == half.scores.dtype == torch.float32
+    assert len(set(half.scores.tolist())) > 40  # bfloat16 itself has a few values in so narrow a range
+    torch.testing.assert_close(half.scores, whole.scores, rtol=0.02, atol=0)
+    assert half.boxes_3d.bottom[:, 2].median().item() == pytest.approx(
+        whole.boxes_3d.bottom[:, 2].median().item(), rel=0.02
+    )
+
+
+def test_half_precision_that_would_be_slow_is_refused(
+    model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    given = ["--focal", "100", "--half", "--out", str(tmp_path / "out")]
+    assert main(["predict", str(folder), "--model", str(model), *given]) == 2
+    assert "float32 is faster here" in capsys.readouterr().err
+    assert main(["predict", str(folder), "--model", "some.onnx", *given]) == 2
+    assert "monoskd export --half" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -24,6 +23,7 @@ from monoskd.engine.processes import ended, lost_connection, take_notes
 from monoskd.engine.resume import how_to_go_on
 from monoskd.errors import InputError
 from monoskd.files import NO_SPACE
+from monoskd.precision import has_bfloat16
 
 _LOCK = ".lock"
 _CLEAN_UP = "_teardown"  # Lightning's function
@@ -110,11 +110,9 @@ def channels_last_of(config: RunConfig) -> bool:
     return (on_cuda(config) or on_cpu(config)) and config.precision in ("16-mixed", "bf16-mixed")
 
 
-def has_bfloat16(config: RunConfig) -> bool:
+def runs_in_bfloat16(config: RunConfig) -> bool:
     """Whether the run's device has instructions for bfloat16; without them it is slower than float32."""
-    if on_cuda(config):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return on_cpu(config) and bool(torch.cpu._is_avx512_bf16_supported())
+    return has_bfloat16("cuda" if on_cuda(config) else "cpu" if on_cpu(config) else "another")
 
 
 class Doubles(DoublePrecision):

@@ -40,9 +40,9 @@ from monoskd.engine.machine import (
     channels_last_of,
     cluster_of,
     first_error,
-    has_bfloat16,
     one_line,
     precision_of,
+    runs_in_bfloat16,
 )
 from monoskd.engine.measure import Measurement
 from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
@@ -141,7 +141,7 @@ def _begin(plan: Plan, config: RunConfig) -> None:
         path.unlink(missing_ok=True)
     if precision_of(config) != config.precision:
         say(f"precision: a CPU has no {config.precision}; the run uses {precision_of(config)}")
-    if not has_bfloat16(config):
+    if not runs_in_bfloat16(config):
         if precision_of(config) == "bf16-mixed":
             say("precision: this machine has no instructions for bfloat16; 32-true is faster here")
         elif config.distillation is not None and config.distillation.teacher_precision is not None:
@@ -182,7 +182,7 @@ def build_training(config: RunConfig, student: Detector) -> Training:
                 f"{recipe.teacher}: expected the student's classes {', '.join(student.classes)} in this order, got "
                 f"{', '.join(teacher.classes)}; train a teacher of these classes"
             )
-        in_half = recipe.teacher_precision is not None and has_bfloat16(config)
+        in_half = recipe.teacher_precision is not None and runs_in_bfloat16(config)
         if last or in_half:
             teacher.to(memory_format=torch.channels_last)
         distiller = Distiller(
