@@ -1,8 +1,9 @@
 """CPU seconds a picture of a predictor on one thread: `python benchmarks/inference.py [--rounds 3] [--onnx]`.
 
 A full DLA-34 and pictures of KITTI's size, in turns: weights in torch's own layout, one picture at a time and in
-batches; channels last, as `Predictor` reads a model file; and with `--onnx` the exported graph in onnxruntime. Reading
-the pictures is not in it: `predict` reads ahead in a thread.
+batches; channels last, as `Predictor` reads a model file, in float32 and, where the processor has instructions for
+bfloat16, with `half=True`; with `--onnx` also the exported graph in onnxruntime. Reading the pictures is not in it:
+`predict` reads ahead in a thread.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from monoskd.inference.onnx_predictor import OnnxPredictor
 from monoskd.inference.predictor import Predictor
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.weights import save_model
+from monoskd.precision import has_bfloat16
 
 SIZE = (1242, 375)
 OWN = "torch's layout, one by one"
@@ -44,6 +46,7 @@ def main() -> None:
         model, graph = Path(folder) / "model.safetensors", Path(folder) / "model.onnx"
         save_model(detector, model, provenance={})
         own, predictor = Predictor(detector), Predictor(model)
+        half = Predictor(model, half=True) if has_bfloat16("cpu") else None
         if options.onnx:
             export(model, graph)
         onnx = OnnxPredictor(graph) if options.onnx else None
@@ -55,6 +58,8 @@ def main() -> None:
         "channels last, one by one": (predictor, 1),
         "channels last, in batches": (predictor, options.batch),
     }
+    if half:
+        forms |= {"half, one by one": (half, 1), "half, in batches": (half, options.batch)}
     if onnx:
         forms["onnxruntime, one by one"] = (onnx, 1)
     seconds: dict[str, list[float]] = {form: [] for form in forms}

@@ -24,13 +24,14 @@ from workload import SIZE, Workload
 
 from monoskd.engine.callbacks import commit, versions
 from monoskd.files import write_json
+from monoskd.precision import has_bfloat16
 
 BF16 = " bf16"
 FORMS = ("student", "monoskd", "monoskd_published", "monodistill", "monodistill_published")
 FORMS_IN_BF16 = tuple(form + BF16 for form in ("student", "monoskd", "monodistill"))
 CASES = {"384 x 1280, batch 2": ((1280, 384), 2), "96 x 320, batch 4": ((320, 96), 4)}
 QUICK = "quick"
-FAST_BF16 = torch.cpu._is_avx512_bf16_supported()
+FAST_BF16 = has_bfloat16("cpu")
 RATIOS = (
     ("monoskd", "student"),
     ("monoskd", "monoskd_published"),

@@ -1,8 +1,11 @@
 """What the heads of several detectors have in common: their precision, their errors, headings and depths."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from monoskd.geometry.camera import Camera
@@ -15,6 +18,29 @@ _DEPTH_EPSILON = 1e-6  # keeps the depth below 1e6 m
 def full_precision(head: Tensor) -> Tensor:
     """Float32 at least, also after half-precision layers: positions need more than half precision."""
     return head.to(torch.promote_types(head.dtype, torch.float32))
+
+
+class PreciseConv2d(nn.Conv2d):
+    """A convolution in the type of its weights, also under autocast: bfloat16 would round a depth of 50 m to 0.2 m."""
+
+    def forward(self, x: Float[Tensor, "b c v u"]) -> Float[Tensor, "b k v u"]:
+        """Convolve."""
+        with _no_autocast(x):
+            return super().forward(x.to(self.weight.dtype))
+
+
+class PreciseLinear(nn.Linear):
+    """A linear layer in the type of its weights, also under autocast."""
+
+    def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... k"]:
+        """Multiply."""
+        with _no_autocast(x):
+            return super().forward(x.to(self.weight.dtype))
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def mean(values: Float[Tensor, "n *k"], where: Bool[Tensor, "n ..."] | None = None) -> Float[Tensor, ""]:

@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, Rois
-from monoskd.models.heads import full_precision
+from monoskd.models.heads import PreciseConv2d, full_precision
 from monoskd.models.heatmap import HEAT_PRIOR_LOGIT, heads_at_cells
 from monoskd.structures import Views
 
@@ -84,7 +84,7 @@ class RegionalHeads(nn.Module):
         patches = roi_align(shared, torch.cat([rois.image[:, None].to(boxes), boxes], 1), ROI_CELLS)
         joined = torch.cat([patches, rays.to(patches), one_hot.to(patches)], 1)
 
-        heads = {name: full_precision(head(joined)) for name, head in self.named_children()}
+        heads = {name: head(joined) for name, head in self.named_children()}
         k = _zoom(boxes=boxes, corners_px=corners_px) if magnification is None else magnification[rois.image]
         heads["visual_depth"] = torch.exp(-heads["visual_depth"]) * k[:, None, None]
         heads["depth"] = heads["visual_depth"] + heads["attribute_depth"]
@@ -120,7 +120,9 @@ def _zoom(*, boxes: Tensor, corners_px: Tensor) -> Tensor:
 
 
 def _dense_head(inputs: int, hidden: int, bias: list[float]) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(inplace=True), _output(hidden, bias))
+    return nn.Sequential(
+        nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(inplace=True), _output(nn.Conv2d, hidden, bias)
+    )
 
 
 def _pooled_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -130,7 +132,7 @@ def _pooled_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
         nn.BatchNorm2d(hidden),
         nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1),
-        _output(hidden, [0.0] * outputs),
+        _output(PreciseConv2d, hidden, [0.0] * outputs),
         nn.Flatten(1),
     )
 
@@ -138,13 +140,16 @@ def _pooled_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 def _pointwise_head(inputs: int, hidden: int, *, bias: float = 0.0) -> nn.Sequential:
     """One number for each of the patch's points."""
     return nn.Sequential(
-        nn.Conv2d(inputs, hidden, 3, padding=1), nn.LeakyReLU(inplace=True), _output(hidden, [bias]), nn.Flatten(0, 1)
+        nn.Conv2d(inputs, hidden, 3, padding=1),
+        nn.LeakyReLU(inplace=True),
+        _output(PreciseConv2d, hidden, [bias]),
+        nn.Flatten(0, 1),
     )
 
 
-def _output(hidden: int, bias: list[float]) -> nn.Conv2d:
+def _output(kind: type[nn.Conv2d], hidden: int, bias: list[float]) -> nn.Conv2d:
     """A last layer whose initial output is close to `bias` everywhere."""
-    layer = nn.Conv2d(hidden, len(bias), 1)
+    layer = kind(hidden, len(bias), 1)
     nn.init.normal_(layer.weight, std=0.001)
     layer.bias = nn.Parameter(torch.tensor(bias))
     return layer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
 from monoskd.models.dense import in_metres
-from monoskd.models.heads import full_precision
+from monoskd.models.heads import PreciseConv2d, full_precision
 from monoskd.models.heatmap import HEAT_PRIOR_LOGIT, AtCells, at_cells
 from monoskd.models.monocon.normalisation import AttentiveNorm
 from monoskd.models.monocon.structures import CORNERS, KEYPOINTS, MonoConTargets
@@ -25,12 +25,19 @@ class Head(nn.Module):
     """One head: a hidden layer, and the last one. bias: what the last layer starts with, or None: 0."""
 
     def __init__(
-        self, inputs: int, hidden: int, outputs: int, *, mixture: int, bias: Sequence[float] | None = None
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        mixture: int,
+        last: type[nn.Conv2d] = PreciseConv2d,
+        bias: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         norm = AttentiveNorm(hidden, mixture=mixture)
         self.hidden = nn.Sequential(nn.Conv2d(inputs, hidden, 3, padding=1), norm, nn.ReLU(inplace=True))
-        self.last = last_layer(hidden, outputs)
+        self.last = last_layer(hidden, outputs, kind=last)
         if bias is not None:
             self.last.bias.data.copy_(torch.tensor(bias))  # type: ignore[union-attr]
 
@@ -68,7 +75,8 @@ class Heads(nn.Module):
         widths |= {"heading": 2 * BINS, "keypoint_heatmap": KEYPOINTS, "keypoint_offset": 2}
         for name, outputs in widths.items():
             bias = [HEAT_PRIOR_LOGIT] * outputs if "heatmap" in name else biases.get(name)
-            self.add_module(name, Head(inputs, hidden, outputs, mixture=mixture, bias=bias))
+            last = nn.Conv2d if "heatmap" in name else PreciseConv2d
+            self.add_module(name, Head(inputs, hidden, outputs, mixture=mixture, last=last, bias=bias))
         self.corners = last_layer(hidden, 2 * CORNERS)
 
     def forward(self, shared: Float[Tensor, "b c v u"], k: Float[Tensor, " b"]) -> dict[str, Tensor]:
@@ -110,9 +118,9 @@ class Heads(nn.Module):
         return {name: head for name, head in heads.items() if names is None or name in names}
 
 
-def last_layer(hidden: int, outputs: int) -> nn.Conv2d:
+def last_layer(hidden: int, outputs: int, *, kind: type[nn.Conv2d] = PreciseConv2d) -> nn.Conv2d:
     """conv1x1 that says next to nothing when training begins."""
-    layer = nn.Conv2d(hidden, outputs, 1)
+    layer = kind(hidden, outputs, 1)
     nn.init.normal_(layer.weight, std=_WEIGHT_STD)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer

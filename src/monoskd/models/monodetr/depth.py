@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monoskd.models.heads import full_precision
+from monoskd.models.heads import PreciseConv2d
 from monoskd.models.monodetr.transformer import FeedForward, SelfAttention, position_code
 
 NEAREST_M, FARTHEST_M = 1e-3, 60.0
@@ -47,7 +47,7 @@ class DepthPredictor(nn.Module):
             nn.GroupNorm(groups, width),
             nn.ReLU(),
         )
-        self.classifier = nn.Conv2d(width, bins + 1, 1)
+        self.classifier = PreciseConv2d(width, bins + 1, 1)
         self.attention = SelfAttention(width, heads, dropout)
         self.feed = FeedForward(width, hidden, dropout)
         self.embedding = nn.Embedding(int(FARTHEST_M) + 1, width)  # of whole metres
@@ -61,7 +61,7 @@ class DepthPredictor(nn.Module):
         fine, middle, coarse = maps
         raised = functional.interpolate(coarse, size=middle.shape[-2:], mode="bilinear", align_corners=False)
         features = self.mix((self.down(fine) + self.same(middle) + self.up(raised)) / 3)
-        logits = full_precision(self.classifier(features))
+        logits = self.classifier(features)
         mean = (logits.softmax(1) * self.depths[:, None, None].to(logits)).sum(1)
         rows, columns = middle.shape[-2:]
         position = position_code(rows, columns, width=features.shape[1], like=features)

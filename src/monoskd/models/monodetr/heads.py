@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
-from monoskd.models.heads import depth_m, full_precision
+from monoskd.models.heads import PreciseLinear, depth_m
 from monoskd.models.monodetr.bilinear import read_maps
 
 CLASS_PRIOR = 0.01  # a query is an object of a class with this probability before anything is learned
@@ -36,7 +36,7 @@ class QueryHeads(nn.Module):
 
     def __init__(self, width: int, *, classes: int, layers: int) -> None:
         super().__init__()
-        self.logits = nn.ModuleList(nn.Linear(width, classes) for _ in range(layers))
+        self.logits = nn.ModuleList(PreciseLinear(width, classes) for _ in range(layers))
         self.boxes = nn.ModuleList(_perceptron(width, 6, hidden_layers=2) for _ in range(layers))
         self.size_3d = nn.ModuleList(_perceptron(width, 3) for _ in range(layers))
         self.heading = nn.ModuleList(_perceptron(width, 2 * BINS) for _ in range(layers))
@@ -61,15 +61,13 @@ class QueryHeads(nn.Module):
         mean_depth: b x v x u, the depth map. The depth is the mean of three: the depth head's; that at which an object
         as high as predicted fills the predicted box; and the depth map's at the centre.
         """
-        said = {
-            name: full_precision(getattr(self, name)[number](x)) for name in ("logits", "boxes", "size_3d", "heading")
-        }
+        said = {name: getattr(self, name)[number](x) for name in ("logits", "boxes", "size_3d", "heading")}
         change = said["boxes"]
         known = inverse_sigmoid(reference)
         if known.shape[-1] == 2:
             known = torch.cat([known, torch.zeros_like(change[..., 2:])], -1)
         said["boxes"] = (change + known).sigmoid()
-        raw, said["depth_log_std"] = full_precision(self.depth[number](x)).tensor_split(2, -1)
+        raw, said["depth_log_std"] = self.depth[number](x).tensor_split(2, -1)
         said["depth"] = (depth_m(raw) + box_depth(said, scale) + depth_at(mean_depth, said["boxes"])) / 3
         return said
 
@@ -94,4 +92,4 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
 
 def _perceptron(width: int, outputs: int, *, hidden_layers: int = 1) -> nn.Sequential:
     hidden = [layer for _ in range(hidden_layers) for layer in (nn.Linear(width, width), nn.ReLU())]
-    return nn.Sequential(*hidden, nn.Linear(width, outputs))
+    return nn.Sequential(*hidden, PreciseLinear(width, outputs))

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # of all kinds, those of seve
 from monoskd.errors import InputError
 from monoskd.geometry.camera import PublishedLetterbox
 from monoskd.models.backbone import Backbone, maps_by_name
-from monoskd.models.heads import full_precision
+from monoskd.models.heads import PreciseLinear
 from monoskd.models.lens import LensDetector
 from monoskd.models.monodetr.config import MonoDETRConfig
 from monoskd.models.monodetr.decode import decode_queries
@@ -71,7 +71,7 @@ class MonoDETR(LensDetector):
         self.decoder = nn.ModuleList(DecoderLayer(config.width, **looks) for _ in range(config.decoder_layers))
         self.level = nn.Parameter(torch.randn(len(STRIDES), config.width))
         self.queries = nn.Embedding(config.queries * config.groups, 2 * config.width)  # position, then content
-        self.reference = nn.Linear(config.width, 2)
+        self.reference = PreciseLinear(config.width, 2)
         self.heads = QueryHeads(config.width, classes=len(config.classes), layers=config.decoder_layers)
         self._start()
 
@@ -169,7 +169,7 @@ class MonoDETR(LensDetector):
         shapes = [_shape(x) for x in neck.values()]
         chosen = self.queries.weight[: groups * self.config.queries].expand(tokens.shape[0], -1, -1)
         position, x = chosen.to(tokens).chunk(2, -1)
-        reference = full_precision(self.reference(position)).sigmoid()
+        reference = self.reference(position).sigmoid()
         said = []
         for number, layer in enumerate(self.decoder):
             x = layer(
