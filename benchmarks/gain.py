@@ -13,6 +13,7 @@ Give such a study an `--out` of its own, four times the epochs for as many steps
 """
 
 import argparse
+import csv
 import json
 import math
 import shutil
@@ -36,6 +37,7 @@ from monoskd.files import write_json
 from monoskd.kitti.io import read_split, write_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.prepare import prepare
+from monoskd.report.chart import Line, line_chart
 from monoskd.synthetic import synthesize
 
 TEACHER_EPOCHS, POOL = 200, 3
@@ -71,6 +73,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mixed_depth": {"depth_map": {**DEPTH, "share": 0.5}, "response": RESPONSE},
 }
 CURVE = (60, 120, 240)
+FIGURES = Path(__file__).parents[1] / "docs"
 
 
 def equal_steps(recipe: str, epochs: int) -> int:
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--validations", type=int, help="so many a training at most (default: every nine epochs)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing new after that")
     parser.add_argument("--report", action="store_true", help="train nothing; print and write what is known")
+    parser.add_argument("--draw", type=int, nargs="+", default=[], help="with --report: seeds whose curves to draw")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gain.json"))
     options = parser.parse_args()
     if not options.report:
@@ -123,6 +127,8 @@ def main() -> None:
             "runs": [*known_before(options.json, rows), *rows],
         }
         write_json(options.json, document)
+        for seed in options.draw:
+            (FIGURES / f"study_gain_{seed}.svg").write_text(drawn(document["runs"], seed) + "\n")
 
 
 @dataclass(frozen=True)
@@ -171,11 +177,29 @@ def run(study: Study, name: str, seed: int, *, end: float) -> None:
     path.write_text(yaml.safe_dump(configured(study, name, seed), sort_keys=False))
     train_side_by_side([Launch(path, out)])
     device = json.loads((out / "manifest.json").read_text())["device"]
-    row = {"seed": seed, "cell": name, "commit": commit(), "device": device, **measured(out)}
+    row = {"seed": seed, "cell": name, "commit": commit(), "device": device, **measured(out), "curve": curve(out)}
     if not name.startswith("teacher"):
         shutil.rmtree(out / "checkpoints")
     write_json(result, row)
     print(f"seed {seed} {name}: AP3D@0.5 {row['Car 3d 0.5']:.1f}, {row['train_seconds']:.0f} s", flush=True)
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    """The AP3D@0.5 of cars at each validation of a run, by step: that of the averaged weights."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [
+            (int(row["step"]) + 1, float(row["val/Car_3d_loose"]))
+            for row in csv.DictReader(file)
+            if row["val/Car_3d_loose"]
+        ]
+
+
+def drawn(rows: list[dict[str, Any]], seed: int) -> str:
+    """A chart of the curves of one seed."""
+    known = {row["cell"].split("@")[0]: row["curve"] for row in rows if row["seed"] == seed and row.get("curve")}
+    lines = {name: Line(*zip(*[(0, 0.0), *points], strict=True)) for name, points in known.items()}
+    title = f"Car AP3D at 0.5 over the steps of a training, seed {seed}"
+    return line_chart(lines, title=title, x_label="step", y_label="AP3D", standalone=True)
 
 
 def configured(study: Study, name: str, seed: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ RATIOS = (
 
 
 def measure(case: str, form: str) -> dict[str, float]:
-    """CPU and wall seconds of a step, and the peak memory [MiB] of this process."""
+    """CPU and wall seconds of a step, the peak memory of this process, and what of it importing took [MiB]."""
     torch.set_num_threads(1)
     size, batch = CASES.get(case, (SIZE, None))
     options: dict[str, Any] = {"device": torch.device("cpu"), "small": case == QUICK, "batch": batch, "size": size}
@@ -54,7 +54,8 @@ def measure(case: str, form: str) -> dict[str, float]:
         options |= {"autocast": torch.bfloat16, "channels_last": True}
     elif FAST_BF16 and form in ("monoskd", "monodistill"):
         options |= {"teacher_dtype": torch.bfloat16}  # `teacher_precision` of the shipped recipes
-    return _timed(Workload.make(form.removesuffix(BF16), **options))
+    before = _peak_mib()
+    return _timed(Workload.make(form.removesuffix(BF16), **options)) | {"imports_mib": before}
 
 
 def _timed(workload: Workload) -> dict[str, float]:
@@ -65,8 +66,11 @@ def _timed(workload: Workload) -> dict[str, float]:
         workload.step()
         steps.append((time.process_time() - cpu, time.perf_counter() - wall))
     cpu, wall = min(steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # KiB on Linux
-    return {"cpu_s": round(cpu, 3), "wall_s": round(wall, 3), "peak_mib": round(peak, 1)}
+    return {"cpu_s": round(cpu, 3), "wall_s": round(wall, 3), "peak_mib": _peak_mib()}
+
+
+def _peak_mib() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)  # KiB on Linux
 
 
 def in_a_process(case: str, form: str) -> dict[str, float]:

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -97,3 +98,12 @@ def test_a_file_of_its_own_brings_its_colours() -> None:
     assert "prefers-color-scheme: dark" in alone
     assert "<style>" not in inline
     drawing(alone)
+
+
+def test_lines_of_a_file_of_their_own_have_their_names_at_their_ends_apart() -> None:
+    lines = {"low": Line([0, 1], [0.0, 1.0]), "lower": Line([0, 1], [0.0, 0.99]), "high": Line([0, 1], [0.0, 5.0])}
+    svg = drawing(line_chart(lines, title="AP", x_label="step", y_label="AP", standalone=True))
+    names = {text.text: float(text.attrib["y"]) for text in svg.findall(f"{SVG}text[@class='name']")}
+    assert list(names) == ["high", "low", "lower"]
+    heights = sorted(names.values())
+    assert all(below - above >= 12 for above, below in pairwise(heights))

@@ -51,8 +51,12 @@ def line_chart(
     y_label: str,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
+    standalone: bool = False,
 ) -> Html:
-    """A figure with one line and one legend entry for each name. Without ranges the axes fit the points, y from 0."""
+    """A figure with one line and one legend entry for each name. Without ranges the axes fit the points, y from 0.
+
+    standalone: an SVG with its own colours and background, to be written to a file, names at the ends of the lines.
+    """
     points = [point for line in lines.values() for stretch in line.stretches() for point in stretch]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     across = _Axis.over(x_range or _span(xs), start=_LEFT, end=_WIDTH - _RIGHT)
@@ -63,6 +67,10 @@ def line_chart(
     parts.append(Html(f'<g transform="translate(11 {middle:g}) rotate(-90)">{_text(0, 0, y_label)}</g>'))
     for index, (name, line) in enumerate(lines.items()):
         parts += [_polyline(stretch, across, up, name=name, index=index) for stretch in line.stretches()]
+    if standalone:
+        parts += _names_at_ends(lines, across, up)
+        width = _WIDTH + 4 + round(_LETTER * max(map(len, lines), default=0))
+        return _svg(parts, width=width, height=_HEIGHT, label=title, standalone=True)
     svg = _svg(parts, width=_WIDTH, height=_HEIGHT, label=title)
     return element("figure", element("figcaption", escaped(title)), _legend(lines), svg)
 
@@ -145,6 +153,15 @@ def _polyline(stretch: Sequence[tuple[float, float]], across: _Axis, up: _Axis, 
     ends = " ".join(points * 2 if len(points) == 1 else points)
     title = f"<title>{escaped(name)}</title>"
     return Html(f'<polyline class="line {_colour(index)}" points="{ends}">{title}</polyline>')
+
+
+def _names_at_ends(lines: Mapping[str, Line], across: _Axis, up: _Axis) -> Iterator[Html]:
+    """The lines' names to the right of their last points, apart where these are close together."""
+    ends = {name: stretch[-1] for name, line in lines.items() for stretch in line.stretches()}
+    last = -math.inf
+    for name, (x, y) in sorted(ends.items(), key=lambda end: -end[1][1]):
+        last = max(up(y) + 4, last + 12)
+        yield _text(across(x) + 6, last, name, anchor="start", kind="name")
 
 
 def _bar(mark: Mark, across: _Axis, y: float) -> Iterator[Html]:
