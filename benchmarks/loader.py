@@ -80,7 +80,7 @@ def actions(root: Path) -> dict[str, Callable[[int], Any]]:
 
     def original(number: int) -> Any:
         sample = published[number % len(names)]
-        return (sample.image.numpy() - MEAN[:, None, None]) / STD[:, None, None]
+        return (sample.image.numpy() / np.float32(255) - MEAN[:, None, None]) / STD[:, None, None]
 
     letterbox = Letterbox.fit(width=SIZE[0], height=SIZE[1], size=INPUT_SIZE)
     frame = source.read(names[0])

@@ -117,7 +117,7 @@ class Workload:
         count = len(self.views)
         return training, Batch(
             frames=[""] * count,
-            image=self.views.images,
+            image=(255 * self.views.images).to(torch.uint8),
             cameras=self.views.cameras,
             letterbox=self.views.letterbox,
             picture_sizes=[self.views.letterbox.size] * count,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from monoskd.frames import DepthMap as DepthMap
@@ -146,14 +146,14 @@ class TargetMaker(Protocol):
 class Sample(_Movable):
     """One frame, ready for a network.
 
-    image: RGB in [0, 1], warped to the network's size. depth: metres, warped by the same letterbox, 0 where unknown
+    image: RGB, 0 to 255, warped to the network's size. depth: metres, warped by the same letterbox, 0 where unknown
     (the teacher's input). camera: projects to *original* (unwarped, but flipped if the image was) pixels. letterbox:
     original to network pixels. picture_size: (width, height) of the picture [original px]. objects: the labels, moved
     through the augmentation.
     """
 
     frame: str
-    image: Float[Tensor, "3 h w"]
+    image: UInt8[Tensor, "3 h w"]
     camera: Camera  # P 3 x 4
     letterbox: Letterbox
     picture_size: tuple[int, int]
@@ -170,7 +170,7 @@ class Batch(_Movable):
     """
 
     frames: list[str]
-    image: Float[Tensor, "b 3 h w"]
+    image: UInt8[Tensor, "b 3 h w"]
     cameras: Camera  # P b x 3 x 4
     letterbox: Letterbox
     picture_sizes: list[tuple[int, int]]
@@ -190,12 +190,14 @@ class Batch(_Movable):
 
     def views(self, modality: Modality) -> Views:
         """The input of a network of this modality. Raises ValueError where the batch has no depth maps."""
-        if modality == "rgb":
-            return Views(self.image, self.cameras, self.letterbox)
-        if self.depth is None:
-            raise ValueError(f"a {modality} network needs depth maps, and this batch has none: run `monoskd prepare`")
-        images = self.depth if modality == "depth" else torch.cat([self.image, self.depth], 1)
-        return Views(images, self.cameras, self.letterbox)
+        images = []
+        if modality != "depth":
+            images.append(self.image.to(self.cameras.P.dtype).div_(255))
+        if modality != "rgb":
+            if self.depth is None:
+                raise ValueError(f"a {modality} network needs depth maps, this batch has none: run `monoskd prepare`")
+            images.append(self.depth)
+        return Views(images[0] if len(images) == 1 else torch.cat(images, 1), self.cameras, self.letterbox)
 
     @classmethod
     def collate(cls, samples: Sequence[Sample]) -> "Batch":

@@ -127,7 +127,7 @@ def test_resampled_pictures_agree_to_a_grey_level(pairs: Pairs) -> None:
     compared = 0
     for name, sample, recorded in pairs:
         if "input_rgb" in recorded:
-            ours = (sample.image - mean[:, None, None]) / std[:, None, None]
+            ours = (sample.image / 255 - mean[:, None, None]) / std[:, None, None]
             error = np.abs(ours[:, ::8, ::8].numpy() - recorded["input_rgb"])
             assert error.max() < 1.01 / 255 / std.min(), name
             assert (error > 1e-5).mean() < 1e-3, name

@@ -105,7 +105,7 @@ def exact_sample(golden_detectors: Path) -> Callable[[str, str, tuple[Sample, Ar
     mean, std = (torch.tensor(three)[:, None, None] for three in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
     def exact(network: str, name: str, pair: tuple[Sample, Arrays]) -> Sample:
-        seen = ((pair[0].image - mean) / std).contiguous().numpy()
+        seen = ((pair[0].image / 255 - mean) / std).contiguous().numpy()
         lines = (golden_detectors / network / "inputs.sha256").read_text().splitlines()
         sums = {frame: digest for digest, frame in map(str.split, lines)}
         assert hashlib.sha256(seen.tobytes()).hexdigest() == sums[name], name

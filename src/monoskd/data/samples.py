@@ -117,7 +117,7 @@ def make_sample(
         made = targets(view.objects, camera=view.camera, letterbox=view.letterbox, depth_m=view.depth_m, soft=soft)
     return Sample(
         frame=name,
-        image=torch.from_numpy(view.image.transpose(2, 0, 1).astype(np.float32)).div_(255),
+        image=torch.from_numpy(np.ascontiguousarray(view.image.transpose(2, 0, 1))),
         camera=Camera(_float(view.camera.P)),
         letterbox=view.letterbox.map(_float),
         picture_size=frame.size,

@@ -87,7 +87,7 @@ def test_letterboxes_agree(samples: Pairs) -> None:
 def test_network_inputs_agree_to_a_grey_level(samples: Pairs) -> None:
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     for name, (sample, recorded) in samples.items():
-        ours = (sample.image - mean[:, None, None]) / std[:, None, None]
+        ours = (sample.image / 255 - mean[:, None, None]) / std[:, None, None]
         error = np.abs(ours[:, ::8, ::8].numpy() - recorded["input_rgb"])
         assert error.max() < 1.01 / 255 / std.min(), name
         assert (error > 1e-5).mean() < 1e-3, name
