@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 from torchvision.ops import roi_align
 
 from monoskd.geometry.camera import Camera, Letterbox
@@ -82,9 +82,10 @@ def visual_depth(depth_m: DepthMap | None, *, boxes: Tensor, fill_unknown: bool)
     if depth_m is None:
         nothing = torch.zeros(len(boxes), ROI_CELLS, ROI_CELLS)
         return nothing, nothing.bool()
-    pixels = torch.from_numpy(depth_m)
-    cells = avg_pool2d(torch.stack([pixels, (pixels > 0).float()])[None], HEAD_STRIDE)
-    depth, weight = roi_align(cells, [boxes], ROI_CELLS).unbind(1)
+    size = (depth_m.shape[1] // HEAD_STRIDE, depth_m.shape[0] // HEAD_STRIDE)
+    maps = (depth_m, (depth_m > 0).astype(np.float32))
+    cells = np.stack([cv2.resize(map_, size, interpolation=cv2.INTER_AREA) for map_ in maps])  # the mean of each cell
+    depth, weight = roi_align(torch.from_numpy(cells)[None], [boxes], ROI_CELLS).unbind(1)
     if fill_unknown:
         return depth, depth > 0
     known = weight >= 0.5

@@ -23,11 +23,11 @@ class Heads(nn.Module):
     def __init__(self, *, inputs: int, hidden: int, classes: int, biases: dict[str, list[float]]) -> None:
         """biases: what the last layers of some heads start with; the others start with 0."""
         super().__init__()
-        self.heatmap = _head(inputs, hidden, nn.Conv2d(hidden, classes, 1))
+        self.heatmap = _head(inputs, hidden, classes, kind=nn.Conv2d)
         nn.init.constant_(self.heatmap[-1].bias, HEAT_PRIOR_LOGIT)  # type: ignore[arg-type]
         widths = {"offset_2d": 2, "size_2d": 2, "depth": 2, "offset_3d": 2, "size_3d": 3, "heading": 2 * BINS}
         for name, outputs in widths.items():
-            head = _head(inputs, hidden, PreciseConv2d(hidden, outputs, 1))
+            head = _head(inputs, hidden, outputs, kind=PreciseConv2d)
             for layer in (head[0], head[-1]):
                 nn.init.normal_(layer.weight, std=_WEIGHT_STD)  # type: ignore[arg-type]
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -50,5 +50,5 @@ class Heads(nn.Module):
         return in_metres(heads_at_cells(heads, shared, where), k[where.image][:, None])
 
 
-def _head(inputs: int, hidden: int, last: nn.Conv2d) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(inplace=True), last)
+def _head(inputs: int, hidden: int, outputs: int, *, kind: type[nn.Conv2d]) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(inplace=True), kind(hidden, outputs, 1))
