@@ -1,4 +1,7 @@
-"""Half precision: where it is faster than float32."""
+"""Half precision: where it is faster than float32, and how to leave it."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -22,3 +25,8 @@ def half_type(device: str) -> torch.dtype:
             "leave it out, float32 is faster here"
         )
     return torch.bfloat16
+
+
+def no_autocast(device: str) -> AbstractContextManager[Any]:
+    """Autocast switched off; to do so where it is off already costs as much as a small loss."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

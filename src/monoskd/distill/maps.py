@@ -2,8 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from monoskd.distill.center import RunningMean
 from monoskd.errors import InputError
+from monoskd.precision import no_autocast
 
 Maps: TypeAlias = Tensor | Sequence[Tensor]
 
@@ -71,7 +71,7 @@ class MapLoss(nn.Module, ABC):
 
     def _sum(self, students: list[Tensor], teachers: list[Tensor], mask: Maps | None) -> Tensor:
         masks = _masks(type(self).__name__, mask, students)
-        with _no_autocast(students[0].device.type):
+        with no_autocast(students[0].device.type):
             levels = [
                 self.compare(student, teacher, weight) if student.numel() else student.sum()
                 for student, teacher, weight in zip(students, teachers, masks, strict=True)
@@ -101,11 +101,6 @@ def wide(x: Tensor) -> Tensor:
 def constant(x: Tensor) -> Tensor:
     """Without gradient."""
     return x.detach() if x.requires_grad else x
-
-
-def _no_autocast(device: str) -> AbstractContextManager[Any]:
-    """Autocast switched off; to do so where it is off already costs as much as a small loss."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _masks(name: str, mask: Maps | None, levels: Sequence[Tensor]) -> list[Tensor | None]:

@@ -14,6 +14,7 @@ from torch.nn.functional import smooth_l1_loss, softplus
 
 from monoskd.distill.correlation import correlation
 from monoskd.errors import InputError
+from monoskd.precision import no_autocast
 
 
 class RelationLoss(nn.Module, ABC):
@@ -30,7 +31,7 @@ class RelationLoss(nn.Module, ABC):
                 f"{tuple(teacher.shape)}"
             )
         dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-        with torch.autocast(student.device.type, enabled=False):
+        with no_autocast(student.device.type):
             return self.compare(student.to(dtype), teacher.detach().to(dtype))
 
     @abstractmethod

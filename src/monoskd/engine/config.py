@@ -131,8 +131,8 @@ class DistillationConfig:
         terms: named terms with weights and schedules.
         fusion: a module over the student's tapped maps, before the adapters (MonoDistill).
         teacher_batch_statistics: published quirk: the teacher in train mode, with drifting BatchNorm buffers.
-        teacher_precision: "bf16-mixed" runs the teacher in bfloat16, channels last, whatever the student's precision,
-            where the machine has instructions for it; null: in the student's.
+        teacher_precision: "bf16-mixed" runs the teacher in bfloat16, channels last, whatever the student's precision
+            but 64-true, where the machine has instructions for it; null: in the student's.
         record_every: steps between two entries of the flight recorder; 0 switches it off.
     """
 

@@ -115,6 +115,13 @@ def runs_in_bfloat16(config: RunConfig) -> bool:
     return has_bfloat16("cuda" if on_cuda(config) else "cpu" if on_cpu(config) else "another")
 
 
+def teacher_in_bfloat16(config: RunConfig) -> bool:
+    """Whether the teacher runs in bfloat16 as configured; autocast leaves float64 as it is."""
+    recipe = config.distillation
+    wanted = recipe is not None and recipe.teacher_precision is not None and config.precision != "64-true"
+    return wanted and runs_in_bfloat16(config)
+
+
 class Doubles(DoublePrecision):
     """Lightning's float64, for batches that cannot be changed in place."""
 

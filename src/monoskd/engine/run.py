@@ -43,6 +43,7 @@ from monoskd.engine.machine import (
     one_line,
     precision_of,
     runs_in_bfloat16,
+    teacher_in_bfloat16,
 )
 from monoskd.engine.measure import Measurement
 from monoskd.engine.processes import Children, agreed, join, secondary, take_notes
@@ -141,13 +142,13 @@ def _begin(plan: Plan, config: RunConfig) -> None:
         path.unlink(missing_ok=True)
     if precision_of(config) != config.precision:
         say(f"precision: a CPU has no {config.precision}; the run uses {precision_of(config)}")
-    if not runs_in_bfloat16(config):
-        if precision_of(config) == "bf16-mixed":
-            say("precision: this machine has no instructions for bfloat16; 32-true is faster here")
-        elif config.distillation is not None and config.distillation.teacher_precision is not None:
-            say(
-                "teacher_precision: this machine has no instructions for bfloat16; the teacher runs as the student does"
-            )
+    missing, recipe = "this machine has no instructions for bfloat16", config.distillation
+    if precision_of(config) == "bf16-mixed":
+        if not runs_in_bfloat16(config):
+            say(f"precision: {missing}; 32-true is faster here")
+    elif recipe is not None and recipe.teacher_precision is not None and not teacher_in_bfloat16(config):
+        why = "64-true is for all networks" if config.precision == "64-true" else missing
+        say(f"teacher_precision: {why}; the teacher runs as the student does")
 
 
 def fit(run: Run) -> Path:
@@ -182,7 +183,7 @@ def build_training(config: RunConfig, student: Detector) -> Training:
                 f"{recipe.teacher}: expected the student's classes {', '.join(student.classes)} in this order, got "
                 f"{', '.join(teacher.classes)}; train a teacher of these classes"
             )
-        in_half = recipe.teacher_precision is not None and runs_in_bfloat16(config)
+        in_half = teacher_in_bfloat16(config)
         if last or in_half:
             teacher.to(memory_format=torch.channels_last)
         distiller = Distiller(

@@ -1,8 +1,5 @@
 """What the heads of several detectors have in common: their precision, their errors, headings and depths."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -11,6 +8,7 @@ from torch.nn import functional
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS, alpha_from_yaw, decode_heading, yaw_from_alpha
 from monoskd.parallel import normaliser
+from monoskd.precision import no_autocast
 
 _DEPTH_EPSILON = 1e-6  # keeps the depth below 1e6 m
 
@@ -25,8 +23,19 @@ class PreciseConv2d(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "b c v u"]) -> Float[Tensor, "b k v u"]:
         """Convolve."""
-        with _no_autocast(x):
+        with no_autocast(x.device.type):
             return super().forward(x.to(self.weight.dtype))
+
+
+class PreciseMap(PreciseConv2d):
+    """The same for whole maps: in training as any layer, where it would take a twentieth of a step.
+
+    Elsewhere it must be precise: cells beside a peak of a heat map that are rounded to its value would be peaks, too.
+    """
+
+    def forward(self, x: Float[Tensor, "b c v u"]) -> Float[Tensor, "b k v u"]:
+        """Convolve."""
+        return nn.Conv2d.forward(self, x) if self.training else super().forward(x)
 
 
 class PreciseLinear(nn.Linear):
@@ -34,13 +43,8 @@ class PreciseLinear(nn.Linear):
 
     def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... k"]:
         """Multiply."""
-        with _no_autocast(x):
+        with no_autocast(x.device.type):
             return super().forward(x.to(self.weight.dtype))
-
-
-def _no_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def mean(values: Float[Tensor, "n *k"], where: Bool[Tensor, "n ..."] | None = None) -> Float[Tensor, ""]:

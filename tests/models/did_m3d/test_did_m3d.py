@@ -240,6 +240,8 @@ def test_half_precision_layers_leave_positions_in_full(detector: DidM3D, cameras
     assert output.features["neck.4"].dtype == torch.bfloat16
     assert {head.dtype for head in output.heads.values()} == {torch.float32}
     assert output.boxes.dtype == torch.float32
+    heat = output.heads["heatmap"]
+    assert not torch.equal(heat, heat.bfloat16().float())  # not rounded on the way
 
 
 def test_classes_may_be_written_in_any_case() -> None:

@@ -188,6 +188,7 @@ def test_half_precision_says_the_same_in_float32(detector: MonoCon, dtype: torch
         with torch.autocast("cpu", dtype=dtype):
             half = {"heatmap": detector.heads.heat(shared), **detector.heads.learning(shared, k, batch.targets)}
             assert {head.dtype for head in detector(views).heads.values()} == {torch.float32}
+    assert not torch.equal(half["heatmap"], half["heatmap"].to(dtype).float())  # not rounded on the way
     for name, head in half.items():
         assert head.dtype == torch.float32
         largest = whole.heads[name].abs().max()

@@ -119,6 +119,7 @@ def test_half_precision_says_the_same_in_float32(detector: MonoDLE, dtype: torch
         with torch.autocast("cpu", dtype=dtype):
             half = detector(views, batch.targets)
             assert {head.dtype for head in detector(views).heads.values()} == {torch.float32}
+    assert not torch.equal(half.heads["heatmap"], half.heads["heatmap"].to(dtype).float())  # not rounded on the way
     for name, head in half.heads.items():
         assert head.dtype == torch.float32
         largest = whole.heads[name].abs().max()

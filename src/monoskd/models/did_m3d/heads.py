@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 from monoskd.geometry.camera import Camera
 from monoskd.geometry.heading import BINS
 from monoskd.models.did_m3d.structures import HEAD_STRIDE, ROI_CELLS, Rois
-from monoskd.models.heads import PreciseConv2d, full_precision
+from monoskd.models.heads import PreciseConv2d, PreciseMap, full_precision
 from monoskd.models.heatmap import HEAT_PRIOR_LOGIT, heads_at_cells
 from monoskd.structures import Views
 
@@ -121,7 +121,7 @@ def _zoom(*, boxes: Tensor, corners_px: Tensor) -> Tensor:
 
 def _dense_head(inputs: int, hidden: int, bias: list[float]) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(inplace=True), _output(nn.Conv2d, hidden, bias)
+        nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(inplace=True), _output(PreciseMap, hidden, bias)
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
 from monoskd.models.dense import in_metres
-from monoskd.models.heads import PreciseConv2d, full_precision
+from monoskd.models.heads import PreciseConv2d, PreciseMap, full_precision
 from monoskd.models.heatmap import HEAT_PRIOR_LOGIT, AtCells, at_cells
 from monoskd.models.monocon.normalisation import AttentiveNorm
 from monoskd.models.monocon.structures import CORNERS, KEYPOINTS, MonoConTargets
@@ -75,7 +75,7 @@ class Heads(nn.Module):
         widths |= {"heading": 2 * BINS, "keypoint_heatmap": KEYPOINTS, "keypoint_offset": 2}
         for name, outputs in widths.items():
             bias = [HEAT_PRIOR_LOGIT] * outputs if "heatmap" in name else biases.get(name)
-            last = nn.Conv2d if "heatmap" in name else PreciseConv2d
+            last = PreciseMap if "heatmap" in name else PreciseConv2d
             self.add_module(name, Head(inputs, hidden, outputs, mixture=mixture, last=last, bias=bias))
         self.corners = last_layer(hidden, 2 * CORNERS)
 

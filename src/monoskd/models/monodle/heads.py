@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from monoskd.geometry.heading import BINS
 from monoskd.models.dense import in_metres
-from monoskd.models.heads import PreciseConv2d, full_precision
+from monoskd.models.heads import PreciseConv2d, PreciseMap, full_precision
 from monoskd.models.heatmap import HEAT_PRIOR_LOGIT, AtCells, heads_at_cells
 
 _WEIGHT_STD = 0.001
@@ -23,7 +23,7 @@ class Heads(nn.Module):
     def __init__(self, *, inputs: int, hidden: int, classes: int, biases: dict[str, list[float]]) -> None:
         """biases: what the last layers of some heads start with; the others start with 0."""
         super().__init__()
-        self.heatmap = _head(inputs, hidden, classes, kind=nn.Conv2d)
+        self.heatmap = _head(inputs, hidden, classes, kind=PreciseMap)
         nn.init.constant_(self.heatmap[-1].bias, HEAT_PRIOR_LOGIT)  # type: ignore[arg-type]
         widths = {"offset_2d": 2, "size_2d": 2, "depth": 2, "offset_3d": 2, "size_3d": 3, "heading": 2 * BINS}
         for name, outputs in widths.items():
