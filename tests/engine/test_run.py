@@ -758,6 +758,21 @@ def test_a_teacher_runs_in_bfloat16_where_the_machine_has_it(
     assert ("the teacher runs as the student does" in capsys.readouterr().err) != there
 
 
+def test_a_teacher_of_a_run_in_float64_is_in_float64_and_the_run_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher"), epochs=1)
+    recipe = {
+        "teacher": str(teacher / "model.safetensors"),
+        "taps": [{"student": "neck.4", "adapter": "conv"}],
+        "terms": {"rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}}},
+        "teacher_precision": "bf16-mixed",
+    }
+    run("--precision", "64-true", distillation=recipe, epochs=1)
+    assert "64-true is for all networks; the teacher runs as the student does" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_for_a_gpu_lie_in_pinned_memory(
     write_config: Run, scenes: Path, monkeypatch: pytest.MonkeyPatch, workers: int

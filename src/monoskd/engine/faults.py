@@ -3,6 +3,7 @@
 import collections.abc
 import difflib
 import inspect
+import re
 import types
 import typing
 from argparse import Namespace
@@ -203,6 +204,7 @@ def value_faults(kind: Any, values: Any) -> tuple[Any, list[str]]:
         return None, lines if lines and not isinstance(error, InputError) else [*lines, str(error)]
 
 
+_GIVEN = "Given value: "
 _PREAMBLE = ("Does not validate against", "Subtypes:", "Errors:", "Problem with given class_path")
 
 
@@ -219,4 +221,15 @@ def first_words(error: BaseException) -> str:
         return lines[0] if lines else f"{type(error).__name__}; see `--debug`"
     path = ".".join(lines[index].split('"')[1] for index in keys)
     reasons = [line for line in lines[keys[-1] + 1 :] if not line.startswith(_PREAMBLE)]
-    return f"{path}: {reasons[0] if reasons else lines[-1]}"
+    return f"{path}: {_plain(reasons) if reasons else lines[-1]}"
+
+
+def _plain(reasons: list[str]) -> str:
+    """The parser's first reason in the words of our own errors: expected this, got that."""
+    reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reasons[0])
+    reason = re.sub(r"typing\.Literal\[(.*?)\]", lambda found: "one of " + found[1].replace("'", ""), reason)
+    expected, _, got = reason.partition(". Got value: ")
+    if not expected.startswith("Expected a "):
+        return reason
+    got = got or next((line.removeprefix(_GIVEN) for line in reasons if line.startswith(_GIVEN)), "")
+    return f"expected {expected.removeprefix('Expected a ')}" + (f", got {got}" if got else "")
