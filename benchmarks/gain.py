@@ -195,8 +195,8 @@ def curve(folder: Path) -> list[tuple[int, float]]:
 
 
 def drawn(rows: list[dict[str, Any]], seed: int) -> str:
-    """A chart of the curves of one seed."""
-    known = {row["cell"].split("@")[0]: row["curve"] for row in rows if row["seed"] == seed and row.get("curve")}
+    """A chart of the curves of one seed, one for each cell that has one."""
+    known = {row["cell"]: row["curve"] for row in rows if row["seed"] == seed and row.get("curve")}
     lines = {name: Line(*zip(*[(0, 0.0), *points], strict=True)) for name, points in known.items()}
     title = f"Car AP3D at 0.5 over the steps of a training, seed {seed}"
     return line_chart(lines, title=title, x_label="step", y_label="AP3D", standalone=True)

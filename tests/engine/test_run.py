@@ -671,6 +671,15 @@ def test_what_ends_a_run_while_its_loaders_start_is_not_hidden(
         run()
 
 
+def by_ranks(teacher: Path, **terms: object) -> dict[str, object]:
+    """Distillation from a run's model, by ranks at the finest map, and by further terms."""
+    return {
+        "teacher": str(teacher / "model.safetensors"),
+        "taps": [{"student": "neck.4", "adapter": "conv"}],
+        "terms": {"rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}}, **terms},
+    }
+
+
 def test_channels_last_changes_the_layout_and_rounding_alone(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -685,11 +694,7 @@ def test_channels_last_changes_the_layout_and_rounding_alone(
     monkeypatch.setattr(Training, "outputs", watched)
     teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher"), epochs=1)
     head = {"loss": {"class_path": "monoskd.models.did_m3d.teaching.HeadLoss"}, "between": "output"}
-    recipe = {
-        "teacher": str(teacher / "model.safetensors"),
-        "taps": [{"student": "neck.4", "adapter": "conv"}],
-        "terms": {"rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}}, "head": head},
-    }
+    recipe = by_ranks(teacher, head=head)
     found = []
     for last in (False, True):
         layouts.clear()
@@ -739,11 +744,7 @@ def test_a_teacher_runs_in_bfloat16_where_the_machine_has_it(
     monkeypatch.setattr(Training, "outputs", watched)
     teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher"), epochs=1)
     types.clear()
-    recipe = {
-        "teacher": str(teacher / "model.safetensors"),
-        "taps": [{"student": "neck.4", "adapter": "conv"}],
-        "terms": {"rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}}},
-    }
+    recipe = by_ranks(teacher)
     found = []
     for precision in (None, "bf16-mixed"):
         folder = run(
@@ -763,12 +764,7 @@ def test_a_teacher_of_a_run_in_float64_is_in_float64_and_the_run_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     teacher = run("--detector.init_args.config.modality", "depth", out=str(tmp_path / "teacher"), epochs=1)
-    recipe = {
-        "teacher": str(teacher / "model.safetensors"),
-        "taps": [{"student": "neck.4", "adapter": "conv"}],
-        "terms": {"rank": {"loss": {"class_path": "monoskd.distill.SpearmanLoss"}}},
-        "teacher_precision": "bf16-mixed",
-    }
+    recipe = by_ranks(teacher) | {"teacher_precision": "bf16-mixed"}
     run("--precision", "64-true", distillation=recipe, epochs=1)
     assert "64-true is for all networks; the teacher runs as the student does" in capsys.readouterr().err
 
