@@ -9,7 +9,7 @@ import time
 import pytest
 
 from monoskd.errors import InputError
-from monoskd.workers import map_in_processes
+from monoskd.workers import map_in_processes, read_ahead
 
 SLEEPERS = """
 import time
@@ -48,3 +48,17 @@ def test_two_interruptions_end_it_at_once_and_no_worker_complains(after_s: float
     stderr = process.communicate(timeout=20)[1]
     assert stderr.count("Traceback") == 1, stderr
     assert "KeyboardInterrupt" in stderr
+
+
+def test_reading_ahead_keeps_order_and_errors() -> None:
+    assert list(read_ahead(range(7), most=3)) == list(range(7))
+    assert list(read_ahead([], most=3)) == []
+
+    def fails() -> object:
+        yield 1
+        raise OSError("gone")
+
+    items = read_ahead(fails(), most=2)  # type: ignore[arg-type]
+    assert next(items) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(items)

@@ -1,13 +1,15 @@
-"""Work on frames in several processes that can be interrupted at any time: no hang, no traceback, no half frame."""
+"""Work on many frames: in several processes that can be interrupted at any time, read ahead by a thread, in groups."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 import cv2
@@ -44,6 +46,23 @@ def map_in_processes(task: Callable[[Item], Result], items: Sequence[Item], *, w
     finally:
         with _uninterrupted():
             pool.shutdown(cancel_futures=True)
+
+
+def read_ahead(items: Iterable[Item], *, most: int) -> Iterator[Item]:
+    """The same items, up to `most` of them read by a thread before they are asked for."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        pending = deque(thread.submit(next, iterator, end) for _ in range(most))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(thread.submit(next, iterator, end))
+            yield item  # type: ignore[misc]  # not the end
+
+
+def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items, `size` at a time; the last group may have fewer."""
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
 
 
 def cores() -> int:

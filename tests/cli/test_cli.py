@@ -164,6 +164,9 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate --min-heights 40,25,nan", "expected three heights above 0 px such as 40,25,25, got '40,25,nan'"),
         ("evaluate --min-heights a,b,c", "expected three heights above 0 px such as 40,25,25, got 'a,b,c'"),
         ("evaluate --model words.txt --data data", "words.txt: expected a model file"),
+        ("evaluate --labels label_2 --predictions results --device cuda", "--device: expected a --model that predicts"),
+        ("evaluate --labels label_2 --predictions results --half", "--half: expected a --model that predicts"),
+        ("evaluate --model model.safetensors --data data --device abacus", "expected one that this machine has"),
         ("evaluate --model model.safetensors --data nowhere", "nowhere/ImageSets/val.txt: expected a readable file"),
         ("evaluate --model model.safetensors --data data --split no", "no.txt: expected a readable file"),
         ("predict words.txt --focal 9", "required: --model"),
@@ -285,7 +288,7 @@ def test_the_least_heights_reach_the_evaluation_of_a_model(here: Path, monkeypat
         asked.append(options["min_heights"])
         return evaluate_kitti(*frames, **options)
 
-    monkeypatch.setattr("monoskd.engine.measure.evaluate_kitti", recording)
+    monkeypatch.setattr("monoskd.engine.evaluate.evaluate_kitti", recording)
     words = "evaluate --model model.safetensors --data data"
     assert main([*words.split(), "--min-heights", "20,12.5,12.5"]) == main(words.split()) == 0
     assert asked == [(20, 12.5, 12.5), MIN_HEIGHTS_PX]

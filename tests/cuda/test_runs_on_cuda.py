@@ -53,8 +53,9 @@ def test_a_run_from_training_to_evaluation(
     if device.type == "cuda":
         assert "cuda" in json.loads((run / "manifest.json").read_text())["device"]
     pictures, calibration = scenes / "training" / "image_2", scenes / "training" / "calib"
-    where = ["--out", str(tmp_path / "predictions"), "--device", device.type, "--score", "0"]
-    assert main(["predict", str(pictures), "--model", str(model), "--calib", str(calibration), *where]) == 0
+    network = ["--model", str(model), "--device", device.type, "--batch-size", "2"]
+    where = ["--calib", str(calibration), "--out", str(tmp_path / "predictions"), "--score", "0"]
+    assert main(["predict", str(pictures), *network, *where]) == 0
     assert len([*(tmp_path / "predictions" / "kitti").glob("*.txt")]) == 6
-    assert main(["evaluate", "--model", str(model), "--data", str(scenes), "--json", str(tmp_path / "ap.json")]) == 0
+    assert main(["evaluate", *network, "--data", str(scenes), "--json", str(tmp_path / "ap.json")]) == 0
     assert json.loads((tmp_path / "ap.json").read_text())["frames"] == 2

@@ -1,32 +1,39 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from monoskd.engine.evaluate import evaluate_folders
-from monoskd.engine.measure import Measurement, evaluate_model, labelled_batches, measure
+from monoskd.engine.evaluate import evaluate_folders, evaluate_predictor
+from monoskd.engine.measure import Measurement, labelled_batches, measure
+from monoskd.frames import Modality
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.predict import predict_source
 from monoskd.inference.predictor import Predictor
 from monoskd.kitti.io import read_split
+from monoskd.kitti.source import KittiFrames
 from monoskd.models.did_m3d import DidM3D, DidM3DConfig
 from monoskd.models.weights import save_model
 from monoskd.objects import Objects
+
+CONFIG = DidM3DConfig(
+    pretrained=False, backbone_arguments={"channels": [4, 4, 8, 8, 8, 8]}, head_width=8, input_size=(128, 64)
+)
 
 
 @pytest.fixture(scope="module")
 def detector() -> DidM3D:
     torch.manual_seed(0)
-    narrow = {"channels": [4, 4, 8, 8, 8, 8]}
-    return DidM3D(DidM3DConfig(pretrained=False, backbone_arguments=narrow, head_width=8, input_size=(128, 64)))
+    return DidM3D(CONFIG)
 
 
 def test_a_model_scores_as_its_predicted_files_do(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"
     save_model(detector, model, provenance={})
     progress: list[tuple[int, int]] = []
-    direct = evaluate_model(model, root=scenes, split="val", progress=lambda *now: progress.append(now))
-    assert progress == [(1, 1)]
+    source = KittiFrames(scenes, split="val", depth=False)
+    direct = evaluate_predictor(Predictor(model), source, progress=lambda *now: progress.append(now))
+    assert progress == [(1, 2), (2, 2)]
 
     training = scenes / "training"
     cameras = CameraSource(calibration=training / "calib")
@@ -36,6 +43,26 @@ def test_a_model_scores_as_its_predicted_files_do(detector: DidM3D, scenes: Path
     assert from_files.frames == direct.frames == 2
     for row, expected in zip(from_files.rows(), direct.rows(), strict=True):
         assert row == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_predictor_is_asked_what_validation_asks(
+    modality: Modality, batch_size: int, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    detector = DidM3D(replace(CONFIG, modality=modality)).eval()
+    compared: list[list[Objects]] = []
+    monkeypatch.setattr("monoskd.engine.evaluate.evaluate_kitti", lambda *given, **options: compared.extend(given))
+    source = KittiFrames(scenes, split="trainval", depth=modality == "depth")
+    evaluate_predictor(Predictor(detector), source, batch_size=batch_size)
+    measured = measure(detector, labelled_batches(detector, scenes, split="trainval"), Measurement())
+    for objects, expected in zip(compared, (measured.truth, measured.detections), strict=True):
+        assert [*map(len, objects)] == [*map(len, expected)]
+        assert sum(map(len, objects))
+    for found, expected_objects in zip(compared[1], measured.detections, strict=True):
+        assert found.scores == pytest.approx(expected_objects.scores, rel=1e-4)
+        assert found.bottom == pytest.approx(expected_objects.bottom, rel=1e-3, abs=1e-3)
 
 
 def test_the_files_of_a_split_hold_what_measuring_saw(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from monoskd import __version__
 from monoskd.cli import main
 from monoskd.errors import InputError
+from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.frames import Frame
 from monoskd.geometry.camera import Camera, Letterbox, PublishedLetterbox
 from monoskd.inference import inputs
@@ -215,6 +216,27 @@ def test_a_picture_of_the_networks_size_needs_no_letterbox(pair: Exported) -> No
     assert 0 < chosen.sum() == len(wanted)
     assert np.array_equal(found["score"][0, chosen], wanted.scores)
     assert np.array_equal(found["bottom_centre_m"][0, chosen], wanted.boxes_3d.bottom)
+
+
+def test_an_exported_network_is_evaluated_as_its_model_file(
+    pair: Exported, scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate, asked = evaluate_kitti, []
+    monkeypatch.setattr(
+        "monoskd.engine.evaluate.evaluate_kitti", lambda *given, **options: asked.append(given) or evaluate(*given)
+    )
+    words = ["evaluate", "--data", str(scenes), "--batch-size", "3"]
+    tables = []
+    for model in (pair.model, pair.graph):
+        assert main([*words, "--model", str(model)]) == 0
+        tables.append(capsys.readouterr().out)
+    (truth, wanted), (same_truth, found) = asked
+    assert tables[0] == tables[1]
+    assert [*map(len, truth)] == [*map(len, same_truth)]
+    assert [*map(len, wanted)] == [*map(len, found)]
+    assert sum(map(len, found))
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
 
 
 def test_predict_writes_the_same_without_torch(pair: Exported, tmp_path: Path) -> None:

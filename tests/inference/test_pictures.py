@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from monoskd.errors import InputError
-from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
+from monoskd.inference.pictures import Broken, Picture, open_source
 
 
 @pytest.fixture
@@ -156,17 +156,3 @@ def test_what_is_no_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match=message) as caught:
         open_source(source)
     assert source in str(caught.value)
-
-
-def test_reading_ahead_keeps_order_and_errors() -> None:
-    assert list(read_ahead(range(7), most=3)) == list(range(7))
-    assert list(read_ahead([], most=3)) == []
-
-    def fails() -> object:
-        yield 1
-        raise OSError("gone")
-
-    items = read_ahead(fails(), most=2)  # type: ignore[arg-type]
-    assert next(items) == 1
-    with pytest.raises(OSError, match="gone"):
-        next(items)

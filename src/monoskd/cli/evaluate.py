@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monoskd.cli.model_options import add_model_options, check_no_model_options, open_model
 from monoskd.cli.parser import Commands, add_command, count, heights, names
 from monoskd.cli.reports import add_reports, check_reports, write_reports
 from monoskd.cli.terminal import progress_of
@@ -26,8 +27,9 @@ def add(commands: Commands) -> None:
     add = parser.add_argument
     add("--labels", type=Path, help="folder of label_2 files")
     add("--predictions", type=Path, help="folder of result files")
-    add("--model", type=Path, help="model file: predict first (with --data)")
-    add("--data", type=Path, help="data set to predict on, in KITTI layout unless --dataset reads another")
+    add_model_options(parser, required=False)
+    data = "with --model: data set to predict on, in KITTI layout unless --dataset reads another"
+    add("--data", type=Path, help=data)
     add("--dataset", metavar="CLASS", help="with --data: a FrameSource by dotted path, as data.dataset")
     add("--split", help="with --labels a file of frame names, with --data a name in ImageSets (default: val)")
     add("--classes", type=names, default="Pedestrian,Car,Cyclist", help="comma-separated")
@@ -51,8 +53,10 @@ def run(options: argparse.Namespace) -> None:
     folders, model = (options.labels, options.predictions), (options.model, options.data)
     if not ((all(folders) and not any(model)) or (all(model) and not any(folders))):
         raise InputError("evaluate: expected either --labels and --predictions, or --model and --data")
-    if options.dataset is not None and not all(model):
-        raise InputError("evaluate: expected --dataset with --model and --data alone, got it with folders")
+    if not all(model):
+        if options.dataset is not None:
+            raise InputError("evaluate: expected --dataset with --model and --data alone, got it with folders")
+        check_no_model_options(options)
     check_reports(options)
     evaluation = _evaluation(options)
     write_reports(
@@ -70,10 +74,10 @@ def _evaluation(options: argparse.Namespace) -> "Evaluation":
         split = Path(options.split) if options.split else None
         return evaluate_folders(labels=options.labels, predictions=options.predictions, split=split, **wanted)
     from monoskd.engine.config import DataConfig, source_class
-    from monoskd.engine.measure import evaluate_model
+    from monoskd.engine.evaluate import evaluate_predictor
 
-    wanted["source"] = source_class(options.dataset or DataConfig.dataset)
+    source = source_class(options.dataset or DataConfig.dataset)
+    predictor = open_model(options)
+    frames = source(options.data, split=options.split or "val", depth=predictor.modality != "rgb", labels=True)
     with progress_of("predicting") as progress:
-        return evaluate_model(
-            options.model, root=options.data, split=options.split or "val", progress=progress, **wanted
-        )
+        return evaluate_predictor(predictor, frames, batch_size=options.batch_size, progress=progress, **wanted)

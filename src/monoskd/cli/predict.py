@@ -1,17 +1,16 @@
 """`monoskd predict`: boxes on images, a folder or a video."""
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monoskd.cli.parser import Commands, add_command, count, number, share
+from monoskd.cli.model_options import add_model_options, open_model
+from monoskd.cli.parser import Commands, add_command, number, share
 from monoskd.cli.terminal import progress_of, say
 from monoskd.errors import InputError
 
 if TYPE_CHECKING:
-    from monoskd.frames import AnyPredictor
     from monoskd.inference.predict import Summary
 
 
@@ -25,36 +24,26 @@ def add(commands: Commands) -> None:
         example="photo.jpg --model model.safetensors --focal 1100 --draw",
     )
     add = parser.add_argument
+    add_model_options(parser)
     source = "image, folder, glob, text list of images, video or camera number"
     add("source", type=Path, metavar="SOURCE", help=source)
-    add("--model", type=Path, required=True, help="model file, or .onnx file of `monoskd export`")
     add("--calib", type=Path, help="KITTI calibration file, or folder with one for each image")
     add("--camera", type=Path, metavar="FILE", help="camera file (JSON or YAML), with lens distortion")
     add("--focal", type=number, metavar="PX", help="focal length [px] of a camera without calibration")
     add("--hfov", type=number, metavar="DEG", help="or its horizontal field of view [degrees]")
     add("--pitch", type=number, default=0.0, metavar="DEG", help="how far the camera looks down [degrees]")
     add("--roll", type=number, default=0.0, metavar="DEG", help="how far it is turned clockwise [degrees]")
-    fit = "bring pictures to the focal length of training, or only to its size"
-    add("--fit", choices=("focal", "size"), default="focal", help=fit)
     add("--out", type=Path, default=Path("predictions"), help="folder to write")
     add("--score", type=share, help="least score (default: the best of the model's validation)")
     add("--draw", action="store_true", help="draw the boxes, from the camera and from above")
     add("--video", type=Path, metavar="OUT.mp4", help="write the drawings as a video")
     add("--rerun", type=Path, metavar="OUT.rrd", help="write a recording for the Rerun viewer")
-    add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
-    add("--device", default="cpu", help="torch device; for an .onnx file cpu or cuda")
-    add("--half", action="store_true", help="layers in 16 bits: faster on a GPU or a CPU with bfloat16")
-    add(
-        "--ray",
-        metavar="ADDRESS",
-        help="do it on a Ray cluster (docs/scale.md): an address, auto or local",
-    )
+    add("--ray", metavar="ADDRESS", help="do it on a Ray cluster (docs/scale.md): an address, auto or local")
 
 
 def run(options: argparse.Namespace) -> None:
     """Predict, and say how much was detected."""
     from monoskd.inference.cameras import CameraSource
-    from monoskd.inference.open_model import open_predictor
     from monoskd.inference.predict import predict_source
 
     cameras = CameraSource(
@@ -65,15 +54,14 @@ def run(options: argparse.Namespace) -> None:
         pitch_deg=options.pitch,
         roll_deg=options.roll,
     )
-    make_predictor = partial(open_predictor, options.model.absolute(), fit=options.fit, half=options.half)
     done: list[Summary] = []
     try:
         with progress_of("predicting") as progress:
             if options.ray is not None:
-                _on_ray(options, make_predictor, cameras=cameras, progress=progress, report=done.append)
+                _on_ray(options, cameras=cameras, progress=progress, report=done.append)
                 return
             predict_source(
-                make_predictor(device=options.device),
+                open_model(options),
                 options.source,
                 cameras=cameras,
                 out=options.out,
@@ -90,7 +78,8 @@ def run(options: argparse.Namespace) -> None:
             _say(summary, options)
 
 
-def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., AnyPredictor]", **given: Any) -> None:
+def _on_ray(options: argparse.Namespace, **given: Any) -> None:
+    from monoskd.inference.open_model import open_predictor
     from monoskd.scale.predict import predict_on_ray
 
     if in_order := next((name for name in ("video", "rerun") if getattr(options, name) is not None), None):
@@ -99,6 +88,7 @@ def _on_ray(options: argparse.Namespace, make_predictor: "Callable[..., AnyPredi
         )
     names = ("model", "out", "score", "draw", "batch_size", "device")
     given |= {name: getattr(options, name) for name in names}
+    make_predictor = partial(open_predictor, options.model.absolute(), fit=options.fit, half=options.half)
     predict_on_ray(make_predictor, options.source, address=options.ray, **given)
 
 

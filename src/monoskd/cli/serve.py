@@ -2,8 +2,8 @@
 
 import argparse
 from importlib.util import find_spec
-from pathlib import Path
 
+from monoskd.cli.model_options import add_model_options
 from monoskd.cli.parser import Commands, add_command, count
 from monoskd.cli.terminal import say
 from monoskd.errors import InputError
@@ -21,12 +21,9 @@ def add(commands: Commands) -> None:
         example="--model model.safetensors --port 8000",
     )
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="model file, or .onnx file of `monoskd export`")
+    add_model_options(parser, batches=False)
     add("--host", default="127.0.0.1", help="address to listen to; the default is this machine only")
     add("--port", type=_port, default=8000, help="port, 0 for one that is free")
-    fit = "bring pictures to the focal length of training, or only to its size"
-    add("--fit", choices=("focal", "size"), default="focal", help=fit)
-    add("--device", default="cpu", help="torch device; for an .onnx file cpu or cuda")
     add("--workers", type=count, default=1, metavar="N", help="processes that predict, each with the model loaded")
     add(
         "--waiting",
@@ -54,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     from monoskd.serve.run import serve
 
     serve(
-        Model(options.model, device=options.device, fit=options.fit),
+        Model(options.model, device=options.device, fit=options.fit, half=options.half),
         host=options.host,
         port=options.port,
         workers=options.workers,

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from monoskd.cli.parser import Commands, add_command, count, share
+from monoskd.cli.model_options import add_model_options, open_model
+from monoskd.cli.parser import Commands, add_command, share
 from monoskd.cli.terminal import progress_of, say
 
 
@@ -17,20 +18,17 @@ def add(commands: Commands) -> None:
         example="--model model.safetensors --data data/kitti --out results.zip",
     )
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="model file, or .onnx file of `monoskd export`")
+    add_model_options(parser)
     add("--data", type=Path, required=True, metavar="ROOT", help="folder that holds `testing`, in KITTI layout")
     add("--out", type=Path, required=True, metavar="OUT.zip", help="archive to write")
     add("--score", type=share, default=0.0, help="least score")
-    add("--batch-size", type=count, default=1, metavar="N", help="pictures that go through the network together")
-    add("--device", default="cpu", help="torch device; for an .onnx file cpu or cuda")
 
 
 def run(options: argparse.Namespace) -> None:
     """Predict, write, and say what is in the archive."""
-    from monoskd.inference.open_model import open_predictor
     from monoskd.inference.submit import KITTI_FRAMES, write_submission
 
-    predictor = open_predictor(options.model, device=options.device)
+    predictor = open_model(options)
     with progress_of("predicting") as progress:
         submission = write_submission(
             predictor,

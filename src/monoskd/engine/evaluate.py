@@ -1,20 +1,48 @@
-"""Folders of label and result files to an evaluation."""
+"""Result files, or what a model finds in the frames of a recording, to an evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from monoskd.errors import InputError
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.results import Evaluation
 from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
 from monoskd.files import visible
+from monoskd.frames import AnyPredictor
 from monoskd.kitti.bulk import read_objects_folder
 from monoskd.kitti.io import read_split
 from monoskd.kitti.layout import frames_in, has_suffix, meant
 from monoskd.objects import Objects
+from monoskd.workers import groups, read_ahead
+
+if TYPE_CHECKING:
+    from monoskd.structures import FrameSource  # with torch, which folders do not need
 
 _KIND = "label_2"  # results are spelt as labels
+
+
+def evaluate_predictor(
+    predictor: AnyPredictor,
+    source: "FrameSource",
+    *,
+    batch_size: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Evaluation:
+    """KITTI average precision of what a predictor finds in every frame of a source; options as `evaluate_kitti`.
+
+    A frame without labels has no objects. batch_size: pictures that go through the network together. progress: called
+    with (frames done, frames in all).
+    """
+    truth: list[Objects] = []
+    detections: list[Objects] = []
+    for frames in groups(read_ahead(map(source.read, source.names), most=2 * batch_size), batch_size):
+        detections += [found.to_objects() for found in predictor.batch(frames)]
+        truth += [Objects.empty() if frame.objects is None else frame.objects for frame in frames]
+        progress(len(truth), len(source.names))
+    return evaluate_kitti(truth, detections, **options)
 
 
 def evaluate_folders(

@@ -11,11 +11,9 @@ from torch.utils.data import DataLoader
 
 from monoskd.data.samples import Samples
 from monoskd.evaluation.evaluator import Evaluator, KittiEvaluator
-from monoskd.evaluation.kitti_ap import Evaluation, evaluate_kitti
 from monoskd.evaluation.quality import best_score
 from monoskd.frames import shown
 from monoskd.kitti.source import KittiFrames
-from monoskd.models.weights import load_model
 from monoskd.objects import MIN_HEIGHT_PX, Objects
 from monoskd.structures import Batch, Detector, PublishedData
 
@@ -123,22 +121,6 @@ def measure(
         measure_batch(detector, batch.to(device), measurement)
         progress(done, len(batches))
     return measurement
-
-
-def evaluate_model(
-    model: Path,
-    *,
-    root: Path,
-    split: str = "val",
-    source: Callable[..., Any] = KittiFrames,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    **options: Any,
-) -> Evaluation:
-    """Predict every frame of a split and evaluate. progress: as `measure`'s; options: as `evaluate_kitti`'s."""
-    detector = load_model(model)
-    batches = labelled_batches(detector, root, split=split, source=source)
-    measurement = measure(detector, batches, Measurement(), progress=progress)
-    return evaluate_kitti(measurement.truth, measurement.detections, **options)
 
 
 def labelled_batches(

@@ -1,14 +1,12 @@
 """Pictures to predict: an image, a folder, a glob, a list, a video or a camera, read ahead in a thread."""
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -25,8 +23,6 @@ _FOLDER_SUFFIXES = (*IMAGE_SUFFIXES, ".mpo", ".jpe", ".ppm", ".heic", ".heif")  
 _EXIF_IFD, _FOCAL_35MM = 0x8769, 0xA405
 _MISSING_SHARE, _MISSING_FRAMES = 0.02, 1  # of a video: what a whole file's header may count too much
 _FRAMES_A_SECOND = 10.0  # of a video that is made of pictures
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -188,13 +184,3 @@ def _video(source: str | Path, target: str | int, *, files: tuple[Path, ...] = (
 
     rate = rate if np.isfinite(rate) and 1 <= rate <= 1000 else _FRAMES_A_SECOND
     return Pictures(total, items(good, bgr), files, rate)
-
-
-def read_ahead(items: Iterable[T], *, most: int) -> Iterator[T]:
-    """The same items, up to `most` of them read by a thread before they are asked for."""
-    iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as thread:
-        pending = deque(thread.submit(next, iterator, end) for _ in range(most))
-        while (item := pending.popleft().result()) is not end:
-            pending.append(thread.submit(next, iterator, end))
-            yield item  # type: ignore[misc]  # not the end

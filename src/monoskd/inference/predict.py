@@ -1,12 +1,10 @@
 """Pictures of any source become result files, a document, drawings and a video."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -15,13 +13,12 @@ from monoskd.frames import AnyPredictor, DetectionRows, Frame
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
 from monoskd.inference.outputs import DRAWINGS, RESULTS, Outputs, Prediction
-from monoskd.inference.pictures import Broken, Picture, open_source, read_ahead
+from monoskd.inference.pictures import Broken, Picture, open_source
 from monoskd.inference.rerun_file import RerunFile
 from monoskd.objects import has_2d_box
+from monoskd.workers import groups, read_ahead
 
 _NAMED = 3  # broken pictures that the error names
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -142,13 +139,6 @@ def _prediction(picture: Picture, lens: Lens, detections: DetectionRows) -> Pred
         shown = has_2d_box(objects)
         objects, deviation = objects[shown], None if deviation is None else deviation[shown]
     return Prediction(picture, lens, objects, deviation)
-
-
-def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items, `size` at a time; the last group may have fewer."""
-    iterator = iter(items)
-    while group := list(islice(iterator, size)):
-        yield group
 
 
 def complaint(broken: list[str], *, done: int, out: Path) -> str:

@@ -14,11 +14,12 @@ from monoskd.files import atomic_path, check_output
 from monoskd.frames import AnyPredictor
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.lens import Lens
-from monoskd.inference.pictures import Picture, read_ahead, read_picture
-from monoskd.inference.predict import check_pictures_suffice, groups, predict_pictures, with_lens
+from monoskd.inference.pictures import Picture, read_picture
+from monoskd.inference.predict import check_pictures_suffice, predict_pictures, with_lens
 from monoskd.kitti.io import format_objects, parse_objects, read_split
 from monoskd.kitti.layout import KittiLayout
 from monoskd.objects import Objects
+from monoskd.workers import groups, read_ahead
 
 KITTI_FRAMES = 7518  # of KITTI's own testing part: 000000 to 007517
 KITTI_CLASSES = ("Car", "Pedestrian", "Cyclist")  # that its server counts

@@ -32,7 +32,7 @@ class Answerer:
     def __init__(self, model: Model, limits: Limits) -> None:
         Image.MAX_IMAGE_PIXELS = limits.pixels // 2  # Pillow refuses twice as many
         self.limits = limits
-        self.predictor = open_predictor(model.path, device=model.device, fit=model.fit)
+        self.predictor = open_predictor(model.path, device=model.device, fit=model.fit, half=model.half)
         check_pictures_suffice(self.predictor)
         self.classes, self.score = tuple(self.predictor.classes), self.predictor.score
 

@@ -23,11 +23,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Model:
-    """What a worker loads. path: a model file; device, fit: see `Predictor`."""
+    """What a worker loads. path: a model file; device, fit, half: see `Predictor`."""
 
     path: Path
     device: str = "cpu"
     fit: Fit = "focal"
+    half: bool = False
 
 
 @dataclass(frozen=True)
