@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monoskd.engine.config import RunConfig
+from monoskd.engine.config import RunConfig, StartConfig
 from monoskd.engine.faults import unknown_keys
 from monoskd.engine.load import load_config
 from monoskd.errors import InputError
@@ -34,6 +34,16 @@ def test_file_and_overrides(small: Path) -> None:
     assert run.data.root == Path("nowhere")
     assert isinstance(run.detector, DidM3D)
     assert run.detector.modality == "depth"
+
+
+def test_a_part_of_the_start_is_set_over_a_path(small: Path) -> None:
+    small.write_text(SMALL + "start: baseline.safetensors\n")
+    start = load_config(small, ["--start.inherit", "teacher.safetensors"]).run().start
+    assert start == StartConfig(model=Path("baseline.safetensors"), inherit=Path("teacher.safetensors"))
+    start = load_config(small, ["--start.model=other.safetensors"]).run().start
+    assert start == StartConfig(model=Path("other.safetensors"))
+    with pytest.raises(InputError, match=r"unknown key 'start.inherits'; did you mean 'inherit'\?"):
+        load_config(small, ["--start.inherits", "teacher.safetensors"])
 
 
 def test_saved_text_gives_the_same_configuration(small: Path, tmp_path: Path) -> None:

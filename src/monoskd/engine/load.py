@@ -84,6 +84,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a YAML mapping such as `epochs: 150`, got {type(document).__name__}")
     overrides = [*map(_moved, overrides)]
+    if isinstance(document.get("start"), str) and any(word.startswith("--start.") for word in overrides):
+        document["start"] = {"model": document["start"]}  # of which an option sets a part
     complete = overlaid(document, overrides)
     _refuse(path, unknown_keys(complete, RunConfig))
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, prog="monoskd train")
