@@ -21,6 +21,9 @@ from monoskd.inference.predictor import Fit, Predictor
 from monoskd.kitti.io import read_calibration, read_image, read_objects
 from monoskd.models.did_m3d import DidM3D
 from monoskd.models.weights import load_model, save_model
+from monoskd.serve.answer import Answerer
+from monoskd.serve.limits import Limits
+from monoskd.serve.question import Model
 from monoskd.structures import Batch, Frame
 
 FOCAL = CameraSource(focal_px=100.0)
@@ -416,14 +419,25 @@ def test_half_precision_is_for_layers_alone(
 
 
 def test_half_precision_that_would_be_slow_is_refused(
-    model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    folder: Path,
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    given = ["--focal", "100", "--half", "--out", str(tmp_path / "out")]
-    assert main(["predict", str(folder), "--model", str(model), *given]) == 2
-    assert "float32 is faster here" in capsys.readouterr().err
-    assert main(["predict", str(folder), "--model", "some.onnx", *given]) == 2
-    assert "monoskd export --half" in capsys.readouterr().err
+    for words in (
+        ["predict", str(folder), "--focal", "100", "--out", str(tmp_path / "out")],
+        ["evaluate", "--data", str(scenes)],
+        ["submit", "--data", str(scenes), "--out", str(tmp_path / "results.zip")],
+    ):
+        assert main([*words, "--model", str(model), "--half"]) == 2
+        assert "float32 is faster here" in capsys.readouterr().err
+        assert main([*words, "--model", "some.onnx", "--half"]) == 2
+        assert "monoskd export --half" in capsys.readouterr().err
+    with pytest.raises(InputError, match="float32 is faster here"):  # what a worker of `serve` makes
+        Answerer(Model(model, half=True), Limits())
 
 
 @pytest.mark.parametrize(
