@@ -28,6 +28,7 @@ import torch
 import yaml
 from scipy.stats import t as student_t
 from study import FRAMES, HEAD, RANK, RESPONSE, SIZE, measured
+from study_report import replaced
 
 from monoskd.demo.story import VAL_SHARE, min_heights_px
 from monoskd.engine.callbacks import commit, versions
@@ -42,7 +43,7 @@ from monoskd.synthetic import synthesize
 
 TEACHER_EPOCHS, POOL = 200, 3
 LABELLED = round(FRAMES * (1 - VAL_SHARE))
-# A step of a recipe over a step of its control, as `benchmarks/training.py` and docs/study.md (section 3) have it.
+# A step of a recipe over a step of its control: `benchmarks/training.py`, docs/study_early.md (section 3).
 TEACHER_COST = 1.4
 COSTS = {"pseudo": 1.7, "depth": 1.7, "depth_pseudo": 1.7, "unlabelled": 2.1, "mixed": 1.0, "mixed_depth": 1.0}
 BATCH, RATE, EMA = 16, 0.006, 0.99
@@ -73,7 +74,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mixed_depth": {"depth_map": {**DEPTH, "share": 0.5}, "response": RESPONSE},
 }
 CURVE = (60, 120, 240)
-FIGURES = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs"
+SHOWN = {"Car 3d 0.5": ".1f", "Car bev 0.5": ".1f", "Car 3d 0.7": ".1f", "depth median": ".2f"}
+PAIRS = {"gain_4800": "mixed@240", "gain_9600": "mixed@480"}  # tables of docs/study.md
 
 
 def equal_steps(recipe: str, epochs: int) -> int:
@@ -127,8 +130,11 @@ def main() -> None:
             "runs": [*known_before(options.json, rows), *rows],
         }
         write_json(options.json, document)
+        page = DOCS / "study.md"
+        for name, cell in PAIRS.items():
+            page.write_text(replaced(page.read_text(), name, pairs_table(document["runs"], cell)))
         for seed in options.draw:
-            (FIGURES / f"study_gain_{seed}.svg").write_text(drawn(document["runs"], seed) + "\n")
+            (DOCS / f"study_gain_{seed}.svg").write_text(drawn(document["runs"], seed) + "\n")
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,40 @@ def curve(folder: Path) -> list[tuple[int, float]]:
             for row in csv.DictReader(file)
             if row["val/Car_3d_loose"]
         ]
+
+
+def pairs_table(rows: list[dict[str, Any]], cell: str) -> str:
+    """A recipe beside its control of equal steps and of the same seed, code and teacher: a line a seed, and means."""
+    recipe, epochs = cell.split("@")
+    steps = equal_steps(recipe, int(epochs))
+    known = {(row["cell"], row["seed"], row["commit"]): row for row in rows}
+    triples = {
+        seed: [known[name, seed, commit] for name in (f"teacher@{TEACHER_EPOCHS}", f"control@{steps}", cell)]
+        for name, seed, commit in sorted(known)
+        if name == cell
+    }
+    means = [
+        {key: statistics.mean(run[key] for run in runs) for key in SHOWN}
+        for runs in zip(*triples.values(), strict=True)
+    ]
+    gained = gain(*({seed: triple[place] for seed, triple in triples.items()} for place in (2, 1)))
+    head = ["seed", "teacher AP3D", f"control, {steps} epochs", f"`{recipe}`, {epochs} epochs", "AP3D gained"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for seed, (teacher, control, run) in triples.items():
+        difference = run["Car 3d 0.5"] - control["Car 3d 0.5"]
+        lines.append(_line([seed, f"{teacher['Car 3d 0.5']:.1f}", _shown(control), _shown(run), f"{difference:+.1f}"]))
+    teacher, control, run = means
+    return "\n".join(
+        [*lines, _line(["mean", f"{teacher['Car 3d 0.5']:.1f}", _shown(control), _shown(run), f"**{gained}**"])]
+    )
+
+
+def _line(cells: list[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _shown(run: dict[str, Any]) -> str:
+    return ", ".join(format(run[key], digits) for key, digits in SHOWN.items())
 
 
 def drawn(rows: list[dict[str, Any]], seed: int) -> str:

@@ -5,7 +5,7 @@ further training for each cell of the study, all from that baseline, all of as m
 their control, which has no teacher. Each training is `monoskd train` in a process of its own with one thread. Called
 again, it goes on where it stopped; what is known is in OUT/<seed>/<cell>.json. Last, each recipe is timed alone on the
 machine, and what each gained over its control is printed. `--report` adds the seeds in OUT to the recorded results and
-puts tables and figures into docs/study.md.
+puts tables and figures into docs/study_early.md.
 
 One cell with another seed: python benchmarks/study.py --out runs/study --seeds 17 --cells response_7
 """
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after that")
     parser.add_argument("--report", action="store_true", help="train nothing; add what is known to the results")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/study.json"))
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of study.md")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of study_early.md")
     options = parser.parse_args()
 
     if not options.report:

@@ -1,4 +1,4 @@
-"""The study's results as JSON, and as tables and figures in docs/study.md."""
+"""The study's results as JSON, and as tables and figures in docs/study_early.md."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def write_study(
     json_file: Path,
     docs: Path,
 ) -> None:
-    """Add these runs to `json_file`, and write the generated parts of `docs`/study.md with their figures.
+    """Add these runs to `json_file`, and write the generated parts of `docs`/study_early.md with their figures.
 
     timed: runs with nothing beside them. record: what the runs were made with.
     """
@@ -95,7 +95,7 @@ def write_study(
         label = "Car AP3D at overlap 0.5, moderate: difference to the control of the same seed"
         figures[str(question)] = row_chart(marks(known), x_label=label, standalone=True)
         blocks[str(question)] = comparison_table(rows, known, cells)
-    page = docs / "study.md"
+    page = docs / "study_early.md"
     text = page.read_text()
     for name, block in blocks.items():
         text = replaced(text, name, block)
@@ -130,7 +130,7 @@ def replaced(page: str, name: str, block: str) -> str:
     """The page with the generated part of this name replaced."""
     pattern = re.compile(rf"(<!-- study:{name} -->\n).*?(<!-- /study -->)", re.DOTALL)
     if not pattern.search(page):
-        raise SystemExit(f"docs/study.md: expected a part `<!-- study:{name} -->` ... `<!-- /study -->`, got none")
+        raise SystemExit(f"expected a page with a part `<!-- study:{name} -->` ... `<!-- /study -->`, got none")
     return pattern.sub(lambda match: f"{match[1]}\n{block}\n\n{match[2]}", page)
 
 

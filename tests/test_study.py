@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
+from gain import pairs_table
+from scipy import stats
 from scipy.stats import ttest_rel
 from study import CELLS, NECK, OBJECT, configured, distillation
 from study_report import Difference, comparison_table, cost_table, gains, marks, merged, replaced
@@ -43,7 +45,7 @@ def test_the_page_keeps_what_was_written_by_hand() -> None:
     once = replaced(page, "1", "new")
     assert once == "before\n<!-- study:1 -->\n\nnew\n\n<!-- /study -->\nafter\n<!-- study:2 -->\n<!-- /study -->\n"
     assert replaced(once, "1", "new") == once
-    with pytest.raises(SystemExit, match="expected a part `<!-- study:3 -->`"):
+    with pytest.raises(SystemExit, match="with a part `<!-- study:3 -->`"):
         replaced(page, "3", "new")
 
 
@@ -55,6 +57,23 @@ def test_another_session_adds_its_seeds_and_replaces_only_its_own() -> None:
     assert [row["ap"] for row in before["rows"]] == [row["ap"] for row in before["timed"]] == [2.0, 3.0]
     assert [session["seeds"] for session in before["sessions"]] == [[1], [0]]
     assert before["sessions"][0]["command"] == "python benchmarks/study.py --seeds 1 --cells control"
+
+
+def test_a_recipe_is_paired_with_the_control_of_its_own_code() -> None:
+    def run(cell: str, seed: int, commit: str, ap: float) -> dict[str, object]:
+        points = {"Car 3d 0.5": ap, "Car bev 0.5": ap + 1, "Car 3d 0.7": 1.0, "depth median": 0.5}
+        return {"cell": cell, "seed": seed, "commit": commit, **points}
+
+    rows = [
+        *(run("teacher@200", seed, "new", 40.0) for seed in (1, 2, 3)),
+        *(run("control@480", seed, "new", 20.0 + seed) for seed in (1, 2, 3)),
+        *(run("mixed@240", seed, "new", 22.0 + 2 * seed) for seed in (1, 2, 3)),
+        run("control@480", 1, "old", 5.0),
+    ]
+    _, _, first, *_, last = pairs_table(rows, "mixed@240").splitlines()
+    assert first == "| 1 | 40.0 | 21.0, 22.0, 1.0, 0.50 | 24.0, 25.0, 1.0, 0.50 | +3.0 |"
+    half = stats.t.ppf(0.975, 2) / 3**0.5  # differences of 3, 4 and 5
+    assert last.endswith(f"26.0, 27.0, 1.0, 0.50 | **+4.0 [{4 - half:+.1f}, {4 + half:+.1f}]** |")
 
 
 def test_a_run_ends_with_what_each_cell_gained() -> None:
