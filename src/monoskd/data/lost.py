@@ -13,6 +13,8 @@ import torch
 from torch.utils.data import get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from monoskd.data.shared import shared_zeros
+
 _MOST_WORKERS = 1024
 _SECONDS_TO_END = 2.0  # a process that is killed breaks its connection a moment before it has ended
 _MESSAGE = re.compile(
@@ -33,8 +35,7 @@ class InWork:
     """The index of the frame that each loader process reads, in memory that all processes share."""
 
     def __init__(self) -> None:
-        self._rows = torch.full((_MOST_WORKERS, 2), -1, dtype=torch.int64)  # process, index
-        self._rows.untyped_storage().share_memory_()
+        self._rows = shared_zeros(_MOST_WORKERS, 2).fill_(-1)  # process, index
 
     def begin(self, index: int) -> None:
         """Note the frame that this process reads from now on, if it is a loader's."""

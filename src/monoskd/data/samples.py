@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from monoskd.data.cache import FrameCache
 from monoskd.data.lost import InWork
+from monoskd.data.shared import shared_zeros
 from monoskd.data.transforms import (
     Augmentation,
     Draw,
@@ -25,7 +27,7 @@ class Samples(Dataset[Sample]):
 
     input_size: (width, height) of the network's input. targets: makes the targets of frames that have objects; None for
     none. augmentation: None for none. soft: the objects are a teacher's detections, which their scores weigh. cache:
-    keep the decoded frames in memory (of each worker). published: quirks; none by default.
+    keep the decoded frames, see `FrameCache`. published: quirks; none by default.
 
     What a sample looks like depends on seed, epoch and index alone, not on the number of workers.
     """
@@ -49,8 +51,8 @@ class Samples(Dataset[Sample]):
         self.soft = soft
         self.seed = seed
         self.published = published or PublishedData()
-        self._cache: dict[str, Frame] | None = {} if cache else None
-        self._epoch = _shared_number()
+        self._cache = FrameCache(source.names) if cache else None
+        self._epoch = shared_zeros()
         self._in_work = InWork()
 
     def __len__(self) -> int:
@@ -87,11 +89,7 @@ class Samples(Dataset[Sample]):
 
     def read(self, name: str) -> Frame:
         """The frame of this name as the source has it."""
-        if self._cache is None:
-            return self.source.read(name)
-        if name not in self._cache:
-            self._cache[name] = self.source.read(name)
-        return self._cache[name]
+        return self.source.read(name) if self._cache is None else self._cache.get(name, self.source.read)
 
 
 def make_sample(
@@ -139,13 +137,6 @@ def typical_focal_px(frames: Iterable[Frame], *, input_size: tuple[int, int]) ->
         focal_px.append(float(frame.camera.focal_px))
         zoom.append(float(Letterbox.fit(width=frame.size[0], height=frame.size[1], size=input_size).scale))
     return {"focal_px": float(np.median(focal_px)), "input_focal_px": float(np.median(np.multiply(focal_px, zoom)))}
-
-
-def _shared_number() -> Tensor:
-    """A zero that loader processes which outlive an epoch see changing."""
-    number = torch.zeros((), dtype=torch.int64)
-    number.untyped_storage().share_memory_()
-    return number
 
 
 def _float(array: Any) -> Tensor:

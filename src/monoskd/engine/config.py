@@ -72,7 +72,7 @@ class DataConfig:
         depth: whether training frames have depth maps; false for recordings without LiDAR (docs/training.md).
         batch_size: images a step, over all devices together.
         workers: loader processes a device; 0 loads in the training process.
-        cache: keep decoded frames in memory (small data sets only).
+        cache: keep decoded frames in a temporary file, which all loader processes share: 3 MB for one of KITTI's size.
         min_height_px: least height of the 2D boxes of supervised objects; scale it with pictures smaller than KITTI's.
         augmentation: of each training frame; null for none.
         published: quirks of the published data pipeline; none by default.
