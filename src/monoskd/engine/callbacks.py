@@ -25,6 +25,9 @@ from monoskd.files import write_atomically, write_json, write_text
 from monoskd.models.checkpoints import sealed
 from monoskd.models.weights import save_model
 from monoskd.revision import commit as commit
+from monoskd.workers import cores
+
+LONG_S, LONG_SHARE = 5.0, 0.3  # of waiting for frames that is worth a line
 
 
 def say(line: str) -> None:
@@ -172,6 +175,46 @@ class Manifest(pl.Callback):
         if self._epoch_began is not None:
             self._fitting += time.perf_counter() - self._epoch_began
             self._epoch_began = None
+
+
+class Waiting(pl.Callback):
+    """Says once, after an epoch, that the run waits for its loader, where it does so for long.
+
+    That is the first epoch, or the second where decoded frames are kept (`cached`). The first batch of an epoch does
+    not count: loader processes begin then. workers: those of a device.
+    """
+
+    def __init__(self, *, workers: int, cached: bool) -> None:
+        self.workers, self.cached = workers, cached
+        self._epochs = 2 if cached else 1
+        self._began = self._asked = self._waited = 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """A batch has come."""
+        now = time.perf_counter()
+        if batch_idx == 0:
+            self._began, self._waited = now, 0.0
+        else:
+            self._waited += now - self._asked
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The next one is asked for."""
+        self._asked = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say it."""
+        self._epochs -= 1
+        whole = self._asked - self._began
+        if self._epochs == 0 and trainer.is_global_zero and self._waited > max(LONG_S, LONG_SHARE * whole):
+            cache = "" if self.cached else ", or set `--data.cache true`"
+            say(
+                f"loader: {self._waited:.0f} of the epoch's {whole:.0f} s were spent waiting for frames: raise "
+                f"`--data.workers` ({self.workers} a device now, of {cores()} cores){cache}"
+            )
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -71,7 +71,8 @@ class DataConfig:
         dataset: class of the recording by dotted path, a `FrameSource` (docs/extend.md).
         depth: whether training frames have depth maps; false for recordings without LiDAR (docs/training.md).
         batch_size: images a step, over all devices together.
-        workers: loader processes a device; 0 loads in the training process.
+        workers: loader processes a device; 0 loads in the training process; null: on GPUs as many as there are cores
+            for each, 16 at most, else 2.
         cache: keep decoded frames in a temporary file, which all loader processes share: 3 MB for one of KITTI's size.
         min_height_px: least height of the 2D boxes of supervised objects; scale it with pictures smaller than KITTI's.
         augmentation: of each training frame; null for none.
@@ -85,7 +86,7 @@ class DataConfig:
     dataset: str = "monoskd.kitti.source.KittiFrames"
     depth: bool = True
     batch_size: int = 16
-    workers: int = 2
+    workers: int | None = None
     cache: bool = False
     min_height_px: float = MIN_HEIGHT_PX
     augmentation: Augmentation | None = field(default_factory=Augmentation)
@@ -93,7 +94,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, {"data.batch_size": self.batch_size})
-        _at_least(0, {"data.workers": self.workers, "data.min_height_px": self.min_height_px})
+        _at_least(0, {"data.workers": self.workers or 0, "data.min_height_px": self.min_height_px})
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Frames(pl.LightningDataModule):
         self.config = config.data
         self.seed = config.seed
         self.processes = config.processes
-        self.pin = on_cuda(config) and config.data.workers > 0  # else the copy would take the host's time
+        self.pin = on_cuda(config) and bool(config.data.workers)  # else the copy would take the host's time
         self.train = self._samples(student, sources.train, augmentation=config.data.augmentation)
         self.val = self._samples(student, sources.val(depth=student.modality != "rgb"))
         self.unlabelled: Samples | None = None
@@ -141,5 +141,10 @@ class Frames(pl.LightningDataModule):
         return 0 if self.config.unlabelled is None else max(round(self.labelled * self.config.unlabelled.ratio), 1)
 
     def _loader(self, dataset: Dataset[Sample], **options: Any) -> DataLoader[Sample]:
-        options = {"num_workers": self.config.workers, "persistent_workers": False, "pin_memory": self.pin, **options}
+        options = {
+            "num_workers": self.config.workers or 0,
+            "persistent_workers": False,
+            "pin_memory": self.pin,
+            **options,
+        }
         return DataLoader(dataset, collate_fn=Batch.collate, **options)

@@ -24,8 +24,10 @@ from monoskd.engine.resume import how_to_go_on
 from monoskd.errors import InputError
 from monoskd.files import NO_SPACE
 from monoskd.precision import has_bfloat16
+from monoskd.workers import cores
 
 _LOCK = ".lock"
+_MOST_LOADERS = 16  # of one device
 _CLEAN_UP = "_teardown"  # Lightning's function
 
 
@@ -108,6 +110,13 @@ def channels_last_of(config: RunConfig) -> bool:
     if config.channels_last is not None:
         return config.channels_last
     return (on_cuda(config) or on_cpu(config)) and config.precision in ("16-mixed", "bf16-mixed")
+
+
+def loader_processes(config: RunConfig) -> int:
+    """How many processes load frames for each device: as configured, or on GPUs all cores, shared among them."""
+    if config.data.workers is not None:
+        return config.data.workers
+    return max(min(cores() // config.devices, _MOST_LOADERS), 1) if on_cuda(config) else 2
 
 
 def runs_in_bfloat16(config: RunConfig) -> bool:

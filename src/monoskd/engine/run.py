@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from monoskd.engine.callbacks import (
     ModelFile,
     PlainLines,
     StopSignal,
+    Waiting,
     WholeCheckpoints,
     say,
 )
@@ -40,6 +41,7 @@ from monoskd.engine.machine import (
     channels_last_of,
     cluster_of,
     first_error,
+    loader_processes,
     one_line,
     precision_of,
     runs_in_bfloat16,
@@ -97,6 +99,7 @@ def build(plan: Plan) -> Run:
     """Make the networks, the loaders and, where there are frames without labels, the teacher's pseudo-labels."""
     pl.seed_everything(plan.loaded.seed, workers=True, verbose=False)
     config = plan.loaded.run(resumed=plan.past is not None)
+    config = replace(config, data=replace(config.data, workers=loader_processes(config)))
     if config.threads:
         torch.set_num_threads(config.threads)
     student = build_student(config)
@@ -255,6 +258,7 @@ def build_trainer(config: RunConfig, frames: Frames, *, history: list[dict[str, 
             ModelFile(out, provenance),
             Manifest(out, seed=config.seed, frames=frames.counts(), step_images=frames.labelled + frames.further),
             WholeLog(out / METRICS),
+            Waiting(workers=config.data.workers or 0, cached=config.data.cache),
             PlainLines(epochs=not terminal),
             *([RichProgressBar()] if terminal else []),
         ],

@@ -94,7 +94,7 @@ def detect(teacher: Detector, data: DataConfig, frames: FrameSource) -> list[Obj
     teacher.eval()
     detected: list[Objects] = []
     with naming_lost_frames(samples):
-        for batch in DataLoader(samples, batch_size=_BATCH, num_workers=data.workers, collate_fn=Batch.collate):
+        for batch in DataLoader(samples, batch_size=_BATCH, num_workers=data.workers or 0, collate_fn=Batch.collate):
             batch = batch.to(weights.device)
             views = (batch.double() if weights.dtype == torch.float64 else batch).views(teacher.modality)
             detections = teacher.decode(teacher(views), views)
