@@ -76,6 +76,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 CURVE = (60, 120, 240)
 DOCS = Path(__file__).parents[1] / "docs"
 SHOWN = {"Car 3d 0.5": ".1f", "Car bev 0.5": ".1f", "Car 3d 0.7": ".1f", "depth median": ".2f"}
+GAINED = {"Car 3d 0.5": "AP3D gained", "Car bev 0.5": "APBEV gained"}
 PAIRS = {"gain_4800": "mixed@240", "gain_9600": "mixed@480"}  # tables of docs/study.md
 
 
@@ -214,16 +215,22 @@ def pairs_table(rows: list[dict[str, Any]], cell: str) -> str:
         {key: statistics.mean(run[key] for run in runs) for key in SHOWN}
         for runs in zip(*triples.values(), strict=True)
     ]
-    gained = gain(*({seed: triple[place] for seed, triple in triples.items()} for place in (2, 1)))
-    head = ["seed", "teacher AP3D", f"control, {steps} epochs", f"`{recipe}`, {epochs} epochs", "AP3D gained"]
+    controls, runs = ({seed: triple[place] for seed, triple in triples.items()} for place in (1, 2))
+    gained = {key: gain(runs, controls, key) for key in GAINED}
+    head = ["seed", "teacher AP3D", f"control, {steps} epochs", f"`{recipe}`, {epochs} epochs", *GAINED.values()]
     lines = [_line(head), _line(["---"] * len(head))]
     for seed, (teacher, control, run) in triples.items():
-        difference = run["Car 3d 0.5"] - control["Car 3d 0.5"]
-        lines.append(_line([seed, f"{teacher['Car 3d 0.5']:.1f}", _shown(control), _shown(run), f"{difference:+.1f}"]))
+        differences = [f"{run[key] - control[key]:+.1f}" for key in GAINED]
+        lines.append(_line([seed, f"{teacher['Car 3d 0.5']:.1f}", _shown(control), _shown(run), *differences]))
     teacher, control, run = means
-    return "\n".join(
-        [*lines, _line(["mean", f"{teacher['Car 3d 0.5']:.1f}", _shown(control), _shown(run), f"**{gained}**"])]
-    )
+    last = [
+        "mean",
+        f"{teacher['Car 3d 0.5']:.1f}",
+        _shown(control),
+        _shown(run),
+        *map("**{}**".format, gained.values()),
+    ]
+    return "\n".join([*lines, _line(last)])
 
 
 def _line(cells: list[Any]) -> str:
@@ -312,9 +319,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def gain(runs: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]]) -> str:
-    """The mean difference in AP3D of common seeds and, from three seeds, its 95 % interval (Student's t)."""
-    differences = [run["Car 3d 0.5"] - controls[seed]["Car 3d 0.5"] for seed, run in runs.items() if seed in controls]
+def gain(runs: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]], key: str = "Car 3d 0.5") -> str:
+    """The mean difference (in AP3D) of common seeds and, from three seeds, its 95 % interval (Student's t)."""
+    differences = [run[key] - controls[seed][key] for seed, run in runs.items() if seed in controls]
     if not differences:
         return ""
     mean = statistics.mean(differences)

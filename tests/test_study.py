@@ -71,9 +71,10 @@ def test_a_recipe_is_paired_with_the_control_of_its_own_code() -> None:
         run("control@480", 1, "old", 5.0),
     ]
     _, _, first, *_, last = pairs_table(rows, "mixed@240").splitlines()
-    assert first == "| 1 | 40.0 | 21.0, 22.0, 1.0, 0.50 | 24.0, 25.0, 1.0, 0.50 | +3.0 |"
+    assert first == "| 1 | 40.0 | 21.0, 22.0, 1.0, 0.50 | 24.0, 25.0, 1.0, 0.50 | +3.0 | +3.0 |"
     half = stats.t.ppf(0.975, 2) / 3**0.5  # differences of 3, 4 and 5
-    assert last.endswith(f"26.0, 27.0, 1.0, 0.50 | **+4.0 [{4 - half:+.1f}, {4 + half:+.1f}]** |")
+    gained = f"**+4.0 [{4 - half:+.1f}, {4 + half:+.1f}]**"
+    assert last.endswith(f"26.0, 27.0, 1.0, 0.50 | {gained} | {gained} |")
 
 
 def test_a_run_ends_with_what_each_cell_gained() -> None:
