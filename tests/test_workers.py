@@ -62,3 +62,20 @@ def test_reading_ahead_keeps_order_and_errors() -> None:
     assert next(items) == 1
     with pytest.raises(OSError, match="gone"):
         next(items)
+
+
+def test_after_an_error_nothing_is_read_ahead() -> None:
+    read: list[int] = []
+
+    def slow(item: int) -> int:
+        read.append(item)
+        time.sleep(0.05)
+        return 1 // item
+
+    with pytest.raises(ZeroDivisionError):
+        next(read_ahead(map(slow, range(100)), most=100))
+    assert len(read) < 10
+    items = read_ahead(map(slow, range(1, 100)), most=99)
+    next(items)
+    items.close()  # type: ignore[attr-defined]  # a generator, closed as by an interruption
+    assert len(read) < 20

@@ -49,13 +49,16 @@ def map_in_processes(task: Callable[[Item], Result], items: Sequence[Item], *, w
 
 
 def read_ahead(items: Iterable[Item], *, most: int) -> Iterator[Item]:
-    """The same items, up to `most` of them read by a thread before they are asked for."""
+    """The same items, up to `most` of them read by a thread before they are asked for, and none after an error."""
     iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as thread:
+    thread = ThreadPoolExecutor(1)
+    try:
         pending = deque(thread.submit(next, iterator, end) for _ in range(most))
         while (item := pending.popleft().result()) is not end:
             pending.append(thread.submit(next, iterator, end))
             yield item  # type: ignore[misc]  # not the end
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -168,7 +168,13 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate --labels label_2 --predictions results --half", "--half: expected a --model that predicts"),
         ("evaluate --model model.safetensors --data data --device abacus", "expected one that this machine has"),
         ("evaluate --model model.safetensors --data nowhere", "nowhere/ImageSets/val.txt: expected a readable file"),
-        ("evaluate --model model.safetensors --data data --split no", "no.txt: expected a readable file"),
+        (
+            "evaluate --model model.safetensors --data data --split no",
+            "expected the name of a split in ImageSets",
+        ),
+        ("evaluate --model model.safetensors --data data --split=", "expected the name of a split in ImageSets"),
+        ("evaluate --labels label_2 --predictions results --split=", ".: expected a readable file, got 'Is a"),
+        ("evaluate --model model.safetensors --data data --classes Tram", "got 'Tram'"),
         ("predict words.txt --focal 9", "required: --model"),
         (
             "predict words.txt --model model.safetensors --focal 9 --hfov 9",

@@ -42,6 +42,9 @@ def test_a_part_of_the_start_is_set_over_a_path(small: Path) -> None:
     assert start == StartConfig(model=Path("baseline.safetensors"), inherit=Path("teacher.safetensors"))
     start = load_config(small, ["--start.model=other.safetensors"]).run().start
     assert start == StartConfig(model=Path("other.safetensors"))
+    for words in (["--start", "other.safetensors"], ["--start=other.safetensors"]):
+        start = load_config(small, [*words, "--start.inherit", "teacher.safetensors"]).run().start
+        assert start == StartConfig(model=Path("other.safetensors"), inherit=Path("teacher.safetensors"))
     with pytest.raises(InputError, match=r"unknown key 'start.inherits'; did you mean 'inherit'\?"):
         load_config(small, ["--start.inherits", "teacher.safetensors"])
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import torch
 
 from monoskd.engine.evaluate import evaluate_folders, evaluate_predictor
 from monoskd.engine.measure import Measurement, labelled_batches, measure
-from monoskd.frames import Modality
+from monoskd.errors import InputError
+from monoskd.frames import Frame, Modality
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.predict import predict_source
 from monoskd.inference.predictor import Predictor
@@ -63,6 +65,47 @@ def test_a_predictor_is_asked_what_validation_asks(
     for found, expected_objects in zip(compared[1], measured.detections, strict=True):
         assert found.scores == pytest.approx(expected_objects.scores, rel=1e-4)
         assert found.bottom == pytest.approx(expected_objects.bottom, rel=1e-3, abs=1e-3)
+
+
+class Odd(KittiFrames):
+    """A recording of one's own that goes wrong at its second frame."""
+
+    def __init__(self, root: Path, go_wrong: Callable[[Frame], Frame]) -> None:
+        super().__init__(root, split="trainval", depth=False)
+        self.go_wrong = go_wrong
+
+    def read(self, name: str) -> Frame:
+        frame = super().read(name)
+        return self.go_wrong(frame) if name == self.names[1] else frame
+
+
+def test_a_frame_that_cannot_be_predicted_is_named(detector: DidM3D, scenes: Path) -> None:
+    def grey(frame: Frame) -> Frame:
+        return replace(frame, image=frame.image[..., 0])
+
+    source = Odd(scenes, grey)
+    with pytest.raises(InputError, match=f"^{source.names[1]}: image: expected a numpy array of RGB pixels"):
+        evaluate_predictor(Predictor(detector), source)
+    with pytest.raises(InputError, match=f"^{source.names[0]} to {source.names[3]}: image: expected"):
+        evaluate_predictor(Predictor(detector), source, batch_size=4)
+
+
+def test_a_recording_that_stops_early_is_no_evaluation_of_its_first_frames(detector: DidM3D, scenes: Path) -> None:
+    source = Odd(scenes, lambda frame: next(iter([])))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        evaluate_predictor(Predictor(detector), source)
+
+
+def test_a_class_that_nobody_knows_is_refused_before_the_work(detector: DidM3D, scenes: Path) -> None:
+    frames: list[int] = []
+    with pytest.raises(InputError, match="classes: expected some of Pedestrian, Car, Cyclist, got 'Tram'"):
+        evaluate_predictor(
+            Predictor(detector),
+            KittiFrames(scenes, split="val", depth=False),
+            classes=["Tram"],
+            progress=lambda done, total: frames.append(done),
+        )
+    assert not frames
 
 
 def test_the_files_of_a_split_hold_what_measuring_saw(detector: DidM3D, scenes: Path, tmp_path: Path) -> None:

@@ -484,7 +484,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--data.published.per_axis_decoding", "true"], "detector: expected geometry `published`"),
         (["--data.batch_size", "5"], r"expected at least one batch of 5 frames in split train, got 4 frames"),
         (["--data.root", "nowhere"], r"nowhere: no such data set"),
-        (["--data.train", "nosuch"], r"nosuch.txt: expected a readable file"),
+        (["--data.train", "nosuch"], "expected the name of a split in ImageSets, .*, got 'nosuch'"),
         (["--data.dataset", "pathlib.Path"], "data.dataset: expected a FrameSource such as"),
         (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
         (["--detector", "null"], "expected `detector` .* or `start`"),
@@ -497,7 +497,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--out", __file__], r"test_run\.py: expected to write here, got 'Not a directory': choose a writable folder"),
         (
             ["--data.val", "nosuch", "--detector.init_args.config.pretrained", "true"],
-            r"nosuch.txt: expected a readable",
+            "expected the name of a split in ImageSets, .*, got .nosuch.",
         ),
         (["--seed", "-1"], "seed: expected 0 to 4294967295, got -1"),
         (["--optimizer.ema", "1"], "optimizer.ema: expected more than 0 and less than 1, got 1"),

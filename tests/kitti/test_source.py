@@ -37,7 +37,10 @@ def test_an_empty_split_is_refused(three_frames: Path) -> None:
 
 
 def test_a_missing_split_is_named(three_frames: Path) -> None:
-    with pytest.raises(InputError, match=r"ImageSets/val\.txt"):
+    with pytest.raises(InputError, match=r"expected the name of a split in ImageSets, one of train, got 'x/val.txt'"):
+        KittiFrames(three_frames, "x/val.txt")
+    shutil.rmtree(three_frames / "ImageSets")
+    with pytest.raises(InputError, match=r"ImageSets/val\.txt: expected a readable file"):
         KittiFrames(three_frames, "val")
 
 

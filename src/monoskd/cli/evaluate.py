@@ -71,13 +71,14 @@ def _evaluation(options: argparse.Namespace) -> "Evaluation":
     if options.labels is not None:
         from monoskd.engine.evaluate import evaluate_folders
 
-        split = Path(options.split) if options.split else None
+        split = None if options.split is None else Path(options.split)
         return evaluate_folders(labels=options.labels, predictions=options.predictions, split=split, **wanted)
     from monoskd.engine.config import DataConfig, source_class
     from monoskd.engine.evaluate import evaluate_predictor
 
     source = source_class(options.dataset or DataConfig.dataset)
     predictor = open_model(options)
-    frames = source(options.data, split=options.split or "val", depth=predictor.modality != "rgb", labels=True)
+    name = "val" if options.split is None else options.split
+    frames = source(options.data, split=name, depth=predictor.modality != "rgb", labels=True)
     with progress_of("predicting") as progress:
         return evaluate_predictor(predictor, frames, batch_size=options.batch_size, progress=progress, **wanted)

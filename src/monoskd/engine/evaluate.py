@@ -1,6 +1,6 @@
 """Result files, or what a model finds in the frames of a recording, to an evaluation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from monoskd.errors import InputError
 from monoskd.evaluation.kitti_ap import evaluate_kitti
 from monoskd.evaluation.results import Evaluation
-from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS
+from monoskd.evaluation.rules import MIN_HEIGHTS_PX, NEIGHBOURS, known_classes
 from monoskd.files import visible
-from monoskd.frames import AnyPredictor
+from monoskd.frames import AnyPredictor, Frame
 from monoskd.kitti.bulk import read_objects_folder
 from monoskd.kitti.io import read_split
 from monoskd.kitti.layout import frames_in, has_suffix, meant
@@ -27,22 +27,37 @@ def evaluate_predictor(
     predictor: AnyPredictor,
     source: "FrameSource",
     *,
+    classes: Sequence[str] = tuple(NEIGHBOURS),
     batch_size: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> Evaluation:
     """KITTI average precision of what a predictor finds in every frame of a source; options as `evaluate_kitti`.
 
-    A frame without labels has no objects. batch_size: pictures that go through the network together. progress: called
-    with (frames done, frames in all).
+    A frame without labels has no objects. classes: KITTI's or the predictor's. batch_size: pictures that go through the
+    network together. progress: called with (frames done, frames in all).
+
+    Raises InputError before any prediction for another class; one about a picture names its frame, or the batch's.
     """
+    known_classes(classes, present=predictor.classes)
     truth: list[Objects] = []
     detections: list[Objects] = []
-    for frames in groups(read_ahead(map(source.read, source.names), most=2 * batch_size), batch_size):
-        detections += [found.to_objects() for found in predictor.batch(frames)]
+    for group in groups(read_ahead(_read(source), most=2 * batch_size), batch_size):
+        names, frames = zip(*group, strict=True)
+        try:
+            detections += [found.to_objects() for found in predictor.batch(frames)]
+        except InputError as error:
+            where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+            raise InputError(f"{where}: {error}") from error
         truth += [Objects.empty() if frame.objects is None else frame.objects for frame in frames]
         progress(len(truth), len(source.names))
-    return evaluate_kitti(truth, detections, **options)
+    return evaluate_kitti(truth, detections, classes=classes, **options)
+
+
+def _read(source: "FrameSource") -> Iterator[tuple[str, Frame]]:
+    """Every frame with its name. Unlike `map` it does not end where a source raises StopIteration."""
+    for name in source.names:
+        yield name, source.read(name)
 
 
 def evaluate_folders(

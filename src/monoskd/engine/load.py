@@ -1,6 +1,7 @@
 """A YAML file and options become a checked configuration; `configs/` holds the shipped ones."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
@@ -84,8 +85,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a YAML mapping such as `epochs: 150`, got {type(document).__name__}")
     overrides = [*map(_moved, overrides)]
-    if isinstance(document.get("start"), str) and any(word.startswith("--start.") for word in overrides):
-        document["start"] = {"model": document["start"]}  # of which an option sets a part
+    if any(word.startswith("--start.") for word in overrides):  # a part beside a path, which is the model
+        overrides = [re.sub(r"^--start(?==|$)", "--start.model", word) for word in overrides]
+        if isinstance(document.get("start"), str):
+            document["start"] = {"model": document["start"]}
     complete = overlaid(document, overrides)
     _refuse(path, unknown_keys(complete, RunConfig))
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, prog="monoskd train")

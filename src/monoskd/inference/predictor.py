@@ -94,7 +94,7 @@ def usable_device(device: str | torch.device) -> torch.device:
         there = torch.zeros((), device=device)
         there.item()  # `meta` holds no numbers
         return there.device
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch built without CUDA asserts
         raise InputError(
-            f"device: expected one that this machine has, such as cpu, got {device}: {first_line(error)}"
+            f"device: expected one that this machine has, such as cpu, got {device}: {first_line(error):.200}"
         ) from error

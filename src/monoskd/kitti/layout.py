@@ -48,6 +48,10 @@ class KittiLayout:
         """The list of a split's frames."""
         return self.root / "ImageSets" / f"{name}.txt"
 
+    def splits(self) -> list[str]:
+        """The sorted names of the splits that have a list."""
+        return sorted(path.stem for path in _visible_in(self.root / "ImageSets") if path.suffix == ".txt")
+
     def folder(self, kind: str) -> Path:
         """The folder of one kind of file: `image_2`, `calib`, `label_2`, `velodyne` or `depth_2`."""
         return self.root / self.part / kind

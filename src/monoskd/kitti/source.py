@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from monoskd.errors import InputError
+from monoskd.files import is_there
 from monoskd.kitti.io import read_calibration, read_depth, read_image, read_objects, read_split
 from monoskd.kitti.layout import KittiLayout, meant
 from monoskd.kitti.leakage import check_copies, check_unlabelled
@@ -21,6 +22,12 @@ class KittiFrames(FrameSource):
     def __init__(self, root: str | Path, split: str = "train", *, depth: bool = True, labels: bool = True) -> None:
         self.split = split
         self.layout = KittiLayout(Path(root), "testing" if split == "test" else "training")
+        others = self.layout.splits()
+        if others and not is_there(self.layout.split(split)):
+            raise InputError(
+                f"{self.layout.root}: expected the name of a split in ImageSets, one of {', '.join(others)}, "
+                f"got '{split}': choose one of these, or write its list"
+            )
         self.names = read_split(self.layout.split(split))
         if not self.names:
             raise InputError(f"{self.layout.split(split)}: expected at least one frame, got an empty split: add frames")
