@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.checkpoints import check_seal, read_checkpoint
 from monoskd.models.weights import describe_model, load_model
+from monoskd.objects import is_supervised
 from monoskd.structures import Batch, Frame, FrameSource
 
 Run = Callable[..., Path]
@@ -116,6 +118,16 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     assert 0 < late["depth"] < 1, "task learning is at work, or this test says nothing of it"
     assert (resumed / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
     assert_same_weights(straight, resumed)
+
+
+def test_a_run_that_has_all_its_epochs_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(epochs=1)
+    said = f"{folder}: all 1 epochs are done; raise `--epochs` to train on"
+    assert said not in capsys.readouterr().err
+    run(epochs=1, resume=folder)
+    assert said in capsys.readouterr().err
+    run(epochs=2, resume=folder)
+    assert "epochs are done" not in capsys.readouterr().err
 
 
 def test_other_frames_in_a_resumed_run_are_said(
@@ -873,6 +885,22 @@ def test_labels_of_2d_boxes_only_are_counted_as_the_doctor_counts_them(
     assert capsys.readouterr().err.count(expected) == 1
     run("--data.root", str(root), epochs=2, resume=folder)
     assert capsys.readouterr().err.count(expected) == 1
+
+
+def test_small_objects_that_are_left_out_are_said_where_they_are_most(write_config: Callable[..., Path]) -> None:
+    config = load_config(write_config()).run(resumed=False)
+    data, student, sources = config.data, build_student(config), Sources.open(config.data)
+    frames = [objects for objects in map(sources.train.objects, sources.train.names) if objects is not None]
+    labelled = sum(int((objects.names != "DontCare").sum()) for objects in frames)
+    fits, tall = (
+        sum(int(is_supervised(objects, student.classes, min_height_px=least).sum()) for objects in frames)
+        for least in (0, 60)
+    )
+    assert 0 < tall < fits - tall
+    assert sources.check_supervised(replace(data, min_height_px=0), student) == []
+    (said,) = sources.check_supervised(replace(data, min_height_px=60), student)
+    assert f"{fits - tall} of {labelled} objects of split train are left out: they are lower than 60 px" in said
+    assert f"{tall} remain. For pictures smaller than KITTI's lower `--data.min_height_px`" in said
 
 
 def test_pictures_are_not_read_to_count_labels(write_config: Callable[..., Path], scenes: Path) -> None:

@@ -105,8 +105,9 @@ def build(plan: Plan) -> Run:
     student.adapt_to(**typical_focal_px(typical, input_size=student.input_size))
     training = build_training(config, student)
     _begin(plan, config)
-    if left_out and not process_number():
-        say(left_out)
+    if not process_number():
+        for line in left_out:
+            say(line)
     detections = None
     if config.data.unlabelled is not None and training.distiller is not None:
         teacher, keep = training.distiller.teacher, plan.past is not None or plan.anew
@@ -136,8 +137,11 @@ def _begin(plan: Plan, config: RunConfig) -> None:
             say(f"{out}: the run in this folder ended before its first whole epoch; it begins anew")
             leftovers += [out / METRICS, *out.glob("events.out.tfevents.*")]
         write_json(out / MANIFEST, {"schema": MANIFEST_SCHEMA, "finished": False, "steps": 0, "epochs": 0})
-    elif plan.past.note:
-        say(plan.past.note)
+    else:
+        if plan.past.note:
+            say(plan.past.note)
+        if plan.past.epoch + 1 == config.epochs:
+            say(f"{out}: all {config.epochs} epochs are done; raise `--epochs` to train on")
     for path in leftovers:
         path.unlink(missing_ok=True)
     if precision_of(config) != config.precision:
