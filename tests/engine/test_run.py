@@ -122,8 +122,9 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
 
 def test_a_run_that_has_all_its_epochs_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(epochs=1)
-    said = f"{folder}: all 1 epochs are done; raise `--epochs` to train on"
-    assert said not in capsys.readouterr().err
+    said, at_start = f"{folder}: all 1 epochs are done; raise `--epochs` to train on", capsys.readouterr().err
+    assert said not in at_start
+    assert "optimizer.schedule: a warm-up of 1 epochs in a run of 1: lower" in at_start
     run(epochs=1, resume=folder)
     assert said in capsys.readouterr().err
     run(epochs=2, resume=folder)

@@ -144,6 +144,8 @@ def _begin(plan: Plan, config: RunConfig) -> None:
             say(f"{out}: all {config.epochs} epochs are done; raise `--epochs` to train on")
     for path in leftovers:
         path.unlink(missing_ok=True)
+    if unreached := config.optimizer.schedule.unreached(config.epochs):
+        say(f"optimizer.schedule: {unreached}")
     if precision_of(config) != config.precision:
         say(f"precision: a CPU has no {config.precision}; the run uses {precision_of(config)}")
     missing, recipe = "this machine has no instructions for bfloat16", config.distillation
