@@ -167,8 +167,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate --labels label_2 --predictions results --device cuda", "--device: expected a --model that predicts"),
         ("evaluate --labels label_2 --predictions results --half", "--half: expected a --model that predicts"),
         ("evaluate --model model.safetensors --data data --device abacus", "expected one that this machine has"),
-        ("evaluate --model model.safetensors --data nowhere", "nowhere/ImageSets/val.txt: expected a readable file"),
-        ("evaluate --model model.safetensors --data data --split no", "no.txt: expected a readable file"),
+        ("evaluate --model model.safetensors --data nowhere", "nowhere: no such data set: check the path"),
+        ("evaluate --model model.safetensors --data data --split no", "no.txt: expected the frames of split no"),
         ("predict words.txt --focal 9", "required: --model"),
         (
             "predict words.txt --model model.safetensors --focal 9 --hfov 9",

@@ -479,6 +479,19 @@ def test_a_distillation_of_predictions_alone_needs_no_taps(run: Run, tmp_path: P
     assert all(row["train/distill_head"] for row in rows(folder))
 
 
+def test_a_student_that_reads_depth_maps_is_said(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student = run(epochs=1, out=str(tmp_path / "student")) / "model.safetensors"
+    depth = ("--detector.init_args.config.modality", "depth")
+    teacher = run(*depth, epochs=1, out=str(tmp_path / "teacher")) / "model.safetensors"
+    head = {"loss": {"class_path": "monoskd.models.did_m3d.teaching.HeadLoss"}, "between": "output"}
+    said = "are `start` and `distillation.teacher` swapped?"
+    run(epochs=1, distillation={"teacher": str(teacher), "taps": [], "terms": {"head": head}})
+    assert said not in capsys.readouterr().err
+    recipe = {"teacher": str(student), "taps": [], "terms": {"head": head}}
+    run(*depth, epochs=1, out=str(tmp_path / "swapped"), distillation=recipe)
+    assert said in capsys.readouterr().err
+
+
 def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
     folder = run(epochs=1)
     kept = (folder / "model.safetensors").read_bytes()
@@ -497,7 +510,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--data.published.per_axis_decoding", "true"], "detector: expected geometry `published`"),
         (["--data.batch_size", "5"], r"expected at least one batch of 5 frames in split train, got 4 frames"),
         (["--data.root", "nowhere"], r"nowhere: no such data set"),
-        (["--data.train", "nosuch"], r"nosuch.txt: expected a readable file"),
+        (["--data.train", "nosuch"], r"nosuch.txt: expected the frames of split nosuch"),
         (["--data.dataset", "pathlib.Path"], "data.dataset: expected a FrameSource such as"),
         (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
         (["--detector", "null"], "expected `detector` .* or `start`"),
@@ -510,7 +523,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--out", __file__], r"test_run\.py: expected to write here, got 'Not a directory': choose a writable folder"),
         (
             ["--data.val", "nosuch", "--detector.init_args.config.pretrained", "true"],
-            r"nosuch.txt: expected a readable",
+            r"nosuch.txt: expected the frames of split nosuch",
         ),
         (["--seed", "-1"], "seed: expected 0 to 4294967295, got -1"),
         (["--optimizer.ema", "1"], "optimizer.ema: expected more than 0 and less than 1, got 1"),

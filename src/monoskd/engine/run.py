@@ -100,13 +100,18 @@ def build(plan: Plan) -> Run:
     if config.threads:
         torch.set_num_threads(config.threads)
     student = build_student(config)
-    left_out = plan.sources.check_supervised(config.data, student)
+    notes = plan.sources.check_supervised(config.data, student)
+    if config.distillation is not None and student.modality != "rgb":
+        notes.append(
+            "student: it reads depth maps, and `predict` takes networks on pictures alone; are `start` and "
+            "`distillation.teacher` swapped?"
+        )
     typical = plan.sources.typical_frames(config.data)
     student.adapt_to(**typical_focal_px(typical, input_size=student.input_size))
     training = build_training(config, student)
     _begin(plan, config)
     if not process_number():
-        for line in left_out:
+        for line in notes:
             say(line)
     detections = None
     if config.data.unlabelled is not None and training.distiller is not None:

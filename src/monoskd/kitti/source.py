@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from monoskd.errors import InputError
+from monoskd.files import is_there, visible
 from monoskd.kitti.io import read_calibration, read_depth, read_image, read_objects, read_split
 from monoskd.kitti.layout import KittiLayout, meant
 from monoskd.kitti.leakage import check_copies, check_unlabelled
@@ -21,7 +22,15 @@ class KittiFrames(FrameSource):
     def __init__(self, root: str | Path, split: str = "train", *, depth: bool = True, labels: bool = True) -> None:
         self.split = split
         self.layout = KittiLayout(Path(root), "testing" if split == "test" else "training")
-        self.names = read_split(self.layout.split(split))
+        if not self.layout.root.is_dir():
+            raise InputError(f"{self.layout.root}: no such data set: check the path")
+        if not is_there(path := self.layout.split(split)):
+            known = ", ".join(other.stem for other in visible(path.parent.glob("*.txt"))) or "none"
+            raise InputError(
+                f"{path}: expected the frames of split {split}, one name a line, got no file: write it, or name "
+                f"another split (there are {known})"
+            )
+        self.names = read_split(path)
         if not self.names:
             raise InputError(f"{self.layout.split(split)}: expected at least one frame, got an empty split: add frames")
         self.depth = depth
