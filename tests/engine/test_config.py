@@ -151,6 +151,8 @@ def test_every_shipped_config_knows_its_keys() -> None:
     assert len(paths) >= 8
     for path in paths:
         assert not list(unknown_keys(yaml.safe_load(path.read_text()), RunConfig)), path
+        config = load_config(path).settings()
+        assert config.optimizer.schedule.unreached(config.epochs) is None, path
 
 
 def test_every_field_has_its_line_of_documentation() -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ from monoskd.kitti.layout import KittiLayout
 from monoskd.kitti.source import KittiFrames
 from monoskd.models.checkpoints import check_seal, read_checkpoint
 from monoskd.models.weights import describe_model, load_model
+from monoskd.objects import is_supervised
 from monoskd.structures import Batch, Frame, FrameSource
 
 Run = Callable[..., Path]
@@ -116,6 +118,17 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     assert 0 < late["depth"] < 1, "task learning is at work, or this test says nothing of it"
     assert (resumed / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
     assert_same_weights(straight, resumed)
+
+
+def test_a_run_that_has_all_its_epochs_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(epochs=1)
+    said, at_start = f"{folder}: all 1 epochs are done; raise `--epochs` to train on", capsys.readouterr().err
+    assert said not in at_start
+    assert "optimizer.schedule: a warm-up of 1 epochs in a run of 1: lower" in at_start
+    run(epochs=1, resume=folder)
+    assert said in capsys.readouterr().err
+    run(epochs=2, resume=folder)
+    assert "epochs are done" not in capsys.readouterr().err
 
 
 def test_other_frames_in_a_resumed_run_are_said(
@@ -466,6 +479,19 @@ def test_a_distillation_of_predictions_alone_needs_no_taps(run: Run, tmp_path: P
     assert all(row["train/distill_head"] for row in rows(folder))
 
 
+def test_a_student_that_reads_depth_maps_is_said(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student = run(epochs=1, out=str(tmp_path / "student")) / "model.safetensors"
+    depth = ("--detector.init_args.config.modality", "depth")
+    teacher = run(*depth, epochs=1, out=str(tmp_path / "teacher")) / "model.safetensors"
+    head = {"loss": {"class_path": "monoskd.models.did_m3d.teaching.HeadLoss"}, "between": "output"}
+    said = "are `start` and `distillation.teacher` swapped?"
+    run(epochs=1, distillation={"teacher": str(teacher), "taps": [], "terms": {"head": head}})
+    assert said not in capsys.readouterr().err
+    recipe = {"teacher": str(student), "taps": [], "terms": {"head": head}}
+    run(*depth, epochs=1, out=str(tmp_path / "swapped"), distillation=recipe)
+    assert said in capsys.readouterr().err
+
+
 def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
     folder = run(epochs=1)
     kept = (folder / "model.safetensors").read_bytes()
@@ -484,7 +510,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--data.published.per_axis_decoding", "true"], "detector: expected geometry `published`"),
         (["--data.batch_size", "5"], r"expected at least one batch of 5 frames in split train, got 4 frames"),
         (["--data.root", "nowhere"], r"nowhere: no such data set"),
-        (["--data.train", "nosuch"], "expected the name of a split in ImageSets, .*, got 'nosuch'"),
+        (["--data.train", "nosuch"], r"nosuch.txt: expected the frames of split 'nosuch'"),
         (["--data.dataset", "pathlib.Path"], "data.dataset: expected a FrameSource such as"),
         (["--start", "nowhere"], "nowhere: expected a model file, got no file"),
         (["--detector", "null"], "expected `detector` .* or `start`"),
@@ -497,7 +523,7 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
         (["--out", __file__], r"test_run\.py: expected to write here, got 'Not a directory': choose a writable folder"),
         (
             ["--data.val", "nosuch", "--detector.init_args.config.pretrained", "true"],
-            "expected the name of a split in ImageSets, .*, got .nosuch.",
+            r"nosuch.txt: expected the frames of split 'nosuch'",
         ),
         (["--seed", "-1"], "seed: expected 0 to 4294967295, got -1"),
         (["--optimizer.ema", "1"], "optimizer.ema: expected more than 0 and less than 1, got 1"),
@@ -873,6 +899,22 @@ def test_labels_of_2d_boxes_only_are_counted_as_the_doctor_counts_them(
     assert capsys.readouterr().err.count(expected) == 1
     run("--data.root", str(root), epochs=2, resume=folder)
     assert capsys.readouterr().err.count(expected) == 1
+
+
+def test_small_objects_that_are_left_out_are_said_where_they_are_most(write_config: Callable[..., Path]) -> None:
+    config = load_config(write_config()).run(resumed=False)
+    data, student, sources = config.data, build_student(config), Sources.open(config.data)
+    frames = [objects for objects in map(sources.train.objects, sources.train.names) if objects is not None]
+    labelled = sum(int((objects.names != "DontCare").sum()) for objects in frames)
+    fits, tall = (
+        sum(int(is_supervised(objects, student.classes, min_height_px=least).sum()) for objects in frames)
+        for least in (0, 60)
+    )
+    assert 0 < tall < fits - tall
+    assert sources.check_supervised(replace(data, min_height_px=0), student) == []
+    (said,) = sources.check_supervised(replace(data, min_height_px=60), student)
+    assert f"{fits - tall} of {labelled} objects of split train are left out: they are lower than 60 px" in said
+    assert f"{tall} remain. For pictures smaller than KITTI's lower `--data.min_height_px`" in said
 
 
 def test_pictures_are_not_read_to_count_labels(write_config: Callable[..., Path], scenes: Path) -> None:

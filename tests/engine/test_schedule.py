@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,26 @@ def test_published_quirks_are_late_and_stepwise() -> None:
     steps = LearningRateSchedule(once_an_epoch=True)
     assert steps.rate(0.99) == 1e-5
     assert steps.rate(2.9) == steps.rate(2)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "expected"),
+    [
+        ({}, 121, None),
+        ({}, 120, "no drop of the rate at 120 in a run of 120 epochs"),
+        ({}, 30, "no drop of the rate at 90, 120 in a run of 30 epochs"),
+        ({"milestones_after_warmup": True}, 125, "no drop of the rate at 120 in"),
+        ({"milestones_after_warmup": True}, 126, None),
+        ({"cosine": True}, 30, None),
+        ({"cosine": True, "warmup_epochs": 30}, 30, "a warm-up of 30 epochs in a run of 30"),
+        ({"milestones": ()}, 6, None),
+    ],
+)
+def test_a_run_that_ends_before_its_schedule_is_told(
+    schedule: dict[str, Any], epochs: int, expected: str | None
+) -> None:
+    said = LearningRateSchedule(**schedule).unreached(epochs)
+    assert said is None if expected is None else said is not None and expected in said
 
 
 def test_the_cosine_is_torchs_after_the_warm_up() -> None:

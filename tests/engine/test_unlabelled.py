@@ -73,7 +73,7 @@ def test_the_teacher_makes_pseudo_labels_in_float64_too(learn: Callable[..., Pat
 
 
 def test_detections_are_kept_as_result_files_with_a_note_on_their_worth(
-    learn: Callable[..., Path], mixed_scenes: Path
+    learn: Callable[..., Path], mixed_scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = learn(threshold=1.0, thresholds={"car": 0.01})
     names = read_split(mixed_scenes / "ImageSets" / "unlabelled.txt")
@@ -83,6 +83,8 @@ def test_detections_are_kept_as_result_files_with_a_note_on_their_worth(
         assert objects.scores is not None
         assert (objects.scores >= 0.01).all()
         assert set(objects.names) == {"Car"}
+    said = f"pseudo-labels on {len(names)} frames: Pedestrian 0, Car {sum(map(len, pseudo_labels))}, Cyclist 0; "
+    assert f"{said}how good they are: {folder / 'detections.json'}" in capsys.readouterr().err
     note = json.loads((folder / "detections.json").read_text())
     assert note["measured_on"] == "unlabelled, labels held back"
     everything = [row for row in note["quality"] if row["distance_m"] == "all"]

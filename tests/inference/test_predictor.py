@@ -16,7 +16,7 @@ from monoskd.frames import shown
 from monoskd.geometry.camera import Camera
 from monoskd.inference.cameras import CameraSource
 from monoskd.inference.outputs import Film
-from monoskd.inference.predict import predict_source
+from monoskd.inference.predict import complaint, predict_source
 from monoskd.inference.predictor import Fit, Predictor
 from monoskd.kitti.io import read_calibration, read_image, read_objects
 from monoskd.models.did_m3d import DidM3D
@@ -124,6 +124,15 @@ def test_by_default_the_score_is_the_best_of_the_models_validation(model: Path, 
         assert done.score == expected
         assert done.detections == (scores >= expected).sum() == len(document(out)["images"][0]["detections"])
     assert Predictor(detector).score == 0.2
+
+
+def test_a_reason_that_several_pictures_share_is_said_once(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^a, b, c: expected a camera, got none, .*") as error:
+        predict_source(predictor, folder, cameras=CameraSource(), out=tmp_path / "out")
+    assert str(error.value).count("--hfov DEG") == 1
+    broken = [*(f"{name}: no camera" for name in "abcde"), "f.jpg: cut off", "g: x: y", "h: z", "i: z"]
+    told = "a, b, c and 2 more: no camera; f.jpg: cut off; g: x: y, and 2 more"
+    assert complaint(broken, done=4, out=Path("out")) == f"{told}; 4 others are done and kept in out"
 
 
 def test_a_broken_picture_is_named_and_what_was_done_is_kept(
@@ -520,5 +529,5 @@ def test_a_video_of_the_drawings_is_written(predictor: Predictor, teacher: Path,
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
     with pytest.raises(InputError, match=r"expected a name that ends in \.mp4, got film\.gif"):
         predict_source(predictor, folder, cameras=FOCAL, out=tmp_path / "other", video=tmp_path / "film.gif")
-    with pytest.raises(InputError, match="expected an rgb network"):
+    with pytest.raises(InputError, match=r"expected an rgb network, got .*: give the student's model"):
         predict_source(Predictor(teacher), folder, cameras=FOCAL, out=tmp_path / "third")

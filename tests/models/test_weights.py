@@ -164,6 +164,8 @@ def test_no_file_a_folder_and_a_stranger_are_said_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got a folder"):
         load_model(tmp_path)
     save_file({"weight": torch.zeros(1)}, tmp_path / "stranger.safetensors")
+    with pytest.raises(InputError, match=r"got a folder: give a file in it, such as .*stranger\.safetensors"):
+        load_model(tmp_path)
     with pytest.raises(InputError, match="without its description"):
         load_model(tmp_path / "stranger.safetensors")
 

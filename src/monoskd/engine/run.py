@@ -103,13 +103,19 @@ def build(plan: Plan) -> Run:
     if config.threads:
         torch.set_num_threads(config.threads)
     student = build_student(config)
-    left_out = plan.sources.check_supervised(config.data, student)
+    notes = plan.sources.check_supervised(config.data, student)
+    if config.distillation is not None and student.modality != "rgb":
+        notes.append(
+            "student: it reads depth maps, and `predict` takes networks on pictures alone; are `start` and "
+            "`distillation.teacher` swapped?"
+        )
     typical = plan.sources.typical_frames(config.data)
     student.adapt_to(**typical_focal_px(typical, input_size=student.input_size))
     training = build_training(config, student)
     _begin(plan, config)
-    if left_out and not process_number():
-        say(left_out)
+    if not process_number():
+        for line in notes:
+            say(line)
     detections = None
     if config.data.unlabelled is not None and training.distiller is not None:
         teacher, keep = training.distiller.teacher, plan.past is not None or plan.anew
@@ -139,10 +145,15 @@ def _begin(plan: Plan, config: RunConfig) -> None:
             say(f"{out}: the run in this folder ended before its first whole epoch; it begins anew")
             leftovers += [out / METRICS, *out.glob("events.out.tfevents.*")]
         write_json(out / MANIFEST, {"schema": MANIFEST_SCHEMA, "finished": False, "steps": 0, "epochs": 0})
-    elif plan.past.note:
-        say(plan.past.note)
+    else:
+        if plan.past.note:
+            say(plan.past.note)
+        if plan.past.epoch + 1 == config.epochs:
+            say(f"{out}: all {config.epochs} epochs are done; raise `--epochs` to train on")
     for path in leftovers:
         path.unlink(missing_ok=True)
+    if unreached := config.optimizer.schedule.unreached(config.epochs):
+        say(f"optimizer.schedule: {unreached}")
     if precision_of(config) != config.precision:
         say(f"precision: a CPU has no {config.precision}; the run uses {precision_of(config)}")
     missing, recipe = "this machine has no instructions for bfloat16", config.distillation

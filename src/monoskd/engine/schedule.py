@@ -52,6 +52,21 @@ class LearningRateSchedule:
         passed = sum(epoch >= milestone + late for milestone in self.milestones)
         return self.base * self.decay**passed
 
+    def unreached(self, epochs: int) -> str | None:
+        """What to say where a run of so many epochs ends before its schedule does."""
+        if self.warmup_epochs >= epochs:
+            return (
+                f"a warm-up of {self.warmup_epochs} epochs in a run of {epochs}: lower `warmup_epochs`, or train longer"
+            )
+        late = self.warmup_epochs if self.milestones_after_warmup else 0
+        behind = [str(milestone) for milestone in self.milestones if milestone + late >= epochs and not self.cosine]
+        if not behind:
+            return None
+        return (
+            f"no drop of the rate at {', '.join(behind)} in a run of {epochs} epochs: move `milestones`, or set "
+            "`cosine: true`, which fits any length"
+        )
+
 
 @dataclass
 class TaskWeights:

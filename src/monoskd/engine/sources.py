@@ -60,32 +60,38 @@ class Sources:
                     f"labelled ones of a step, got {count:g}: change it or the batch"
                 )
 
-    def check_supervised(self, data: DataConfig, student: Detector) -> str | None:
-        """What to say about labels of the training split that are left out, if there are any.
+    def check_supervised(self, data: DataConfig, student: Detector) -> list[str]:
+        """What to say about labels of the training split that are left out: 2D ones, and small ones if they are most.
 
         Raises InputError where no object would be a target. Labels are counted only where the source reads them
         without the pictures; else the first target is enough.
         """
         all_labels = type(self.train).objects is not FrameSource.objects
-        labelled = only_2d = supervised = 0
+        labelled = only_2d = supervised = small = 0
         for objects in filter(None, map(self.train.objects, self.train.names)):
             labelled += int((objects.names != "DontCare").sum())
             only_2d += int(is_only_2d(objects).sum())
-            supervised += int(is_supervised(objects, student.classes, min_height_px=data.min_height_px).sum())
+            targets = int(is_supervised(objects, student.classes, min_height_px=data.min_height_px).sum())
+            supervised += targets
+            small += int(is_supervised(objects, student.classes, min_height_px=0).sum()) - targets
             if supervised and not all_labels:
-                return None
+                return []
         if not supervised:
             raise InputError(
                 f"{data.root}: expected objects to train on in split {data.train}, got none of the classes "
                 f"{', '.join(student.classes)} visible, labelled in 3D and at least {data.min_height_px:g} px tall: "
                 "check the labels, or lower `--data.min_height_px`"
             )
-        if not only_2d:
-            return None
-        return (
-            f"{data.root}: {only_2d} of {labelled} objects of split {data.train} are left out: they are labelled in 2D "
-            "only (sizes or z of 0 or less)"
-        )
+        left_out = f"of {labelled} objects of split {data.train} are left out: they are"
+        notes = []
+        if only_2d:
+            notes.append(f"{data.root}: {only_2d} {left_out} labelled in 2D only (sizes or z of 0 or less)")
+        if small > supervised:
+            notes.append(
+                f"{data.root}: {small} {left_out} lower than {data.min_height_px:g} px; {supervised} remain. For "
+                "pictures smaller than KITTI's lower `--data.min_height_px` and `--validation.min_heights_px`"
+            )
+        return notes
 
     def typical_frames(self, data: DataConfig) -> Iterator[Frame]:
         """Frames spread over the training split, see `monoskd.data.samples.typical_frames`.

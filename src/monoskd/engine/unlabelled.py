@@ -14,6 +14,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from monoskd.data.lost import naming_lost_frames
 from monoskd.data.samples import Samples
+from monoskd.engine.callbacks import say
 from monoskd.engine.config import DataConfig, UnlabelledConfig
 from monoskd.engine.run_folder import PSEUDO_LABEL_QUALITY, PSEUDO_LABELS
 from monoskd.engine.sources import Sources
@@ -63,6 +64,9 @@ def detect_unlabelled(
         "thresholds": unlabelled.thresholds,
     }
     write_json(record, document | _quality(teacher, data, sources, detections))
+    names = np.concatenate([objects.names for objects in detections])
+    counts = ", ".join(f"{name} {(names == name).sum()}" for name in teacher.classes)
+    say(f"pseudo-labels on {len(frames.names)} frames: {counts}; how good they are: {record}")
     return folder
 
 

@@ -104,7 +104,7 @@ def predict_source(
 def check_pictures_suffice(predictor: AnyPredictor) -> None:
     """Raise InputError for a network that needs more than pictures."""
     if predictor.modality != "rgb":
-        raise InputError("model: expected an rgb network, got one that needs depth maps beside the pictures")
+        raise InputError("model: expected an rgb network, got one that needs depth maps: give the student's model")
 
 
 def with_lens(item: Picture | Broken, cameras: CameraSource) -> tuple[Picture, Lens]:
@@ -142,12 +142,25 @@ def _prediction(picture: Picture, lens: Lens, detections: DetectionRows) -> Pred
 
 
 def complaint(broken: list[str], *, done: int, out: Path) -> str:
-    """One line about the pictures that were not predicted."""
+    """One line about the pictures that were not predicted, a reason that several share said once.
+
+    broken: a line a picture, its name in front of the first colon.
+    """
     if len(broken) == 1 and not done:
         return broken[0]
-    more = f", and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    names_of: dict[str, list[str]] = {}
+    for line in broken:
+        name, _, reason = line.partition(": ")
+        names_of.setdefault(reason, []).append(name)
+    told = [(names[:_NAMED], len(names), reason) for reason, names in names_of.items()]
+    parts = [
+        f"{', '.join(names)}{f' and {count - len(names)} more' if count > len(names) else ''}: {reason}"
+        for names, count, reason in told[:_NAMED]
+    ]
+    untold = sum(count for _, count, _ in told[_NAMED:])
+    more = f", and {untold} more" if untold else ""
     kept = f"; {done} others are done and kept in {out}" if done else ""
-    return "; ".join(broken[:_NAMED]) + more + kept
+    return "; ".join(parts) + more + kept
 
 
 def check_apart(out: Path, read: list[Path], *, video: Path | None) -> None:

@@ -22,13 +22,15 @@ class KittiFrames(FrameSource):
     def __init__(self, root: str | Path, split: str = "train", *, depth: bool = True, labels: bool = True) -> None:
         self.split = split
         self.layout = KittiLayout(Path(root), "testing" if split == "test" else "training")
-        others = self.layout.splits()
-        if others and not is_there(self.layout.split(split)):
+        if not self.layout.root.is_dir():
+            raise InputError(f"{self.layout.root}: no such data set: check the path")
+        if not is_there(path := self.layout.split(split)):
+            known = ", ".join(self.layout.splits()) or "none"
             raise InputError(
-                f"{self.layout.root}: expected the name of a split in ImageSets, one of {', '.join(others)}, "
-                f"got '{split}': choose one of these, or write its list"
+                f"{path}: expected the frames of split '{split}', one name a line, got no file: write it, or name "
+                f"another split (there are {known})"
             )
-        self.names = read_split(self.layout.split(split))
+        self.names = read_split(path)
         if not self.names:
             raise InputError(f"{self.layout.split(split)}: expected at least one frame, got an empty split: add frames")
         self.depth = depth

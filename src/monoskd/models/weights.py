@@ -143,6 +143,8 @@ def _public_path(cls: type) -> str:
 def _opened(path: str | Path) -> Any:
     """The safetensors file; what is wrong with it becomes one line."""
     if not Path(path).is_file():
+        if inside := sorted(Path(path).glob("*.safetensors")):
+            raise InputError(f"{path}: expected a model file, got a folder: give a file in it, such as {inside[0]}")
         kind = "a folder" if Path(path).is_dir() else "no file"
         raise InputError(f"{path}: expected a model file, got {kind}; `monoskd train` and `convert` write them")
     try:
